@@ -1,0 +1,1 @@
+"""checks: the DeepChecks gate. DeepChecks itself runs in its own environment and process, see checks/worker."""

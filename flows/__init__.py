@@ -1,0 +1,1 @@
+"""flows: Prefect flows that train models and hand them to the gate."""

@@ -1,0 +1,1 @@
+"""infra: what runs Greenroom on a machine: set-up, the local stack."""

@@ -1,0 +1,1 @@
+"""The local stack: every service as a plain process on loopback."""

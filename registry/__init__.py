@@ -1,0 +1,1 @@
+"""registry: stages, evidence, the served model format and the `greenroom` command line."""

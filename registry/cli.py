@@ -1,0 +1,64 @@
+"""`greenroom`: one command line; each room brings its subcommands through the entry points
+`greenroom.commands`, so that this room imports none of those above it."""
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from catalog.loader import CatalogError
+from registry.errors import RegistryError, RegistryUnavailableError
+
+
+class _Rooms(click.Group):
+    """A group whose commands are loaded when they are asked for."""
+
+    @staticmethod
+    def _found() -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group="greenroom.commands")}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        order = ["up", "status", "down", "train", "gate", "promote"]
+        return sorted(self._found(), key=lambda name: (name not in order, name in order and order.index(name), name))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = self._found().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            # Serving images hold only some rooms; say so instead of a traceback.
+            raise click.ClickException(
+                f"`greenroom {cmd_name}` needs {error.name}, which is not installed here. Run `make setup`."
+            ) from error
+        return command if isinstance(command, click.Command) else None
+
+
+@click.command(
+    cls=_Rooms,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Settings are environment variables; README.md lists them. Exit codes: 0 done, 1 refused, "
+    "2 wrong use or could not tell.",
+)
+@click.version_option(package_name="greenroom", prog_name="greenroom")
+def cli() -> None:
+    """No model goes on stage without passing the green room.
+
+    Start everything with `greenroom up`, look at it with `greenroom status`.
+    """
+
+
+def main() -> None:
+    """Run the command line; errors a person can meet become one message and an exit code."""
+    try:
+        cli(standalone_mode=True)
+    except RegistryUnavailableError as error:
+        _fail(error, 2)
+    except (RegistryError, CatalogError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    click.secho(f"greenroom: {error}", fg="red", err=True)
+    sys.exit(code)

@@ -1,0 +1,126 @@
+"""MLflow's public REST API, the part that this project needs.
+
+Why not `mlflow.MlflowClient`: it imports pandas and takes seconds, and the predictor and the command line
+stand on this module (docs/decisions/002-rest-client.md).
+"""
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from registry.errors import NotFoundError, RegistryRefusedError, RegistryUnavailableError
+from registry.settings import RegistrySettings
+
+_API = "/api/2.0/mlflow/"
+_ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+
+
+class TrackingClient:
+    """A connection to one tracking server.
+
+    Every method raises `RegistryUnavailableError` when the server does not answer or fails,
+    `NotFoundError` for what it does not have, and `RegistryRefusedError` for any other refusal.
+    """
+
+    def __init__(self, settings: RegistrySettings | None = None) -> None:
+        settings = settings or RegistrySettings()
+        auth = None
+        if settings.tracking_username:
+            auth = httpx.BasicAuth(settings.tracking_username, settings.tracking_password.get_secret_value())
+        self.url = settings.tracking_url
+        self._http = httpx.Client(base_url=self.url, auth=auth, timeout=settings.tracking_timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
+        """GET one of MLflow's REST endpoints, such as `model-versions/get`, and return its answer."""
+        return self._json(self._send("GET", _API + path, params=params))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """POST to one of MLflow's REST endpoints and return its answer."""
+        return self._json(self._send("POST", _API + path, json=body))
+
+    def pages(self, path: str, params: Mapping[str, str | int], key: str) -> Iterator[dict[str, Any]]:
+        """Yield the items under `key` of every page of a search."""
+        query = dict(params)
+        while True:
+            page = self.get(path, query)
+            yield from page.get(key, [])
+            token = page.get("next_page_token")
+            if not token:
+                return
+            query["page_token"] = token
+
+    def artifact(self, uri: str, path: str) -> bytes:
+        """Return the bytes of `path` under an artifact URI such as `mlflow-artifacts:/1/RUN/artifacts`."""
+        root = _proxied(uri)
+        return self._send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}").content
+
+    def put_artifact(self, uri: str, path: str, content: bytes) -> None:
+        """Write `path` under an artifact URI."""
+        self._send("PUT", f"{_ARTIFACTS}/{quote(f'{_proxied(uri)}/{path}')}", content=content)
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise RegistryUnavailableError(
+                f"The tracking server at {self.url} does not answer ({type(error).__name__}). "
+                "Start the local stack with `make up`, or set GREENROOM_TRACKING_URI."
+            ) from error
+        if response.is_success:
+            return response
+        code, message = _mlflow_error(response)
+        if response.status_code == 404 or code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFoundError(message)
+        if response.status_code >= 500 or response.status_code == 429:
+            raise RegistryUnavailableError(
+                f"The tracking server at {self.url} failed with status {response.status_code}: {message}"
+            )
+        raise RegistryRefusedError(f"The tracking server refused ({response.status_code}): {message}")
+
+    def _json(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            answer = response.json()
+        except ValueError as error:
+            raise RegistryUnavailableError(f"{self.url} does not answer like an MLflow server.") from error
+        if not isinstance(answer, dict):
+            raise RegistryUnavailableError(f"{self.url} does not answer like an MLflow server.")
+        return answer
+
+
+def _proxied(uri: str) -> str:
+    scheme, _, path = uri.partition(":")
+    if scheme != "mlflow-artifacts":
+        raise RegistryRefusedError(
+            f"Artifacts are read through the tracking server, but {scheme}: is not proxied by it. "
+            "Start the server with --serve-artifacts."
+        )
+    # `mlflow-artifacts://host:port/path` names a server; the path is the same on ours.
+    if path.startswith("//"):
+        path = "/" + path[2:].partition("/")[2]
+    return path.strip("/")
+
+
+def _mlflow_error(response: httpx.Response) -> tuple[str, str]:
+    try:
+        body = response.json()
+        return str(body["error_code"]), str(body["message"])
+    except (ValueError, KeyError, TypeError):
+        return "", response.text.strip()[:300] or response.reason_phrase

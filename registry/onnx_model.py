@@ -1,0 +1,99 @@
+"""The served model format: one ONNX file with the whole pipeline, which describes itself.
+
+The graph has one input, float32 of shape (rows, features). Its metadata names the features in order
+(`greenroom.features`), the task (`greenroom.task`) and, for a classifier, the classes in the order of the
+probabilities (`greenroom.classes`); all three are JSON. Nothing is unpickled to read it.
+"""
+
+import json
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from catalog.spec import Task
+from registry.errors import ModelFormatError
+from registry.evidence import digest
+
+FEATURES_KEY = "greenroom.features"
+TASK_KEY = "greenroom.task"
+CLASSES_KEY = "greenroom.classes"
+
+Rows = npt.NDArray[np.float32]
+
+
+class Description(BaseModel):
+    """What the file's metadata says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    features: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the ONNX metadata properties that say the same."""
+        return {
+            TASK_KEY: json.dumps(self.task),
+            FEATURES_KEY: json.dumps(self.features),
+            CLASSES_KEY: json.dumps(self.classes),
+        }
+
+
+class OnnxModel:
+    """A loaded model. `predict` may be called from several threads at once."""
+
+    def __init__(self, content: bytes, *, threads: int = 1) -> None:
+        """Load the bytes of an ONNX file.
+
+        `threads` is how many threads one call may use; one is fastest for a few rows.
+        Raises `ModelFormatError` when the bytes are not a model in the served format.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise ModelFormatError(f"the file is not a readable ONNX model: {error}") from error
+        self.digest = digest(content)
+        self.description = _describe(self._session)
+        inputs = self._session.get_inputs()
+        self._input = inputs[0].name
+        width = inputs[0].shape[-1]
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or width != len(self.description.features):
+            raise ModelFormatError(
+                f"the ONNX graph must have one float32 input of shape (rows, "
+                f"{len(self.description.features)}); it has {[(i.type, i.shape) for i in inputs]}"
+            )
+        outputs = [output.name for output in self._session.get_outputs()]
+        if len(outputs) != (2 if self.description.task == "classification" else 1):
+            raise ModelFormatError(f"the ONNX graph of a {self.description.task} model has outputs {outputs}")
+
+    def predict(self, rows: Rows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:
+        """Return the predictions for `rows`, float32 of shape (n, features in the model's order).
+
+        A classifier gives n labels and their probabilities, shape (n, classes), each row summing to 1;
+        a regression gives n numbers and None.
+        """
+        results = self._session.run(None, {self._input: rows})
+        if self.description.task == "classification":
+            return np.asarray(results[0]), cast(npt.NDArray[np.float32], results[1])
+        return np.asarray(results[0]).reshape(-1), None
+
+
+def _describe(session: ort.InferenceSession) -> Description:
+    metadata = session.get_modelmeta().custom_metadata_map
+    try:
+        return Description(
+            task=json.loads(metadata[TASK_KEY]),
+            features=json.loads(metadata[FEATURES_KEY]),
+            classes=json.loads(metadata[CLASSES_KEY]),
+        )
+    except (KeyError, json.JSONDecodeError, ValidationError) as error:
+        raise ModelFormatError(
+            f"the ONNX file does not say which features it reads (metadata {FEATURES_KEY!r}): {error}"
+        ) from error

@@ -1,0 +1,58 @@
+"""Settings that every room shares: where state lives and where the tracking server answers."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def home() -> Path:
+    """Return the folder that holds all state: `GREENROOM_HOME`, else `.greenroom/` in the checkout.
+
+    Installed as a wheel there is no checkout, and the current folder takes its place.
+    """
+    if given := os.environ.get("GREENROOM_HOME"):
+        return Path(given).expanduser().resolve()
+    base = _CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()
+    return base / ".greenroom"
+
+
+class GreenroomSettings(BaseSettings):
+    """Base of each room's settings: prefix `GREENROOM_`, environment first, then what the local stack
+    wrote to `stack.env` in its home (its ports and generated secrets)."""
+
+    model_config = SettingsConfigDict(env_prefix="GREENROOM_", extra="ignore")
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(_env_file=home() / "stack.env", **values)
+
+
+class RegistrySettings(GreenroomSettings):
+    """How to reach the MLflow tracking server."""
+
+    tracking_uri: str = Field(
+        default="",
+        description="GREENROOM_TRACKING_URI: address of the MLflow tracking server. "
+        "Empty means the local stack's, http://127.0.0.1:GREENROOM_MLFLOW_PORT.",
+    )
+    mlflow_port: int = Field(
+        default=5000, ge=1, le=65535, description="GREENROOM_MLFLOW_PORT: the local stack's MLflow port."
+    )
+    tracking_username: str = Field(
+        default="", description="GREENROOM_TRACKING_USERNAME: for a tracking server with basic-auth."
+    )
+    tracking_password: SecretStr = Field(
+        default=SecretStr(""), description="GREENROOM_TRACKING_PASSWORD: for a tracking server with basic-auth."
+    )
+    tracking_timeout: float = Field(
+        default=30.0, gt=0, description="GREENROOM_TRACKING_TIMEOUT: seconds to wait for one answer."
+    )
+
+    @property
+    def tracking_url(self) -> str:
+        """The tracking server's address, without a trailing slash."""
+        return (self.tracking_uri or f"http://127.0.0.1:{self.mlflow_port}").rstrip("/")

@@ -1,0 +1,1 @@
+"""serving: the predictor: a FastAPI service over the Production version of each model."""
