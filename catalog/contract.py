@@ -1,7 +1,6 @@
 """From a declaration to the request an app sends, and from a request to the row a model reads."""
 
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -9,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, create_model
 from catalog.spec import ModelSpec
 
 
-@cache
 def request_model(spec: ModelSpec) -> type[BaseModel]:
     """Return the Pydantic model of one request: the contract's fields that this model reads, same rules.
 
@@ -21,17 +19,10 @@ def request_model(spec: ModelSpec) -> type[BaseModel]:
         for name, field in contract.model_fields.items()
         if name in spec.features
     }
-    examples = contract.model_config.get("json_schema_extra")
-    extra: dict[str, Any] = {}
-    if isinstance(examples, dict) and isinstance(examples.get("examples"), list):
-        extra["examples"] = [
-            {name: value for name, value in example.items() if name in fields}
-            for example in examples["examples"]
-            if isinstance(example, dict)
-        ]
+    examples = contract.model_json_schema().get("examples", [])
+    extra: Any = {"examples": [{k: v for k, v in example.items() if k in fields} for example in examples]}
     config = ConfigDict(**{**contract.model_config, "extra": "forbid", "json_schema_extra": extra})
     name = "".join(part.capitalize() for part in spec.name.replace("-", "_").split("_")) + "Features"
-    # A model that only borrows the fields: validators of the contract itself come along through the base.
     model = create_model(name, __config__=config, **fields)
     model.__doc__ = f"Features that the model {spec.name!r} reads."
     return model

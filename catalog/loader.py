@@ -1,4 +1,4 @@
-"""Finds the model declarations: the modules of `catalog.models`, and any folder or file named by a setting."""
+"""Finds the model declarations: modules of `catalog.models`, and any file or folder named by a setting."""
 
 import importlib
 import importlib.util
@@ -86,7 +86,7 @@ def _modules(search_path: str) -> Iterator[tuple[str, ModuleType]]:
 def _import(origin: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
         return load()
-    except Exception as error:  # noqa: BLE001 - whatever a declaration raises, the reader needs its place
+    except Exception as error:  # whatever a declaration raises, the reader needs to know its place
         raise CatalogError(f"{origin} cannot be read: {type(error).__name__}: {error}") from error
 
 

@@ -1,1 +1,1 @@
-"""checks: the DeepChecks gate. DeepChecks itself runs in its own environment and process, see checks/worker."""
+"""checks: the DeepChecks gate. DeepChecks runs in a process of its own (checks/worker)."""

@@ -17,11 +17,10 @@ class _Rooms(click.Group):
     def _found() -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group="greenroom.commands")}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        order = ["up", "status", "down", "train", "gate", "promote"]
-        return sorted(self._found(), key=lambda name: (name not in order, name in order and order.index(name), name))
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(self._found())
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         point = self._found().get(cmd_name)
         if point is None:
             return None

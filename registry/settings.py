@@ -46,7 +46,8 @@ class RegistrySettings(GreenroomSettings):
         default="", description="GREENROOM_TRACKING_USERNAME: for a tracking server with basic-auth."
     )
     tracking_password: SecretStr = Field(
-        default=SecretStr(""), description="GREENROOM_TRACKING_PASSWORD: for a tracking server with basic-auth."
+        default=SecretStr(""),
+        description="GREENROOM_TRACKING_PASSWORD: for a tracking server with basic-auth.",
     )
     tracking_timeout: float = Field(
         default=30.0, gt=0, description="GREENROOM_TRACKING_TIMEOUT: seconds to wait for one answer."
