@@ -1,1 +1,52 @@
+# One vocabulary for people, hooks and CI. `make help` lists it.
 SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+# Compiled bytecode makes every start several seconds shorter.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status setup setup-dev test test-fast lint format bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+up: setup ## Set up, start everything, train, gate, promote, serve
+	@$(BIN)/greenroom up
+
+down: ## Stop everything; what is stored stays
+	@test -x $(BIN)/greenroom && $(BIN)/greenroom down || echo "Nothing is set up here."
+
+status: ## Show services, models, versions
+	@test -x $(BIN)/greenroom && $(BIN)/greenroom status || { test -x $(BIN)/greenroom || echo "Nothing is set up here; run make up."; exit 1; }
+
+setup: ## Create or update the two virtual environments
+	@$(PYTHON) infra/bootstrap.py
+
+setup-dev: ## The same, with what tests and linters need
+	@$(PYTHON) infra/bootstrap.py dev
+
+test: setup-dev ## Set up and run every test
+	@$(BIN)/pytest
+
+test-fast: setup-dev ## Run the tests that take under two minutes together
+	@$(BIN)/pytest -m "not slow"
+
+lint: setup-dev ## ruff, mypy (strict), import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup-dev ## Format the code and fix what can be fixed by itself
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup-dev ## Measure the main job; prints the table of docs/benchmarks.md
+	@$(BIN)/python -m bench
+
+lock: setup-dev ## Resolve the pinned, hashed requirements anew
+	@$(BIN)/python infra/lock.py
+
+clean: down ## Remove the environments and all state of the local stack
+	@rm -rf .venv .venv-checks .greenroom

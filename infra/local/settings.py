@@ -1,0 +1,139 @@
+"""Settings of the local stack: its ports, and the secrets it made for itself."""
+
+import os
+import secrets
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from registry.settings import GreenroomSettings, home
+
+Port = Annotated[int, Field(ge=1024, le=65535)]
+
+
+class LocalSettings(GreenroomSettings):
+    """Read from the environment, then from `stack.env` in the home, which the first start writes.
+
+    Secrets have no default: the first start generates them, for this home alone.
+    """
+
+    serving_port: Port = Field(default=8000, description="GREENROOM_SERVING_PORT: the predictor.")
+    mlflow_port: Port = Field(default=5000, description="GREENROOM_MLFLOW_PORT: MLflow.")
+    prefect_port: Port = Field(default=4200, description="GREENROOM_PREFECT_PORT: Prefect.")
+    s3_port: Port = Field(default=9000, description="GREENROOM_S3_PORT: the S3 server.")
+    postgres_port: Port = Field(default=5432, description="GREENROOM_POSTGRES_PORT: PostgreSQL.")
+    s3_internal_ports: str = Field(
+        default="",
+        description="GREENROOM_S3_INTERNAL_PORTS: SeaweedFS' own master, volume and filer ports, comma "
+        "separated; chosen among the free ones at the first start.",
+    )
+    s3_bucket: str = Field(default="greenroom", description="GREENROOM_S3_BUCKET: where artifacts live.")
+    s3_access_key: SecretStr = Field(description="GREENROOM_S3_ACCESS_KEY: generated.")
+    s3_secret_key: SecretStr = Field(description="GREENROOM_S3_SECRET_KEY: generated.")
+    postgres_password: SecretStr = Field(description="GREENROOM_POSTGRES_PASSWORD: superuser; generated.")
+    mlflow_db_password: SecretStr = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: generated.")
+    prefect_db_password: SecretStr = Field(description="GREENROOM_PREFECT_DB_PASSWORD: generated.")
+
+    @property
+    def mlflow_url(self) -> str:
+        """Where MLflow's UI and API answer."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        """Where Prefect's UI answers; its API is below `/api`."""
+        return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def serving_url(self) -> str:
+        """Where the predictor answers."""
+        return f"http://127.0.0.1:{self.serving_port}"
+
+    @property
+    def s3_url(self) -> str:
+        """Where the S3 server answers."""
+        return f"http://127.0.0.1:{self.s3_port}"
+
+    def database_url(self, driver: str, name: str, password: SecretStr) -> str:
+        """Return the URL of a database whose owner has the same name. Holds a password: never log it."""
+        return f"{driver}://{name}:{password.get_secret_value()}@127.0.0.1:{self.postgres_port}/{name}"
+
+
+_SECRETS = (
+    "s3_access_key",
+    "s3_secret_key",
+    "postgres_password",
+    "mlflow_db_password",
+    "prefect_db_password",
+)
+_PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
+
+
+def is_set_up() -> bool:
+    """Whether a stack was ever started in this home."""
+    return (home() / "stack.env").exists()
+
+
+def load_or_create() -> LocalSettings:
+    """Return the settings of this home's stack; the first call generates secrets.
+
+    What is in force is written back to `stack.env` (mode 0600), so that a later command finds the same
+    ports without the environment variables that chose them.
+    """
+    file = home() / "stack.env"
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    known = _read(file)
+    for name in _SECRETS:
+        known.setdefault(_variable(name), secrets.token_hex(16))
+    known.setdefault(_variable("s3_internal_ports"), ",".join(map(str, _free_ports(3))))
+    _write(file, known)
+    settings = LocalSettings()
+    for name in _PORTS:
+        known[_variable(name)] = str(getattr(settings, name))
+    _write(file, known)
+    return settings
+
+
+def _variable(name: str) -> str:
+    return f"GREENROOM_{name.upper()}"
+
+
+def _read(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    pairs = (line.partition("=") for line in file.read_text().splitlines() if "=" in line)
+    return {key: value for key, _, value in pairs}
+
+
+def _write(file: Path, values: dict[str, str]) -> None:
+    text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
+    if file.exists() and file.read_text() == text:
+        return
+    new = file.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+    new.replace(file)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return free ports whose number plus 10000 is free too: SeaweedFS puts gRPC there."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        if port not in found and is_free(port) and is_free(port + 10_000):
+            found.append(port)
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a loopback port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

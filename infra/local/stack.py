@@ -1,0 +1,257 @@
+"""Starting, stopping and describing the local stack."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import httpx
+import psutil
+
+from catalog.loader import load_catalog
+from infra.local import postgres
+from infra.local.process import Service, StackError, is_current, marked, processes, start, stop
+from infra.local.services import all_services
+from infra.local.settings import LocalSettings, load_or_create
+from registry.client import TrackingClient
+from registry.errors import RegistryError
+from registry.settings import RegistrySettings, home
+from registry.stages import Registry, Stage, Version
+
+Say = Callable[[str], None]
+
+# Tags that the training flow puts on each version.
+GATE_TAG, METRIC_TAG, SCORE_TAG = "greenroom.gate", "greenroom.metric", "greenroom.score"
+
+
+@dataclass
+class ServiceStatus:
+    """One service as it is now; `state` is `up`, `down` or `not ready`."""
+
+    name: str
+    title: str
+    url: str
+    state: str
+    memory_mb: int
+
+
+@dataclass
+class ModelStatus:
+    """One model: its newest version, the one in Production, and the one that the predictor serves."""
+
+    name: str
+    version: int | None = None
+    stage: str | None = None
+    production: int | None = None
+    serving: int | None = None
+    metric: str | None = None
+    score: float | None = None
+    gate: str | None = None
+
+
+@dataclass
+class Status:
+    """The whole stack."""
+
+    home: str
+    services: list[ServiceStatus]
+    models: list[ModelStatus] = field(default_factory=list)
+    problem: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return the same as plain data."""
+        return asdict(self)
+
+
+@contextmanager
+def exclusively() -> Iterator[None]:
+    """Hold the home's lock, so that two commands do not start or stop the same stack at once."""
+    home().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (home() / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StackError(
+                f"Another greenroom up or down is at work in {home()}. Wait for it, or stop it first."
+            ) from error
+        yield
+
+
+def start_services(settings: LocalSettings, say: Say) -> None:
+    """Start what does not run or does not answer, and restart what would be started differently now."""
+    services = all_services(settings)
+    for service in reversed(services):
+        if processes(service) and not is_current(service):
+            say(f"{service.title}: its settings or code changed; restarting")
+            stop(service)
+    for wave in _WAVES:
+        with ThreadPoolExecutor() as pool:
+            # list() raises the first failure; the others of the wave have been waited for.
+            list(pool.map(lambda s: _ensure(s, settings, say), [s for s in services if s.name in wave]))
+
+
+# Each wave needs the ones before; the services of a wave start side by side.
+_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor"})
+
+
+def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
+    if processes(service) and service.ready():
+        return
+    began = time.monotonic()
+    stop(service)
+    if service.name == "postgres":
+        postgres.prepare(settings)
+    start(service)
+    if service.name == "postgres":
+        postgres.create_databases(settings)
+    say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
+
+
+def train_what_is_missing(say: Say) -> bool:
+    """Train every model of the catalogue that has no version yet, and promote what the gate let pass.
+
+    Returns whether all went well. Nothing is trained twice; a version whose promotion was cut short by a
+    killed run is promoted now.
+    """
+    with TrackingClient() as client:
+        registry = Registry(client)
+        newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
+        missing = [name for name, version in newest.items() if version is None]
+        for version in newest.values():
+            if version and version.tags.get(GATE_TAG) == "passed":
+                _finish_promotion(registry, version, say)
+    if not missing:
+        return True
+    say(f"Training {', '.join(missing)}")
+    command = [sys.executable, "-m", "flows", *missing, "--promote"]
+    return subprocess.run(command, check=False, env=training_environment()).returncode == 0
+
+
+def training_environment() -> dict[str, str]:
+    """Return the environment in which this home's flows run: its MLflow and its Prefect."""
+    settings = load_or_create()
+    return {
+        **os.environ,
+        "GREENROOM_TRACKING_URI": RegistrySettings().tracking_url,
+        "PREFECT_API_URL": f"{settings.prefect_url}/api",
+        "PREFECT_HOME": str(home() / "prefect"),
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def _finish_promotion(registry: Registry, version: Version, say: Say) -> None:
+    if version.stage not in (Stage.NONE, Stage.STAGING) or registry.in_stage(version.model, Stage.PRODUCTION):
+        return
+    policy = load_catalog()[version.model].gate
+    for stage in (Stage.STAGING, Stage.PRODUCTION):
+        version = registry.promote(version, stage, policy)
+    say(f"{version} had passed the gate but was not promoted; it is in Production now")
+
+
+def refresh_predictor(settings: LocalSettings, say: Say) -> None:
+    """Restart the predictor if it serves other versions than the ones in Production."""
+    models = model_status(settings)
+    if all(model.production == model.serving for model in models):
+        return
+    predictor = next(s for s in all_services(settings) if s.name == "predictor")
+    say("Predictor: loading the Production versions")
+    stop(predictor)
+    start(predictor)
+
+
+def stop_services(say: Say) -> int:
+    """Stop everything that belongs to this home, and return how many services there were."""
+    settings = load_or_create()
+    stopped = 0
+    for service in reversed(all_services(settings)):
+        if stop(service):
+            stopped += 1
+            say(f"{service.title} stopped")
+    # Whatever else carries this home's marker, such as a service of an older layout.
+    for process, _, _ in marked():
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return stopped
+
+
+def describe(settings: LocalSettings) -> Status:
+    """Return what runs, what is registered and what is served."""
+    urls = {
+        "postgres": f"postgresql://127.0.0.1:{settings.postgres_port}",
+        "s3": settings.s3_url,
+        "mlflow": settings.mlflow_url,
+        "prefect": settings.prefect_url,
+        "predictor": settings.serving_url,
+    }
+    services = [_service_status(service, urls[service.name]) for service in all_services(settings)]
+    status = Status(home=str(home()), services=services)
+    if any(service.state != "up" for service in services):
+        down = ", ".join(service.title for service in services if service.state != "up")
+        status.problem = f"{down}: not up. `make up` starts what is missing; logs are in {home()}/logs."
+    try:
+        status.models = model_status(settings)
+    except RegistryError as error:
+        status.problem = status.problem or str(error)
+    return status
+
+
+def model_status(settings: LocalSettings) -> list[ModelStatus]:
+    """Return each model of the catalogue as the registry and the predictor see it."""
+    served = _served(settings)
+    found = []
+    with TrackingClient() as client:
+        registry = Registry(client)
+        for name in load_catalog():
+            status = ModelStatus(name=name, serving=served.get(name))
+            versions = registry.versions(name)
+            production = next((v for v in versions if v.stage is Stage.PRODUCTION), None)
+            shown = production or next(iter(versions), None)
+            status.production = production.number if production else None
+            if shown:
+                status.version, status.stage = shown.number, shown.stage.value
+                status.gate, status.metric = shown.tags.get(GATE_TAG), shown.tags.get(METRIC_TAG)
+                score = shown.tags.get(SCORE_TAG)
+                status.score = float(score) if score else None
+            found.append(status)
+    return found
+
+
+def _served(settings: LocalSettings) -> dict[str, int]:
+    try:
+        answer = httpx.get(f"{settings.serving_url}/api/models", timeout=5, trust_env=False).json()
+        return {m["name"]: m["version"] for m in answer["models"] if m.get("version")}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        # Not there, or not our predictor: it serves nothing.
+        return {}
+
+
+def _service_status(service: Service, url: str) -> ServiceStatus:
+    running = processes(service)
+    memory = 0
+    for process in running:
+        try:
+            memory += process.memory_info().rss
+        except psutil.Error:
+            continue
+    state = ("up" if service.ready() else "not ready") if running else "down"
+    return ServiceStatus(service.name, service.title, url, state, memory // 2**20)
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return one sentence for an operating system's error, with what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk of {home()} is full. Free some space and run the same command again."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return (
+            f"{error.filename or home()} is not writable. Give yourself the right to write there, or set "
+            "GREENROOM_HOME to a folder of your own."
+        )
+    return f"{error.strerror}: {error.filename or ''}".strip()

@@ -1,0 +1,36 @@
+"""`make lock`: resolves pinned, hashed requirements for every platform, without a registry's address."""
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path("infra") / "requirements"
+COMPILE = [
+    *(str(ROOT / ".venv" / "bin" / "uv"), "pip", "compile", "--universal", "--generate-hashes", "--quiet"),
+    *(
+        "--no-emit-index-url",
+        "--python-version",
+        "3.11",
+        "--upgrade",
+        "--custom-compile-command",
+        "make lock",
+    ),
+]
+
+
+def main() -> None:
+    """Write each file; `app.txt` and `bootstrap.txt` keep to the versions of `dev.txt`, which holds them."""
+    dev = str(FOLDER / "dev.txt")
+    extras = ["pyproject.toml", "--extra", "serving", "--extra", "flows", "--extra", "local"]
+    _compile([*extras, "--extra", "dev", "-o", dev])
+    _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])
+    _compile(["-", "-c", dev, "-o", str(FOLDER / "bootstrap.txt")], "uv\n")
+    _compile([str(FOLDER / "checks.in"), "-o", str(FOLDER / "checks.txt")])
+
+
+def _compile(arguments: list[str], stdin: str = "") -> None:
+    subprocess.run([*COMPILE, *arguments], cwd=ROOT, input=stdin, text=True, check=True)
+
+
+if __name__ == "__main__":
+    main()
