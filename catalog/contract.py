@@ -19,8 +19,11 @@ def request_model(spec: ModelSpec) -> type[BaseModel]:
         for name, field in contract.model_fields.items()
         if name in spec.features
     }
-    examples = contract.model_json_schema().get("examples", [])
-    extra: Any = {"examples": [{k: v for k, v in example.items() if k in fields} for example in examples]}
+    examples = [
+        {name: value for name, value in example.items() if name in fields}
+        for example in contract.model_json_schema().get("examples", [])
+    ]
+    extra: Any = {"examples": examples} if examples else None
     config = ConfigDict(**{**contract.model_config, "extra": "forbid", "json_schema_extra": extra})
     name = "".join(part.capitalize() for part in spec.name.replace("-", "_").split("_")) + "Features"
     model = create_model(name, __config__=config, **fields)

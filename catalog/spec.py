@@ -28,6 +28,12 @@ class Dataset(_Declaration):
     source: str
     row: type[BaseModel]
     features: type[BaseModel]
+    max_rejected: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Share of rows that may break the contract; they are left out. Above it, ingest stops.",
+    )
     unique_by: tuple[str, ...] = Field(
         default=(), description="Rows equal in all of these columns are the same thing; one is kept."
     )

@@ -27,11 +27,30 @@ class _Rooms(click.Group):
         try:
             command = point.load()
         except ModuleNotFoundError as error:
-            # Serving images hold only some rooms; say so instead of a traceback.
-            raise click.ClickException(
-                f"`greenroom {cmd_name}` needs {error.name}, which is not installed here. Run `make setup`."
-            ) from error
+            # Serving images hold only some rooms; the help of the others must still work.
+            return _absent(cmd_name, error.name)
         return command if isinstance(command, click.Command) else None
+
+
+class _NotInstalledError(click.ClickException):
+    exit_code = 2
+
+
+def _absent(name: str, needs: str | None) -> click.Command:
+    """Return a command that says what it lacks, when it is called."""
+
+    def say() -> None:
+        raise _NotInstalledError(
+            f"`greenroom {name}` needs {needs}, which is not installed here. Run `make setup`."
+        )
+
+    return click.Command(
+        name,
+        callback=say,
+        short_help="(not installed here)",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
 
 
 @click.command(

@@ -16,6 +16,7 @@ from registry.settings import RegistrySettings
 
 _API = "/api/2.0/mlflow/"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+_NOT_MLFLOW = "{url} does not answer like an MLflow server. Check GREENROOM_TRACKING_URI."
 
 
 class TrackingClient:
@@ -30,8 +31,15 @@ class TrackingClient:
         auth = None
         if settings.tracking_username:
             auth = httpx.BasicAuth(settings.tracking_username, settings.tracking_password.get_secret_value())
-        self.url = settings.tracking_url
-        self._http = httpx.Client(base_url=self.url, auth=auth, timeout=settings.tracking_timeout)
+        try:
+            base = httpx.URL(settings.tracking_url)
+            self._http = httpx.Client(base_url=base, auth=auth, timeout=settings.tracking_timeout)
+        except httpx.InvalidURL as error:
+            raise RegistryUnavailableError(
+                f"GREENROOM_TRACKING_URI is not a web address ({error}); it looks like http://127.0.0.1:5000."
+            ) from error
+        # For messages: credentials that someone put into the address stay out of them.
+        self.url = str(base.copy_with(userinfo=b""))
 
     def __enter__(self) -> Self:
         return self
@@ -52,6 +60,12 @@ class TrackingClient:
         """GET one of MLflow's REST endpoints, such as `model-versions/get`, and return its answer."""
         return self._json(self._send("GET", _API + path, params=params))
 
+    def require(self, answer: Mapping[str, Any], key: str) -> Any:
+        """Return what an answer holds under `key`; an MLflow server always sends it."""
+        if key not in answer:
+            raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
+        return answer[key]
+
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """POST to one of MLflow's REST endpoints and return its answer."""
         return self._json(self._send("POST", _API + path, json=body))
@@ -70,11 +84,22 @@ class TrackingClient:
     def artifact(self, uri: str, path: str) -> bytes:
         """Return the bytes of `path` under an artifact URI such as `mlflow-artifacts:/1/RUN/artifacts`."""
         root = _proxied(uri)
-        return self._send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}").content
+        try:
+            return self._send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}").content
+        except RegistryUnavailableError:
+            # On S3 the server reports a missing file as a failure of its own (500); the listing tells.
+            if self._lists(root, path):
+                raise
+        raise NotFoundError(f"There is no artifact {path} under {uri}.")
 
     def put_artifact(self, uri: str, path: str, content: bytes) -> None:
         """Write `path` under an artifact URI."""
         self._send("PUT", f"{_ARTIFACTS}/{quote(f'{_proxied(uri)}/{path}')}", content=content)
+
+    def _lists(self, root: str, path: str) -> bool:
+        folder, _, name = f"{root}/{path}".rpartition("/")
+        listing = self._json(self._send("GET", _ARTIFACTS, params={"path": folder}))
+        return any(str(file.get("path", "")).rpartition("/")[2] == name for file in listing.get("files", []))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
@@ -87,8 +112,10 @@ class TrackingClient:
         if response.is_success:
             return response
         code, message = _mlflow_error(response)
-        if response.status_code == 404 or code == "RESOURCE_DOES_NOT_EXIST":
+        if code == "RESOURCE_DOES_NOT_EXIST" or (response.status_code == 404 and code):
             raise NotFoundError(message)
+        if response.status_code == 404:  # without MLflow's error form: some other server, or an old one
+            raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         if response.status_code >= 500 or response.status_code == 429:
             raise RegistryUnavailableError(
                 f"The tracking server at {self.url} failed with status {response.status_code}: {message}"
@@ -99,9 +126,9 @@ class TrackingClient:
         try:
             answer = response.json()
         except ValueError as error:
-            raise RegistryUnavailableError(f"{self.url} does not answer like an MLflow server.") from error
+            raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url)) from error
         if not isinstance(answer, dict):
-            raise RegistryUnavailableError(f"{self.url} does not answer like an MLflow server.")
+            raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         return answer
 
 

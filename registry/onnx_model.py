@@ -61,17 +61,38 @@ class OnnxModel:
             raise ModelFormatError(f"the file is not a readable ONNX model: {error}") from error
         self.digest = digest(content)
         self.description = _describe(self._session)
+        self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
+        self._input = self._checked_input()
+        self._check_outputs()
+
+    def _checked_input(self) -> str:
+        width = len(self.description.features)
         inputs = self._session.get_inputs()
-        self._input = inputs[0].name
-        width = inputs[0].shape[-1]
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or width != len(self.description.features):
+        # A dimension is a number, or None or a name when it is free.
+        if [(i.type, len(i.shape), i.shape[-1:]) for i in inputs] != [("tensor(float)", 2, [width])]:
             raise ModelFormatError(
-                f"the ONNX graph must have one float32 input of shape (rows, "
-                f"{len(self.description.features)}); it has {[(i.type, i.shape) for i in inputs]}"
+                f"the ONNX graph must have one float32 input of shape (rows, {width}); "
+                f"it has {[(i.type, i.shape) for i in inputs]}"
             )
-        outputs = [output.name for output in self._session.get_outputs()]
-        if len(outputs) != (2 if self.description.task == "classification" else 1):
-            raise ModelFormatError(f"the ONNX graph of a {self.description.task} model has outputs {outputs}")
+        return str(inputs[0].name)
+
+    def _check_outputs(self) -> None:
+        task, classes = self.description.task, self.description.classes
+        outputs = [(output.type, output.shape) for output in self._session.get_outputs()]
+        if len(outputs) != (2 if task == "classification" else 1):
+            raise ModelFormatError(f"the ONNX graph of a {task} model has outputs {self.outputs}")
+        if task == "regression":
+            return
+        kind, shape = outputs[1]
+        if not classes:
+            raise ModelFormatError(f"the ONNX file does not name its classes (metadata {CLASSES_KEY!r})")
+        # skl2onnx puts the probabilities into dictionaries (ZipMap) unless told not to.
+        fixed = shape[-1] if shape and isinstance(shape[-1], int) else len(classes)
+        if kind != "tensor(float)" or fixed != len(classes):
+            raise ModelFormatError(
+                f"the ONNX graph must give float32 probabilities of shape (rows, {len(classes)}); "
+                f"it gives {kind} {shape}. Convert without ZipMap."
+            )
 
     def predict(self, rows: Rows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:
         """Return the predictions for `rows`, float32 of shape (n, features in the model's order).

@@ -76,7 +76,7 @@ class Registry:
             answer = self._client.get("model-versions/get", {"name": model, "version": number})
         except NotFoundError as error:
             raise NotFoundError(f"{model} has no version {number}; `greenroom status` lists them.") from error
-        return _version(answer["model_version"])
+        return _version(self._client.require(answer, "model_version"))
 
     def in_stage(self, model: str, stage: Stage) -> Version | None:
         """Return the newest version in a stage, or None."""
@@ -115,7 +115,7 @@ class Registry:
             "model-versions/get-download-uri", {"name": version.model, "version": version.number}
         )
         try:
-            return self._client.artifact(answer["artifact_uri"], MODEL_FILE)
+            return self._client.artifact(self._client.require(answer, "artifact_uri"), MODEL_FILE)
         except NotFoundError as error:
             raise NotFoundError(f"{version} has no {MODEL_FILE}: only ONNX models are served.") from error
 
@@ -147,7 +147,7 @@ class Registry:
                 "archive_existing_versions": to is Stage.PRODUCTION,
             },
         )
-        return _version(answer["model_version"])
+        return _version(self._client.require(answer, "model_version"))
 
     def require_passed(self, version: Version, policy: GatePolicy) -> Verdict:
         """Return the passing verdict of a version, or raise `GateNotPassedError` with the reasons."""
@@ -176,7 +176,7 @@ class Registry:
         if not version.run_id:
             raise NotFoundError(f"{version} was not made by a run, so there is no evidence to look at.")
         run = self._client.get("runs/get", {"run_id": version.run_id})
-        return str(run["run"]["info"]["artifact_uri"])
+        return str(self._client.require(run, "run")["info"]["artifact_uri"])
 
 
 def _version(raw: dict[str, Any]) -> Version:

@@ -23,7 +23,7 @@ MODEL = ModelSpec(
             name="random-forest",
             estimator="sklearn.ensemble.RandomForestClassifier",
             # Leaves of ten rows: deeper trees score the same by artist and remember the training rows.
-            params={"n_estimators": 200, "min_samples_leaf": 10, "class_weight": "balanced"},
+            params={"n_estimators": 200, "min_samples_leaf": 10, "class_weight": "balanced", "n_jobs": -1},
         ),
         Candidate(
             name="gradient-boosting",

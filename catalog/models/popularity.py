@@ -19,7 +19,7 @@ MODEL = ModelSpec(
         Candidate(
             name="random-forest",
             estimator="sklearn.ensemble.RandomForestRegressor",
-            params={"n_estimators": 200, "min_samples_leaf": 10, "max_features": 0.5},
+            params={"n_estimators": 200, "min_samples_leaf": 10, "max_features": 0.5, "n_jobs": -1},
         ),
         Candidate(
             name="gradient-boosting",

@@ -23,11 +23,9 @@ from registry.client import TrackingClient
 from registry.errors import RegistryError
 from registry.settings import RegistrySettings, home
 from registry.stages import Registry, Stage, Version
+from registry.tags import GATE, METRIC, SCORE
 
 Say = Callable[[str], None]
-
-# Tags that the training flow puts on each version.
-GATE_TAG, METRIC_TAG, SCORE_TAG = "greenroom.gate", "greenroom.metric", "greenroom.score"
 
 
 @dataclass
@@ -124,7 +122,7 @@ def train_what_is_missing(say: Say) -> bool:
         newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
         missing = [name for name, version in newest.items() if version is None]
         for version in newest.values():
-            if version and version.tags.get(GATE_TAG) == "passed":
+            if version and version.tags.get(GATE) == "passed":
                 _finish_promotion(registry, version, say)
     if not missing:
         return True
@@ -217,8 +215,8 @@ def model_status(settings: LocalSettings) -> list[ModelStatus]:
             status.production = production.number if production else None
             if shown:
                 status.version, status.stage = shown.number, shown.stage.value
-                status.gate, status.metric = shown.tags.get(GATE_TAG), shown.tags.get(METRIC_TAG)
-                score = shown.tags.get(SCORE_TAG)
+                status.gate, status.metric = shown.tags.get(GATE), shown.tags.get(METRIC)
+                score = shown.tags.get(SCORE)
                 status.score = float(score) if score else None
             found.append(status)
     return found

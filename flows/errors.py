@@ -1,0 +1,13 @@
+"""What can stop a training; each message says what to do."""
+
+
+class TrainingError(Exception):
+    """The training cannot go on, and trying again will not help."""
+
+
+class DataError(TrainingError):
+    """The table is not what its declaration says."""
+
+
+class ExportError(TrainingError):
+    """The trained pipeline cannot be turned into an ONNX model that agrees with it."""

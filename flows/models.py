@@ -1,0 +1,158 @@
+"""Building, fitting and scoring candidates, and turning the winner into ONNX. Plain functions."""
+
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pandas as pd
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType
+from sklearn.compose import ColumnTransformer
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import OneHotEncoder, PowerTransformer, StandardScaler
+
+from catalog.spec import Candidate, ModelSpec
+from flows.data import Positions
+from flows.errors import ExportError, TrainingError
+from registry.onnx_model import Description, OnnxModel
+
+# The newest that skl2onnx 1.20 writes for ai.onnx and that onnxruntime 1.32 reads.
+_OPSET = {"": 18, "ai.onnx.ml": 3}
+# How far the served model may be from the fitted one. float32 moves a row across a tree's threshold now
+# and then, which changes one tree in hundreds; anything beyond is a broken conversion.
+MIN_LABEL_AGREEMENT = 0.995
+MAX_RELATIVE_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted candidate, with its score on training folds (mean and standard deviation)."""
+
+    candidate: Candidate
+    pipeline: Pipeline
+    cv_mean: float
+    cv_std: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How close the ONNX model is to the fitted pipeline on held-out rows."""
+
+    labels: float | None
+    max_difference: float
+
+
+def build(spec: ModelSpec, candidate: Candidate) -> Pipeline:
+    """Return the unfitted pipeline: feature engineering and the estimator, so that both ship together.
+
+    Codes become one-hot columns, skewed quantities go through a Yeo-Johnson power transform, the rest is
+    standardised. Columns are named by position, since the served model gets a plain matrix.
+    """
+    position = {name: index for index, name in enumerate(spec.features)}
+    plain = [name for name in spec.features if name not in {*spec.one_hot, *spec.skewed}]
+    groups = [
+        # Categories unseen in training become all zeros instead of an error in Production.
+        ("one_hot", OneHotEncoder(handle_unknown="ignore", sparse_output=False), spec.one_hot),
+        ("skewed", PowerTransformer(), spec.skewed),
+        ("plain", StandardScaler(), plain),
+    ]
+    columns = ColumnTransformer([(n, t, [position[c] for c in cs]) for n, t, cs in groups if cs])
+    return Pipeline([("features", columns), ("model", _estimator(spec, candidate))])
+
+
+def _estimator(spec: ModelSpec, candidate: Candidate) -> Any:
+    module, _, name = candidate.estimator.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+        accepted = inspect.signature(kind).parameters
+        seed = {"random_state": spec.split.seed} if "random_state" in accepted else {}
+        return kind(**{**seed, **candidate.params})
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"{spec.name}: the candidate {candidate.name} cannot be made from {candidate.estimator}: {error}"
+        ) from error
+
+
+def fit(
+    spec: ModelSpec,
+    candidate: Candidate,
+    rows: pd.DataFrame,
+    target: "pd.Series[Any]",
+    folds: list[tuple[Positions, Positions]],
+) -> Fitted:
+    """Score a candidate by cross-validation on training rows, then fit it on all of them."""
+    pipeline = build(spec, candidate)
+    scores = cross_val_score(pipeline, rows, target, cv=folds, scoring=spec.metric, error_score="raise")
+    pipeline.fit(rows, target)
+    return Fitted(candidate, pipeline, float(scores.mean()), float(scores.std()))
+
+
+def best(fitted: list[Fitted]) -> Fitted:
+    """Return the candidate with the highest cross-validated score; held-out rows have no say in it."""
+    return max(fitted, key=lambda one: one.cv_mean)
+
+
+def score(
+    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
+) -> dict[str, float]:
+    """Return the metrics of a pipeline on rows, the headline metric and the task's usual ones."""
+    usual = {
+        "classification": ("accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss"),
+        "regression": ("r2", "neg_mean_absolute_error", "neg_root_mean_squared_error"),
+    }[spec.task]
+    found = {}
+    for name in dict.fromkeys((spec.metric, *usual)):
+        value = float(get_scorer(name)(pipeline, rows, target))
+        # scikit-learn turns losses round so that higher is better; people compare the losses themselves.
+        found[name.removeprefix("neg_")] = -value if name.startswith("neg_") else value
+    return found
+
+
+def export(spec: ModelSpec, pipeline: Pipeline) -> bytes:
+    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model)."""
+    classifier = spec.task == "classification"
+    try:
+        proto = to_onnx(
+            pipeline,
+            initial_types=[("features", FloatTensorType([None, len(spec.features)]))],
+            options={id(pipeline): {"zipmap": False}} if classifier else None,
+            target_opset=_OPSET,
+        )
+    except Exception as error:  # skl2onnx raises whatever its parsers raise
+        raise ExportError(
+            f"{spec.name}: {type(pipeline[-1]).__name__} cannot be converted to ONNX, the format that is "
+            f"served: {error}. Choose another estimator in its declaration."
+        ) from error
+    classes = tuple(str(label) for label in pipeline.classes_) if classifier else ()
+    description = Description(task=spec.task, features=spec.features, classes=classes)
+    onnx.helper.set_model_props(proto, description.to_metadata())
+    return bytes(proto.SerializeToString())
+
+
+def agreement(pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
+    """Compare the ONNX model with the pipeline on rows; raises `ExportError` when they differ too much."""
+    matrix = rows.to_numpy(dtype=np.float32)
+    predicted, probabilities = model.predict(matrix)
+    expected: npt.NDArray[Any] = pipeline.predict(rows)
+    if probabilities is not None:
+        labels = float(np.mean(predicted == expected.astype(str)))
+        difference = float(np.abs(probabilities - pipeline.predict_proba(rows)).max())
+        found, good = Agreement(labels, difference), labels >= MIN_LABEL_AGREEMENT
+    else:
+        spread = float(np.std(expected)) or 1.0
+        apart = np.abs(predicted.astype(float) - expected)
+        found = Agreement(None, float(apart.max()))
+        # The mean, against the predictions' own spread: single rows may cross a threshold.
+        good = float(apart.mean()) / spread <= MAX_RELATIVE_DIFFERENCE
+    if not good:
+        raise ExportError(
+            f"The ONNX model disagrees with the scikit-learn pipeline on held-out rows ({found}); "
+            "it would serve other predictions than were measured."
+        )
+    return found

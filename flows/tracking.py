@@ -1,0 +1,222 @@
+"""What a training leaves in MLflow: one parent run, one child run per candidate, the ONNX model, evidence."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.pandas_dataset import from_pandas
+from mlflow.entities import Run
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+from sklearn.pipeline import Pipeline
+
+from catalog.spec import ModelSpec
+from checks.frames import frame_digest
+from flows.data import Cleaning
+from flows.models import Agreement, Fitted
+from registry.evidence import Verdict
+from registry.onnx_model import OnnxModel
+from registry.settings import RegistrySettings
+from registry.tags import GATE, METRIC, MODEL, SCORE, check_tag
+
+# The source of a dataset that is not a URL: the parameter `dataset` names the package's file.
+_CODE = CodeDatasetSource(tags={})
+# Named, because MLflow would otherwise load each model once more in a new process to find out.
+_SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]
+
+
+def connect() -> None:
+    """Point MLflow at the tracking server that the settings name."""
+    settings = RegistrySettings()
+    mlflow.set_tracking_uri(settings.tracking_url)
+    mlflow.set_registry_uri(settings.tracking_url)
+
+
+def git_commit() -> str | None:
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside of git."""
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]  # whichever git the user has
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def log_candidate(
+    spec: ModelSpec, one: Fitted, train: dict[str, float], held_out: dict[str, float], seconds: float
+) -> str:
+    """Log one candidate as a child of the active run; return the child's run id."""
+    with mlflow.start_run(run_name=one.candidate.name, nested=True) as run:
+        mlflow.set_tags({MODEL: spec.name, "greenroom.role": "candidate"})
+        mlflow.log_params({"estimator": one.candidate.estimator, **one.candidate.params})
+        mlflow.log_metrics(
+            {
+                f"cv_{spec.metric}": one.cv_mean,
+                f"cv_{spec.metric}_std": one.cv_std,
+                "fit_seconds": seconds,
+                **_prefixed("train", train),
+                **_prefixed("test", held_out),
+            }
+        )
+    return str(run.info.run_id)
+
+
+def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.DataFrame) -> Any:
+    """Log the datasets, with the digests that the gate's verdict names, to the active run.
+
+    Returns the held-out dataset, so that metrics can be linked to it.
+    """
+    logged = None
+    for context, frame in (("training", train), ("held-out", test)):
+        logged = from_pandas(
+            frame,
+            source=spec.dataset.source if "://" in spec.dataset.source else _CODE,
+            targets=spec.target,
+            name=f"{spec.dataset.name}-{context}",
+            # MLflow takes at most 36 characters.
+            digest=frame_digest(frame).removeprefix("sha256:")[:36],
+        )
+        mlflow.log_input(logged, context=context)
+    mlflow.log_params(
+        {
+            "dataset": spec.dataset.source,
+            **{f"rows_{key}": value for key, value in cleaning.to_dict().items()},
+            "rows_train": len(train),
+            "rows_test": len(test),
+        }
+    )
+    return logged
+
+
+def log_winner(
+    spec: ModelSpec,
+    winner: Fitted,
+    *,
+    onnx_bytes: bytes,
+    example: pd.DataFrame,
+    metrics: dict[str, float],
+    agreement: Agreement,
+    held_out: Any,
+) -> str:
+    """Log the winner to the active run: as ONNX with signature and example, and as scikit-learn.
+
+    Returns the id of the ONNX LoggedModel, to which the metrics are linked.
+    """
+    matrix = example.to_numpy(dtype=np.float32)
+    info = mlflow.onnx.log_model(
+        onnx.load_model_from_string(onnx_bytes),
+        name="model",
+        signature=_signature(spec, onnx_bytes),
+        input_example=matrix,
+        pip_requirements=_SERVING_REQUIREMENTS,
+        metadata={"features": list(spec.features), "target": spec.target, "task": spec.task},
+        # One file, whose digest is the model's.
+        save_as_external_data=False,
+    )
+    mlflow.log_params({"winner": winner.candidate.name, "winner_estimator": winner.candidate.estimator})
+    linked = {
+        **_prefixed("test", metrics),
+        f"cv_{spec.metric}": winner.cv_mean,
+        "onnx_max_difference": agreement.max_difference,
+        **({"onnx_label_agreement": agreement.labels} if agreement.labels is not None else {}),
+    }
+    mlflow.log_metrics(linked, model_id=info.model_id, dataset=held_out)
+    log_sklearn(winner.pipeline, example)
+    return str(info.model_id)
+
+
+def log_sklearn(pipeline: Pipeline, example: pd.DataFrame) -> None:
+    """Keep the pipeline as it was fitted, for the data scientist. It is never loaded to serve."""
+    mlflow.sklearn.log_model(
+        pipeline,
+        name="sklearn-model",
+        serialization_format="cloudpickle",
+        signature=mlflow.models.infer_signature(example, pipeline.predict(example)),
+        pip_requirements=["scikit-learn", "pandas"],
+    )
+
+
+def log_verdict(verdict: Verdict, report_dir: Path) -> None:
+    """Log the verdict, its reports and each check's result to the active run, to compare and filter by."""
+    mlflow.log_artifacts(str(report_dir), "gate")
+    values = {f"check.{o.check}": o.value for o in verdict.outcomes if o.value is not None}
+    mlflow.log_metrics(values)
+    mlflow.set_tags({check_tag(o.check): o.status for o in verdict.outcomes})
+    mlflow.set_tag(GATE, "passed" if verdict.passed else "refused")
+    mlflow.set_tag("mlflow.note.content", _note(verdict))
+
+
+def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, str]:
+    """Return the tags of a new version: what `greenroom status` and the UI show of it."""
+    return {
+        GATE: "passed" if verdict.passed else "refused",
+        METRIC: spec.metric,
+        SCORE: f"{score:.6g}",
+        "greenroom.dataset": verdict.dataset_digests["train"],
+        **({"greenroom.commit": verdict.git_commit} if verdict.git_commit else {}),
+    }
+
+
+def register(spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str]) -> int:
+    """Register a logged model as a new version, in one request, and return its number.
+
+    Run again for the same logged model (a flow that was cut short), it returns the version there is.
+    """
+    client = mlflow.MlflowClient()
+    source = f"models:/{model_id}"
+    for version in client.search_model_versions(f"name = '{spec.name}'"):
+        if version.source == source:
+            return int(version.version)
+    if not client.search_registered_models(f"name = '{spec.name}'"):
+        client.create_registered_model(spec.name, description=spec.description)
+    made = client.create_model_version(
+        spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id
+    )
+    return int(made.version)
+
+
+def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
+    """The signature of the ONNX graph: one matrix in; label and probabilities, or one number, out."""
+    model = OnnxModel(onnx_bytes)
+    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(spec.features)))])
+    outputs: list[ColSpec | TensorSpec]
+    if spec.task == "classification":
+        classes = len(model.description.classes)
+        outputs = [
+            TensorSpec(np.dtype("str"), (-1,), model.outputs[0]),
+            TensorSpec(np.dtype("float32"), (-1, classes), model.outputs[1]),
+        ]
+    else:
+        outputs = [TensorSpec(np.dtype("float32"), (-1, 1), model.outputs[0])]
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+
+
+def _note(verdict: Verdict) -> str:
+    """Markdown that MLflow shows on the run's page."""
+    title = "The gate let this model pass." if verdict.passed else "**The gate refused this model.**"
+    rows = "\n".join(
+        f"| {o.check} | {'required' if o.required else 'report'} | {o.status} | {_cell(o.reason)} |"
+        for o in verdict.outcomes
+    )
+    reports = "Reports are among the artifacts, under `gate/`."
+    return f"{title} {reports}\n\n| check | | result | why |\n|---|---|---|---|\n{rows}\n"
+
+
+def _cell(text: str) -> str:
+    return json.dumps(text)[1:-1].replace("|", "\\|").replace("\\n", " ")
+
+
+def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
