@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Task = Literal["classification", "regression"]
 Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
 
-_NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
+_NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}\Z")
 
 
 class _Declaration(BaseModel):

@@ -139,14 +139,21 @@ def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
     try:
         if groups is None:
             train, test = next(StratifiedKFold(**options).split(rows, target))
-            return train, test
-        main = [values[0] for values in groups]
-        train, test = next(StratifiedGroupKFold(**options).split(rows, target, main))
+        else:
+            main = [values[0] for values in groups]
+            train, test = next(StratifiedGroupKFold(**options).split(rows, target, main))
     except ValueError as error:
         raise DataError(f"{spec.name}: the rows cannot be split: {error}") from error
-    held = {value for position in test for value in groups[position]}
-    keep = np.array([held.isdisjoint(groups[position]) for position in train], dtype=bool)
-    return train[keep], test
+    if groups is not None:
+        held = {value for position in test for value in groups[position]}
+        train = train[np.array([held.isdisjoint(groups[position]) for position in train], dtype=bool)]
+    # A class on one side only could be learned and never measured, or asked for and never learned.
+    if lone := sorted(map(str, set(target.iloc[train]) ^ set(target.iloc[test]))):
+        raise DataError(
+            f"{spec.name}: the rows cannot be split: too few have {spec.target} {', '.join(lone)} for "
+            "both sides. Add such rows, or leave them out."
+        )
+    return train, test
 
 
 def folds(rows: pd.DataFrame, spec: ModelSpec) -> list[tuple[Positions, Positions]]:

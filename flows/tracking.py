@@ -17,7 +17,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
-from checks.frames import frame_digest
+from checks.frames import checked_frame, frame_digest
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from registry.evidence import Verdict
@@ -86,7 +86,7 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
             targets=spec.target,
             name=f"{spec.dataset.name}-{context}",
             # MLflow takes at most 36 characters.
-            digest=frame_digest(frame).removeprefix("sha256:")[:36],
+            digest=frame_digest(checked_frame(spec, frame, context)).removeprefix("sha256:")[:36],
         )
         mlflow.log_input(logged, context=context)
     mlflow.log_params(
@@ -122,6 +122,7 @@ def log_winner(
         input_example=matrix,
         pip_requirements=_SERVING_REQUIREMENTS,
         metadata={"features": list(spec.features), "target": spec.target, "task": spec.task},
+        onnx_execution_providers=["CPUExecutionProvider"],
         # One file, whose digest is the model's.
         save_as_external_data=False,
     )

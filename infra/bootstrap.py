@@ -217,6 +217,7 @@ def _explain(what: str, output: str) -> str:
     network = (
         *("dns error", "failed to fetch", "connection refused", "timed out", "name resolution"),
         *("network is unreachable", "error sending request", "newconnectionerror", "max retries"),
+        "from versions: none",  # pip, when it is told not to retry
     )
     if any(sign in lower for sign in network):
         return (

@@ -1,6 +1,6 @@
 """How popular a track is."""
 
-from catalog.policies import REGRESSION
+from catalog.policies import WEAK_SIGNAL_REGRESSION
 from catalog.spec import Candidate, ModelSpec
 from catalog.tracks import FEATURES, TRACKS
 
@@ -19,7 +19,7 @@ MODEL = ModelSpec(
         Candidate(
             name="random-forest",
             estimator="sklearn.ensemble.RandomForestRegressor",
-            params={"n_estimators": 200, "min_samples_leaf": 10, "max_features": 0.5, "n_jobs": -1},
+            params={"n_estimators": 200, "min_samples_leaf": 50, "max_features": 0.2, "n_jobs": -1},
         ),
         Candidate(
             name="gradient-boosting",
@@ -28,5 +28,5 @@ MODEL = ModelSpec(
         ),
     ),
     metric="r2",
-    gate=REGRESSION,
+    gate=WEAK_SIGNAL_REGRESSION,
 )

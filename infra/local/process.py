@@ -138,7 +138,7 @@ def start(service: Service) -> None:
             **as_user(service.user),
         )
     deadline = time.monotonic() + service.timeout
-    while not service.ready():
+    while not _ready(service):
         if process.poll() is not None or time.monotonic() > deadline:
             why = "stopped" if process.poll() is not None else f"is not ready after {service.timeout:.0f} s"
             stop(service)
@@ -147,6 +147,15 @@ def start(service: Service) -> None:
     file = _fingerprint_file(service)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(service.fingerprint)
+
+
+def _ready(service: Service) -> bool:
+    try:
+        return service.ready()
+    except StackError:
+        # It will not become ready by waiting; what was started must not stay behind.
+        stop(service)
+        raise
 
 
 def stop(service: Service, patience: float = 15.0) -> bool:

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import os
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from infra.local.services import all_services
 from infra.local.settings import LocalSettings, load_or_create
 from registry.client import TrackingClient
 from registry.errors import RegistryError
-from registry.settings import RegistrySettings, home
+from registry.settings import home
 from registry.stages import Registry, Stage, Version
 from registry.tags import GATE, METRIC, SCORE
 
@@ -94,6 +93,8 @@ def start_services(settings: LocalSettings, say: Say) -> None:
             list(pool.map(lambda s: _ensure(s, settings, say), [s for s in services if s.name in wave]))
 
 
+# How long the predictor may take to load every model before the table is shown all the same.
+_LOAD_SECONDS = 30
 # Each wave needs the ones before; the services of a wave start side by side.
 _WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor"})
 
@@ -128,19 +129,8 @@ def train_what_is_missing(say: Say) -> bool:
         return True
     say(f"Training {', '.join(missing)}")
     command = [sys.executable, "-m", "flows", *missing, "--promote"]
-    return subprocess.run(command, check=False, env=training_environment()).returncode == 0
-
-
-def training_environment() -> dict[str, str]:
-    """Return the environment in which this home's flows run: its MLflow and its Prefect."""
-    settings = load_or_create()
-    return {
-        **os.environ,
-        "GREENROOM_TRACKING_URI": RegistrySettings().tracking_url,
-        "PREFECT_API_URL": f"{settings.prefect_url}/api",
-        "PREFECT_HOME": str(home() / "prefect"),
-        "NO_PROXY": "127.0.0.1,localhost",
-    }
+    # It finds this home's MLflow and Prefect by the same settings as this process.
+    return subprocess.run(command, check=False).returncode == 0
 
 
 def _finish_promotion(registry: Registry, version: Version, say: Say) -> None:
@@ -161,6 +151,10 @@ def refresh_predictor(settings: LocalSettings, say: Say) -> None:
     say("Predictor: loading the Production versions")
     stop(predictor)
     start(predictor)
+    # It answers before its models are loaded; the table that follows should show what it serves.
+    deadline = time.monotonic() + _LOAD_SECONDS
+    while any(m.production != m.serving for m in model_status(settings)) and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def stop_services(say: Say) -> int:
@@ -236,7 +230,8 @@ def _service_status(service: Service, url: str) -> ServiceStatus:
     memory = 0
     for process in running:
         try:
-            memory += process.memory_info().rss
+            # Not the resident size: PostgreSQL's processes share most of theirs.
+            memory += process.memory_full_info().uss
         except psutil.Error:
             continue
     state = ("up" if service.ready() else "not ready") if running else "down"

@@ -1,0 +1,151 @@
+"""`greenroom gate`: what the gate said about a version, or a new look at it."""
+
+import json
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from catalog.loader import UnknownModelError, get_model
+from catalog.spec import ModelSpec
+from checks.errors import GateInputError
+from checks.frames import from_parquet
+from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
+from registry.client import TrackingClient
+from registry.errors import GateNotPassedError, NotFoundError
+from registry.evidence import Verdict
+from registry.onnx_model import OnnxModel
+from registry.stages import Registry, Version
+
+_COLOURS = {"passed": "green", "failed": "red", "error": "red", "not_run": "red", "missing": "red"}
+
+
+class _CouldNotTellError(click.ClickException):
+    exit_code = 2
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.option(
+    "--rerun", is_flag=True, help="Check the stored model on the stored rows again, and keep that verdict."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def gate(model: str, version: int | None, *, rerun: bool, as_json: bool) -> None:
+    """Say whether VERSION of MODEL (default: the newest) may leave the green room, and why.
+
+    Exit code 0: it passed. 1: it was refused. 2: could not tell (no such model or version, no server,
+    no environment for the checks).
+    """
+    try:
+        spec = get_model(model)
+    except UnknownModelError as error:
+        raise click.BadParameter(str(error), param_hint="MODEL") from error
+    with TrackingClient() as client:
+        registry = Registry(client)
+        found = _find(registry, model, version)
+        if rerun:
+            _rerun(registry, found, spec)
+        verdict, refusal = _stored(registry, found, spec)
+    if as_json:
+        _print_json(found, verdict, refusal)
+    else:
+        _print_table(found, verdict, refusal)
+    sys.exit(1 if refusal else 0)
+
+
+def _find(registry: Registry, model: str, number: int | None) -> Version:
+    try:
+        if number is not None:
+            return registry.version(model, number)
+        versions = registry.versions(model)
+    except NotFoundError as error:
+        raise _CouldNotTellError(str(error)) from error
+    if not versions:
+        raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
+    return versions[0]
+
+
+def _stored(registry: Registry, version: Version, spec: ModelSpec) -> tuple[Verdict | None, str | None]:
+    """Return the stored verdict, if any, and the reason why the version may not leave, if there is one."""
+    try:
+        return registry.require_passed(version, spec.gate), None
+    except GateNotPassedError as error:
+        refusal = str(error)
+    try:
+        return registry.verdict(version), refusal
+    except NotFoundError:
+        return None, refusal
+
+
+def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
+    """Run the gate on what the tracking server holds, and store its reports and verdict there."""
+    try:
+        stored = {side: registry.artifact(version, f"gate/{name}") for side, name in ROWS_FILES.items()}
+        model = OnnxModel(registry.model_bytes(version), threads=2)
+    except NotFoundError as error:
+        raise _CouldNotTellError(
+            f"{version} cannot be checked again, for what the gate looked at is not stored: {error}"
+        ) from error
+    try:
+        before = registry.verdict(version)
+    except NotFoundError:
+        before = None  # refused or interrupted before there was one; this run makes it
+    with TemporaryDirectory(prefix="greenroom-rerun-") as temporary:
+        folder = Path(temporary)
+        verdict = run_gate(
+            spec,
+            train=from_parquet(stored["train"]),
+            test=from_parquet(stored["test"]),
+            model=model,
+            report_dir=folder,
+            git_commit=before.git_commit if before else None,
+        )
+        if before and before.dataset_digests != verdict.dataset_digests:
+            raise GateInputError(
+                f"The rows stored with {version} are not those that its verdict is about, so checking it on "
+                "them says nothing. Train the model again."
+            )
+        # The verdict goes last, so that an interrupted upload leaves no new verdict beside old reports.
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == VERDICT_FILE):
+            if file.name not in ROWS_FILES.values():
+                registry.put_artifact(version, f"gate/{file.name}", file.read_bytes())
+
+
+def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) -> None:
+    answer = {
+        "model": version.model,
+        "version": version.number,
+        "stage": version.stage.value,
+        "passed": refusal is None,
+        "reason": refusal,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
+    }
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _print_table(version: Version, verdict: Verdict | None, refusal: str | None) -> None:
+    console = Console()
+    if verdict:
+        table = Table(title=f"The gate on {version}, {verdict.created_at:%Y-%m-%d %H:%M} UTC")
+        for heading in ("Check", "Required", "Status", "Value", "Reason"):
+            table.add_column(heading, overflow="fold")
+        for outcome in verdict.outcomes:
+            colour = _COLOURS[outcome.status] if outcome.required or outcome.status == "passed" else "yellow"
+            table.add_row(
+                outcome.check,
+                "yes" if outcome.required else "no",
+                f"[{colour}]{outcome.status}[/{colour}]",
+                "" if outcome.value is None else f"{outcome.value:.4g}",
+                # Data may hold brackets, which are no markup of ours.
+                escape(outcome.reason),
+            )
+        console.print(table)
+    if refusal is None:
+        console.print(f"[green]{version} passed: it may leave the green room.[/green]")
+    else:
+        console.print(f"[red]Refused.[/red] {escape(refusal)}", soft_wrap=True)

@@ -1,0 +1,106 @@
+"""The DeepChecks process: `PYTHON -s checks/worker JOB_DIR`.
+
+Reads `job.json`, `{train,test}.parquet` (features, then the target) and `{train,test}_predictions.parquet`
+(`prediction`, then one column of probabilities per class) in JOB_DIR. Writes `outcomes.json` after every
+suite, so that what ran before a crash is known, and `SUITE.html`. It judges nothing: the gate does.
+
+Exit codes: 0 all suites were tried, 3 this environment cannot run DeepChecks, anything else a crash.
+"""
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+# jsonschema uses this package if it is there, and it builds a grammar for 2.7 s at import; nothing here
+# checks the format of an address.
+sys.modules["rfc3987_syntax"] = None
+warnings.filterwarnings("ignore")
+
+CANNOT_RUN = 3
+
+try:
+    import deepchecks
+    import pandas as pd
+    from building import BadDeclarationError, build
+    from deepchecks.tabular import Dataset, Suite
+    from outcomes import read_results, refused_declaration
+    from report import write_report
+except Exception:  # noqa: BLE001 - an environment that is half there fails in many ways
+    traceback.print_exc()
+    sys.exit(CANNOT_RUN)
+
+
+def main(folder: Path) -> None:
+    """Run the job in `folder`."""
+    deepchecks.set_verbosity(logging.ERROR)  # no progress bars in the gate's log
+    job = json.loads((folder / "job.json").read_text())
+    inputs = _read_inputs(folder, job)
+    outcomes: list[dict] = []
+    for suite in dict.fromkeys(check["suite"] for check in job["checks"]):
+        declared = [check for check in job["checks"] if check["suite"] == suite]
+        outcomes += _run_suite(suite, declared, inputs, folder)
+        _write_outcomes(folder, outcomes)
+
+
+def _run_suite(suite: str, declared: list[dict], inputs: dict, folder: Path) -> list[dict]:
+    """Run the checks of one suite; every one of them gets an outcome, whatever it raises."""
+    built, outcomes = {}, []
+    for declaration in declared:
+        try:
+            built[declaration["check"]] = build(declaration)
+        except BadDeclarationError as error:
+            outcomes.append(refused_declaration(declaration["check"], str(error)))
+    if not built:
+        return outcomes
+    # A check of one table looks at both: broken training rows make a bad model, broken held-out rows a
+    # false score. How well the model does on rows it was trained on, though, is nobody's question.
+    only = "Test" if suite == "model_evaluation" else None
+    try:
+        result = Suite(suite, *built.values()).run(**inputs, run_single_dataset=only)
+    except Exception as error:  # noqa: BLE001 - DeepChecks refused the data as a whole: no check ran
+        reason = f"the suite did not start: {type(error).__name__}: {error}"
+        return outcomes + [refused_declaration(name, reason) for name in built]
+    write_report(result, folder / f"{suite}.html")
+    return outcomes + read_results(built, result.results)
+
+
+def _read_inputs(folder: Path, job: dict) -> dict:
+    """Return the arguments of `Suite.run` that describe data and predictions."""
+    classes = job["classes"] or None
+    label_type = "regression" if job["task"] == "regression" else "multiclass"
+    if classes and len(classes) == 2:
+        label_type = "binary"
+    inputs: dict = {"model_classes": classes}
+    start = 0
+    for side in ("train", "test"):
+        frame = pd.read_parquet(folder / f"{side}.parquet")
+        # DeepChecks looks predictions up by index, so no row may share one with the other side.
+        frame.index = range(start, start + len(frame))
+        start += len(frame)
+        inputs[f"{side}_dataset"] = Dataset(
+            frame,
+            label=job["target"],
+            features=job["features"],
+            cat_features=job["categorical"],
+            label_type=label_type,
+            dataset_name={"train": "Train", "test": "Test"}[side],
+        )
+        predictions = pd.read_parquet(folder / f"{side}_predictions.parquet")
+        inputs[f"y_pred_{side}"] = predictions.pop("prediction").to_numpy()
+        if classes:
+            inputs[f"y_proba_{side}"] = predictions.to_numpy()
+    return inputs
+
+
+def _write_outcomes(folder: Path, outcomes: list[dict]) -> None:
+    content = {"deepchecks": deepchecks.__version__, "outcomes": outcomes}
+    part = folder / "outcomes.part"
+    part.write_text(json.dumps(content, indent=1, allow_nan=False))
+    part.replace(folder / "outcomes.json")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

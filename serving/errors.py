@@ -1,0 +1,86 @@
+"""What can go wrong while predicting, in words a caller can act on. Nothing here knows of HTTP."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+# One body can hold thousands of misspelt fields; the answer need not.
+_MAX_DETAILS = 20
+_MAX_NAME = 100
+
+
+@dataclass(frozen=True)
+class Detail:
+    """One field of the input and what is wrong with it; `body` is the input as a whole."""
+
+    field: str
+    problem: str
+
+
+class PredictorError(Exception):
+    """Base of the predictor's errors. `code` is stable, for programs; the message is for people."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, details: Sequence[Detail] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = tuple(details)
+
+
+class UnreadableInputError(PredictorError):
+    """The input is not JSON."""
+
+    code = "invalid_json"
+
+
+class InvalidInputError(PredictorError):
+    """The input breaks the model's contract; the details name each field."""
+
+    code = "invalid_input"
+
+    @classmethod
+    def of(cls, model: str, details: Iterable[Detail]) -> Self:
+        """Return the error for a list of problems, cut to a length a person can read."""
+        found = [Detail(shorten(detail.field), detail.problem) for detail in details]
+        fields = ", ".join(dict.fromkeys(detail.field for detail in found[:_MAX_DETAILS]))
+        rest = f" and {len(found) - _MAX_DETAILS} more" if len(found) > _MAX_DETAILS else ""
+        return cls(
+            f"The input of the model {model!r} is not valid: {fields}{rest}. /docs shows what it reads.",
+            found[:_MAX_DETAILS],
+        )
+
+
+class UnknownModelNameError(PredictorError):
+    """The catalogue has no model of that name."""
+
+    code = "unknown_model"
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str]) -> Self:
+        """Return the error, naming the models that exist."""
+        return cls(f"There is no model {shorten(name)!r}. There are: {', '.join(known)}.")
+
+
+class ModelUnavailableError(PredictorError):
+    """The catalogue has the model, but no version of it could be loaded; the message says why."""
+
+    code = "model_unavailable"
+
+
+class PredictionFailedError(PredictorError):
+    """The model itself failed on valid input."""
+
+    code = "prediction_failed"
+
+
+def shorten(text: str) -> str:
+    """Return text that came from outside at a length fit for a message."""
+    return text if len(text) <= _MAX_NAME else f"{text[:_MAX_NAME]}…"
+
+
+def describe(errors: Iterable[Any]) -> list[Detail]:
+    """Return Pydantic's errors as details. Inputs are left out: NaN, for one, is not JSON."""
+    return [
+        Detail(".".join(str(part) for part in error["loc"]) or "body", str(error["msg"])) for error in errors
+    ]

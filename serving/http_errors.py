@@ -1,0 +1,117 @@
+"""From errors to HTTP: every error leaves this process as an `ErrorBody`."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from serving.errors import (
+    Detail,
+    InvalidInputError,
+    ModelUnavailableError,
+    PredictionFailedError,
+    PredictorError,
+    UnknownModelNameError,
+    UnreadableInputError,
+    describe,
+    shorten,
+)
+from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
+
+PREDICT = "/api/predict/"
+
+_STATUS: Mapping[type[PredictorError], int] = {
+    UnreadableInputError: 400,
+    UnknownModelNameError: 404,
+    InvalidInputError: 422,
+    PredictionFailedError: 500,
+    ModelUnavailableError: 503,
+}
+
+
+class BodyError(PredictorError):
+    """The body cannot be taken as it comes over the wire."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message, [Detail("body", message)])
+        self.status = status
+        self.body_code = code
+
+
+def install(app: FastAPI) -> None:
+    """Give every error of `app` the one form."""
+    # Starlette types handlers by the base class of exceptions, hence the ignores.
+    app.add_exception_handler(PredictorError, _predictor_error)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _invalid_request)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI entries of the errors that a route may answer."""
+    words = {
+        400: "The body is not JSON.",
+        408: "The body did not arrive in time.",
+        413: "The body is too large.",
+        415: "The body is not declared as JSON.",
+        422: "The input breaks the model's contract; `details` names each field.",
+        500: "The model failed on valid input.",
+        503: "No version of the model is served; the message says why and what to do.",
+    }
+    return {status: {"model": ErrorBody, "description": words[status]} for status in statuses}
+
+
+async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
+    if isinstance(error, BodyError):
+        # What is left of the body is not read, so the connection cannot be used again.
+        headers = {"Connection": "close"} if error.status in (408, 413) else None
+        return _respond(error.status, error.body_code, error.message, error.details, headers)
+    return _respond(_STATUS[type(error)], error.code, error.message, error.details)
+
+
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    path = request.scope["path"]
+    if error.status_code == 404 and path.startswith(PREDICT):
+        unknown = UnknownModelNameError.of(path.removeprefix(PREDICT), request.app.state.predictor.specs)
+        return await _predictor_error(request, unknown)
+    where = f"{request.method} {shorten(path)}"
+    if error.status_code == 404:
+        message = f"There is nothing at {where}. /docs lists what there is."
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        message = f"{where} is not allowed; use {allowed}."
+    else:
+        message = str(error.detail)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    return _respond(error.status_code, code, message, headers=error.headers)
+
+
+async def _invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
+    return _respond(422, InvalidInputError.code, "The request is not valid.", describe(error.errors()))
+
+
+async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+    # The traceback goes to the log (Starlette raises the error again), never to the caller.
+    message = f"{request.method} {shorten(request.scope['path'])} failed; the predictor's log says why."
+    return _respond(500, PredictorError.code, message)
+
+
+def _respond(
+    status: int,
+    code: str,
+    message: str,
+    details: tuple[Detail, ...] | list[Detail] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = ErrorBody(
+        error=ErrorContent(
+            code=code,
+            message=message,
+            details=tuple(ErrorDetail(field=d.field, problem=d.problem) for d in details),
+        )
+    )
+    return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)

@@ -1,0 +1,173 @@
+"""The main job on real parts, with a model from outside the music domain: train, gate, promote, serve."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from sklearn.datasets import load_breast_cancer
+
+from tests.conftest import Stack
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).resolve().parent
+COLUMNS = {
+    "mean radius": "radius",
+    "mean texture": "texture",
+    "mean smoothness": "smoothness",
+    "mean concavity": "concavity",
+}
+
+
+def tumours() -> pd.DataFrame:
+    """The table that scikit-learn brings, as another team would keep it."""
+    bunch: Any = load_breast_cancer(as_frame=True)
+    table = bunch.data[list(COLUMNS)].rename(columns=COLUMNS)
+    return table.assign(diagnosis=np.where(bunch.target == 1, "benign", "malignant"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the declaration and its table: all that adding a model takes."""
+    found = tmp_path_factory.mktemp("models")
+    shutil.copy(HERE / "tumours.py", found)
+    tumours().to_parquet(found / "tumours.parquet")
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(stack: Stack, folder: Path) -> Iterator[tuple[Stack, str]]:
+    """The toy model trained and promoted, and what the command printed."""
+    done = stack.greenroom("train", "tumour", "--promote", GREENROOM_CATALOG_PATH=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield stack, done.stdout
+    # Back to the catalogue as it comes, for the tests of other rooms.
+    stack.greenroom("up", "--no-train")
+
+
+def client(stack: Stack) -> MlflowClient:
+    """MLflow's own client: what a data scientist would see."""
+    return MlflowClient(tracking_uri=stack.tracking_url, registry_uri=stack.tracking_url)
+
+
+def test_every_step_says_what_it_did(trained: tuple[Stack, str]) -> None:
+    steps = [line.split()[3] for line in trained[1].splitlines() if " s  tumour" in line]
+    assert steps == [
+        *("ingest", "validate", "features", "split", "train", "train", "train"),
+        *("evaluate", "convert", "check", "log", "register", "promote"),
+    ]
+
+
+def test_production_version_is_served(trained: tuple[Stack, str], folder: Path) -> None:
+    stack, _ = trained
+    done = stack.greenroom("up", "--no-train", GREENROOM_CATALOG_PATH=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    sick = {"radius": 22.0, "texture": 25.0, "smoothness": 0.12, "concavity": 0.35}
+    answer = httpx.post(f"{stack.serving_url}/api/predict/tumour", json=sick)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["model"], body["version"], body["prediction"]) == ("tumour", 1, "malignant")
+    assert body["probabilities"]["malignant"] > 0.9
+    refused = httpx.post(f"{stack.serving_url}/api/predict/tumour", json={**sick, "radius": -1})
+    assert refused.status_code == 422
+    assert "radius" in refused.text
+    assert f"curl -s {stack.serving_url}/api/predict/tumour" in done.stdout
+
+
+def test_mlflow_holds_what_a_data_scientist_compares(trained: tuple[Stack, str]) -> None:
+    mlflow = client(trained[0])
+    version = mlflow.get_model_version("tumour", "1")
+    assert version.current_stage == "Production"
+    assert version.tags["greenroom.gate"] == "passed"
+    parent = mlflow.get_run(version.run_id)
+    children = mlflow.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{version.run_id}'"
+    )
+    assert {run.info.run_name for run in children} == {"logistic-regression", "random-forest", "naive-bayes"}
+    for run in children:
+        for side in ("cv", "train", "test"):
+            assert 0.5 < run.data.metrics[f"{side}_balanced_accuracy"] <= 1
+        assert run.data.params["estimator"].startswith("sklearn.")
+    assert {i.dataset.name for i in parent.inputs.dataset_inputs} == {"tumours-training", "tumours-held-out"}
+    assert parent.data.tags["check.TrainTestSamplesMix"] == "passed"
+    assert "check.SimpleModelComparison" in parent.data.metrics
+    assert parent.data.tags["mlflow.source.git.commit"]
+
+
+def test_artifacts_hold_reports_pictures_and_both_forms_of_the_model(trained: tuple[Stack, str]) -> None:
+    mlflow = client(trained[0])
+    version = mlflow.get_model_version("tumour", "1")
+    gate = {item.path: item.file_size for item in mlflow.list_artifacts(version.run_id, "gate")}
+    assert {"gate/verdict.json", "gate/model_evaluation.html", "gate/data_integrity.html"} <= set(gate)
+    assert all(size for size in gate.values())
+    pictures = {item.path for item in mlflow.list_artifacts(version.run_id, "pictures")}
+    assert pictures == {"pictures/confusion-matrix.png", "pictures/feature-importance.png"}
+    models = mlflow.search_logged_models([mlflow.get_run(version.run_id).info.experiment_id])
+    forms = {model.name: model for model in models if model.source_run_id == version.run_id}
+    assert set(forms) == {"model", "sklearn-model"}
+    linked = {metric.key: metric for metric in forms["model"].metrics}
+    assert linked["test_balanced_accuracy"].dataset_name == "tumours-held-out"
+    assert linked["onnx_label_agreement"].value >= 0.995
+    assert version.source == f"models:/{forms['model'].model_id}"
+
+
+def test_prefect_shows_the_flow_run(trained: tuple[Stack, str]) -> None:
+    answer = httpx.post(f"{trained[0].prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
+    states = {run["name"]: run["state_type"] for run in answer}
+    assert states["train-tumour"] == "COMPLETED"
+
+
+def test_a_model_that_learned_nothing_is_registered_but_not_promoted(
+    trained: tuple[Stack, str], folder: Path, tmp_path: Path
+) -> None:
+    """Shuffled labels: the gate refuses, and no command lets the version through."""
+    stack, _ = trained
+    shutil.copy(folder / "tumours.py", tmp_path)
+    table = tumours()
+    table["diagnosis"] = table["diagnosis"].sample(frac=1, random_state=3).to_numpy()
+    table.to_parquet(tmp_path / "tumours.parquet")
+    catalogue = str(tmp_path)
+    done = stack.greenroom("train", "tumour", "--promote", GREENROOM_CATALOG_PATH=catalogue)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "REFUSED" in done.stdout
+    assert "SimpleModelComparison failed" in done.stdout
+    mlflow = client(stack)
+    newest = max(mlflow.search_model_versions("name = 'tumour'"), key=lambda v: int(v.version))
+    assert newest.current_stage == "None"
+    assert newest.tags["greenroom.gate"] == "refused"
+
+    for stage in ("Staging", "Production"):
+        refused = stack.greenroom(
+            "promote", "tumour", newest.version, "--to", stage, GREENROOM_CATALOG_PATH=catalogue
+        )
+        assert refused.returncode == 1
+        assert "SimpleModelComparison" in refused.stderr
+    gate = stack.greenroom("gate", "tumour", newest.version, GREENROOM_CATALOG_PATH=catalogue)
+    assert gate.returncode == 1
+    assert mlflow.get_model_version("tumour", "1").current_stage == "Production"
+
+
+def test_up_trains_nothing_twice(trained: tuple[Stack, str], folder: Path) -> None:
+    """`up` with a catalogue of which every model has a version starts no training."""
+    stack, _ = trained
+    before = len(client(stack).search_model_versions("name = 'tumour'"))
+    code = (
+        "from infra.local import stack; from catalog import loader;"
+        "only = {'tumour': loader.get_model('tumour')}; stack.load_catalog = lambda: only;"
+        "assert stack.train_what_is_missing(print)"
+    )
+    environment = {**stack.environment, "GREENROOM_CATALOG_PATH": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Training" not in done.stdout
+    assert len(client(stack).search_model_versions("name = 'tumour'")) == before

@@ -1,0 +1,143 @@
+"""A real predictor process over models that were really registered.
+
+Every model here is declared under a name of its own, so that these tests neither see nor disturb what
+other tests put into the same tracking server.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, regression, undescribed
+from predictor_process import Running, Start, free_port
+
+from catalog.tracks import FEATURES
+
+PREFIX = f"t{uuid4().hex[:8]}"
+
+_DECLARE = """
+from catalog.models.{base} import MODEL as BASE
+
+MODEL = BASE.model_copy(update={{"name": "{name}"}})
+"""
+
+
+@pytest.fixture(scope="session")
+def names() -> dict[str, str]:
+    """Names of this run's models by what is the matter with them."""
+    kinds = ("genre", "energy", "orphan", "undescribed", "strange", "mapped", "infinite", "wrong-task")
+    return {kind: f"{PREFIX}-{kind}" for kind in kinds}
+
+
+@pytest.fixture(scope="session")
+def catalog_path(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("catalog")
+    for kind, name in names.items():
+        base = "genre" if kind in ("genre", "mapped") else "energy"
+        (folder / f"{kind.replace('-', '_')}.py").write_text(_DECLARE.format(base=base, name=name))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start a predictor process: `start(tracking_uri, command=..., SETTING=value)`."""
+    started: list[Running] = []
+
+    def launch(tracking_uri: str, command: tuple[str, ...] = ("-m", "serving"), **env: str) -> Running:
+        home, port = tmp_path_factory.mktemp("home"), free_port()
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_")}
+        log = home / "log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                env={
+                    **clean,
+                    "GREENROOM_HOME": str(home),
+                    "GREENROOM_TRACKING_URI": tracking_uri,
+                    "GREENROOM_CATALOG_PATH": str(catalog_path),
+                    "GREENROOM_SERVING_PORT": str(port),
+                    **env,
+                },
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        running = Running(process, f"http://127.0.0.1:{port}", log)
+        started.append(running)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                running.get("/healthz")
+            except httpx.TransportError:
+                time.sleep(0.05)
+            else:
+                return running
+        raise AssertionError(f"the predictor did not start: {log.read_text()}")
+
+    yield launch
+    for running in started:
+        if running.process.poll() is None:
+            running.process.kill()
+            running.process.wait()
+
+
+@pytest.fixture(scope="session")
+def published(stack: Any, names: dict[str, str]) -> str:
+    """Put models into Production, good and bad ones; return the tracking server's address."""
+    without_energy = tuple(name for name in FEATURES if name != "energy")
+    publish(
+        stack.tracking_url,
+        {
+            # Backwards, so that only a predictor that goes by the model's own order gets it right.
+            names["genre"]: classifier(FEATURES[::-1]),
+            names["energy"]: regression(without_energy[::-1], WEIGHTS, BIAS),
+            names["undescribed"]: undescribed(without_energy),
+            names["strange"]: regression(("danceability", "shoe_size"), {}, 0.0),
+            names["mapped"]: classifier(FEATURES, zipmap=True),
+            names["infinite"]: divides_by_zero(without_energy),
+            names["wrong-task"]: classifier(without_energy),
+        },
+    )
+    return str(stack.tracking_url)
+
+
+@pytest.fixture(scope="session")
+def predictor(start: Start, published: str) -> Running:
+    """A predictor that has loaded all it can."""
+    running = start(published)
+    running.loaded()
+    return running
+
+
+@pytest.fixture
+def track() -> dict[str, Any]:
+    """A valid track, of whole and of broken numbers."""
+    return {
+        "danceability": 0.5,
+        "energy": 1,
+        "valence": 0.0,
+        "acousticness": 0.153,
+        "instrumentalness": 0,
+        "liveness": 0.111,
+        "speechiness": 0.0259,
+        "key": 10,
+        "mode": 1,
+        "loudness": -4.644,
+        "tempo": 89.991,
+        "duration_ms": 200_000,
+        "time_signature": 4,
+        "explicit": True,
+    }
+
+
+@pytest.fixture
+def track_without_energy(track: dict[str, Any]) -> dict[str, Any]:
+    """What the energy model reads."""
+    return {name: value for name, value in track.items() if name != "energy"}

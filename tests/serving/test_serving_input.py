@@ -1,0 +1,231 @@
+"""Bad input is refused by name, and nothing a caller sends makes the predictor fail."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx_parts import json_of
+from predictor_process import Running, Start
+
+from serving.schemas import ErrorBody
+
+
+def put(name: str, value: str) -> Callable[[dict[str, Any]], str]:
+    """Return an edit that sets a field to some JSON text, which need not be valid."""
+    return lambda track: json.dumps({**track, name: "@@"}).replace('"@@"', value)
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> ErrorBody:
+    assert answer.status_code == status, answer.text
+    body = ErrorBody.model_validate(json_of(answer.text))
+    assert body.error.code == code
+    assert body.error.details
+    assert "Traceback" not in answer.text
+    return body
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("danceability", "1.0001"),
+        ("danceability", "-0.0001"),
+        ("danceability", "NaN"),
+        ("danceability", "Infinity"),
+        ("danceability", "-Infinity"),
+        ("danceability", "1e999"),
+        ("danceability", '"0.5"'),
+        ("danceability", "true"),
+        ("danceability", "null"),
+        ("danceability", "[0.5]"),
+        ("danceability", "{}"),
+        ("danceability", "9" * 400),
+        ("key", "10.5"),
+        ("key", "true"),
+        ("key", '"10"'),
+        ("key", "12"),
+        ("key", "-1"),
+        ("mode", "2"),
+        ("duration_ms", "1e400"),
+        ("duration_ms", "9" * 400),
+        ("duration_ms", "999"),
+        ("loudness", "6.1"),
+        ("tempo", "0"),
+        ("time_signature", "null"),
+        ("explicit", "1"),
+        ("explicit", '"true"'),
+        ("explicit", "NaN"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(
+    predictor: Running, names: dict[str, str], track: dict[str, Any], field: str, value: str
+) -> None:
+    answer = predictor.post(
+        names["genre"], content=put(field, value)(track), headers={"content-type": "application/json"}
+    )
+    body = refused(answer, 422, "invalid_input")
+    assert {detail.field for detail in body.error.details} == {field}
+    assert field in body.error.message
+
+
+def test_every_missing_and_every_extra_field_is_named(
+    predictor: Running, names: dict[str, str], track: dict[str, Any]
+) -> None:
+    sent = {"dancability" if name == "danceability" else name: value for name, value in track.items()}
+    del sent["tempo"]
+    body = refused(predictor.post(names["genre"], json=sent), 422, "invalid_input")
+    assert {detail.field for detail in body.error.details} == {"dancability", "danceability", "tempo"}
+
+
+def test_a_feature_the_model_does_not_read_is_refused(
+    predictor: Running, names: dict[str, str], track: dict[str, Any]
+) -> None:
+    body = refused(predictor.post(names["energy"], json=track), 422, "invalid_input")
+    assert [detail.field for detail in body.error.details] == ["energy"]
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "[{}]", '"track"', "3", "true", "NaN"])
+def test_what_is_not_an_object_is_refused(predictor: Running, names: dict[str, str], content: str) -> None:
+    answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+    assert refused(answer, 422, "invalid_input").error.details[0].field == "body"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b" ",
+        b"{",
+        b"{'danceability': 1}",
+        b'{"danceability": 0.5,}',
+        b"\xff\xfe{}",
+        b'{"danceability": "\xff"}',
+        b"\xef\xbb\xbf{}",
+        b"danceability=0.5",
+        b'{"\\ud800": 1}',
+        b"[" * 30_000,
+        b'{"danceability":' * 4_000,
+        b'{"extra": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+        b"\x00",
+        b'{"key": ' + b"9" * 5_000 + b"}",
+    ],
+)
+def test_what_is_not_json_is_refused(predictor: Running, names: dict[str, str], content: bytes) -> None:
+    answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+    refused(answer, 400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "text/plain", "application/x-www-form-urlencoded", "application/json; charset=utf-16", "\xff"],
+)
+def test_what_is_not_declared_as_json_is_refused(
+    predictor: Running, names: dict[str, str], track: dict[str, Any], content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"content-type": content_type.encode("latin-1")}
+    answer = predictor.post(names["genre"], content=json.dumps(track).encode(), headers=headers)
+    refused(answer, 415, "unsupported_media_type")
+
+
+def test_json_with_a_charset_is_taken(
+    predictor: Running, names: dict[str, str], track: dict[str, Any]
+) -> None:
+    headers = {"content-type": "Application/JSON; charset=UTF-8"}
+    answer = predictor.post(names["genre"], content=json.dumps(track).encode(), headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_large_body_is_refused_whether_it_says_so_or_not(
+    predictor: Running, names: dict[str, str], track: dict[str, Any]
+) -> None:
+    exact = json.dumps(track).encode().ljust(64 * 1024)
+    headers = {"content-type": "application/json"}
+    assert predictor.post(names["genre"], content=exact, headers=headers).status_code == 200
+    refused(predictor.post(names["genre"], content=exact + b" ", headers=headers), 413, "body_too_large")
+    refused(predictor.post(names["genre"], content=b" " * 3_000_000, headers=headers), 413, "body_too_large")
+
+    chunked = predictor.post(names["genre"], content=iter([exact, b" "]), headers=headers)
+    refused(chunked, 413, "body_too_large")
+
+
+def test_thousands_of_wrong_fields_get_a_short_answer(predictor: Running, names: dict[str, str]) -> None:
+    answer = predictor.post(names["genre"], json={f"{'x' * 200}{i}": 1 for i in range(250)})
+    body = refused(answer, 422, "invalid_input")
+    assert len(body.error.details) == 20
+    assert "and 244 more" in body.error.message
+    assert len(answer.text) < 8_000
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    start: Start, published: str, names: dict[str, str]
+) -> None:
+    running = start(published, GREENROOM_SERVING_BODY_TIMEOUT="0.3")
+    running.loaded()
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST /api/predict/{names['genre']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n"
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+        began = time.monotonic()
+        answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()  # until it hangs up
+        assert time.monotonic() - began < 5
+    assert answer.startswith("HTTP/1.1 408")
+    assert '"request_timeout"' in answer
+
+
+def test_a_caller_that_hangs_up_leaves_no_traceback(predictor: Running, names: dict[str, str]) -> None:
+    before = len(predictor.log.read_text())
+    host, port = predictor.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST /api/predict/{names['genre']} HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n"
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n{{".encode())
+        time.sleep(0.3)
+    time.sleep(0.3)
+    assert predictor.get("/healthz").status_code == 200
+    assert "Traceback" not in predictor.log.read_text()[before:]
+
+
+_RANGES = {"danceability": (0.0, 1.0), "loudness": (-60.0, 6.0), "tempo": (20.0, 300.0)}
+_FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_FEW
+@given(data=st.data(), field=st.sampled_from(sorted(_RANGES)))
+def test_any_number_in_range_is_answered(
+    predictor: Running, names: dict[str, str], track: dict[str, Any], data: st.DataObject, field: str
+) -> None:
+    low, high = _RANGES[field]
+    value = data.draw(st.floats(low, high))
+    answer = predictor.post(names["genre"], json={**track, field: value})
+    assert answer.status_code == 200, answer.text
+    assert sum(json_of(answer.text)["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+@_FEW
+@given(data=st.data(), field=st.sampled_from(sorted(_RANGES)))
+def test_any_number_out_of_range_is_refused_by_name(
+    predictor: Running, names: dict[str, str], track: dict[str, Any], data: st.DataObject, field: str
+) -> None:
+    low, high = _RANGES[field]
+    value = data.draw(
+        st.floats(max_value=low, exclude_max=True)
+        | st.floats(min_value=high, exclude_min=True)
+        | st.just(float("nan"))
+    )
+    # json.dumps writes NaN and Infinity, as many clients do.
+    content = json.dumps({**track, field: value})
+    answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+    body = refused(answer, 422, "invalid_input")
+    assert [detail.field for detail in body.error.details] == [field]
+
+
+@_FEW
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_body_makes_the_predictor_fail(predictor: Running, names: dict[str, str], content: bytes) -> None:
+    answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    ErrorBody.model_validate(json_of(answer.text))

@@ -1,0 +1,164 @@
+"""The predictor without HTTP: what it holds, what it refuses, how it is swapped."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from onnx_parts import CLASSES, classifier, divides_by_zero, regression
+from pydantic import BaseModel
+
+from catalog.models.energy import MODEL as ENERGY
+from catalog.models.genre import MODEL as GENRE
+from catalog.spec import ModelSpec
+from catalog.tracks import FEATURES
+from registry.errors import ModelFormatError, NotFoundError
+from registry.onnx_model import OnnxModel
+from serving.errors import (
+    InvalidInputError,
+    ModelUnavailableError,
+    PredictionFailedError,
+    UnknownModelNameError,
+)
+from serving.openapi import RequestSchemas
+from serving.predictor import Predictor, Served, Unavailable, check_fits
+from serving.schemas import NumberPrediction
+
+
+class Unbounded(BaseModel):
+    """A contract that sets no bounds."""
+
+    size: float
+    count: int
+
+
+UNBOUNDED = ENERGY.model_copy(
+    update={
+        "dataset": ENERGY.dataset.model_copy(update={"features": Unbounded}),
+        "features": ("size", "count"),
+    }
+)
+
+
+def loaded(model: Any) -> OnnxModel:
+    return OnnxModel(model.SerializeToString())
+
+
+def test_before_loading_a_model_says_that_it_is_being_loaded() -> None:
+    predictor = Predictor({"genre": GENRE})
+    with pytest.raises(ModelUnavailableError, match="'genre' is being loaded"):
+        predictor.predict("genre", b"{}")
+
+
+def test_one_model_that_cannot_be_loaded_does_not_stop_the_next() -> None:
+    model = loaded(regression(FEATURES, {}, 1.0))
+
+    def load(spec: ModelSpec) -> tuple[int, OnnxModel]:
+        if spec.name == "a":
+            raise NotFoundError("It has no version in Production.")
+        if spec.name == "b":
+            raise KeyError("a bug, with secrets")
+        return 4, model
+
+    specs = {name: ENERGY.model_copy(update={"name": name, "features": FEATURES}) for name in ("a", "b", "c")}
+    predictor = Predictor(specs)
+    predictor.load(load)
+    assert predictor.states["a"] == Unavailable(
+        "The model 'a' is not served. It has no version in Production."
+    )
+    state = predictor.states["b"]
+    assert isinstance(state, Unavailable)
+    assert "KeyError" in state.reason
+    assert "secrets" not in state.reason
+    assert isinstance(predictor.states["c"], Served)
+
+
+def test_a_snapshot_does_not_change_when_a_model_is_swapped() -> None:
+    predictor = Predictor({"genre": GENRE})
+    before = predictor.states
+    predictor.swap("genre", Served(2, loaded(classifier(FEATURES)), datetime.now(UTC)))
+    assert isinstance(before["genre"], Unavailable)
+    assert isinstance(predictor.states["genre"], Served)
+    with pytest.raises(TypeError):
+        before["genre"] = Unavailable("changed")  # type: ignore[index]
+
+
+def test_unknown_model_is_named() -> None:
+    with pytest.raises(UnknownModelNameError, match=r"no model 'gerne'. There are: genre"):
+        Predictor({"genre": GENRE}).predict("gerne", b"{}")
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "says"),
+    [
+        (classifier(FEATURES), ENERGY, "is a classification model"),
+        (regression(("shoe_size",), {}, 0.0), ENERGY, "shoe_size"),
+        (regression(FEATURES, {}, 0.0), ENERGY, ": energy."),
+    ],
+)
+def test_a_model_that_does_not_fit_its_declaration_is_refused(model: Any, spec: ModelSpec, says: str) -> None:
+    with pytest.raises(ModelFormatError, match=says):
+        check_fits(spec, loaded(model))
+
+
+def test_a_model_that_reads_fewer_features_than_declared_fits() -> None:
+    check_fits(GENRE, loaded(classifier(("tempo", "energy"))))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ('{"size": 1e39, "count": 1}', "size"),
+        ('{"size": NaN, "count": 1}', "size"),
+        ('{"size": 1e999, "count": 1}', "size"),
+        (f'{{"size": 1, "count": 1{"0" * 50}}}', "count"),
+        (f'{{"size": 1, "count": 1{"0" * 400}}}', "body"),
+    ],
+)
+def test_what_float32_cannot_hold_is_refused_where_the_contract_does_not(body: str, field: str) -> None:
+    predictor = Predictor({"unbounded": UNBOUNDED})
+    predictor.swap("unbounded", Served(1, loaded(regression(("size", "count"), {}, 0.0)), datetime.now(UTC)))
+    with pytest.raises(InvalidInputError) as refusal:
+        predictor.predict("unbounded", body.encode())
+    assert [detail.field for detail in refusal.value.details] == [field]
+    assert isinstance(predictor.predict("unbounded", b'{"size": 1, "count": 1}'), NumberPrediction)
+
+
+def test_a_model_that_fails_on_valid_input_is_reported_as_such() -> None:
+    predictor = Predictor({"unbounded": UNBOUNDED})
+    predictor.swap("unbounded", Served(1, loaded(divides_by_zero(("size", "count"))), datetime.now(UTC)))
+    with pytest.raises(PredictionFailedError, match="version 1 failed"):
+        predictor.predict("unbounded", b'{"size": 1, "count": 1}')
+
+
+def test_a_label_outside_the_named_classes_is_not_answered() -> None:
+    model = classifier(("size", "count"))
+    for prop in model.metadata_props:
+        if prop.key == "greenroom.classes":
+            prop.value = json.dumps([f"not-{name}" for name in CLASSES])
+    predictor = Predictor({"unbounded": UNBOUNDED})
+    predictor.swap("unbounded", Served(1, loaded(model), datetime.now(UTC)))
+    with pytest.raises(PredictionFailedError):
+        predictor.predict("unbounded", b'{"size": 1, "count": 1}')
+
+
+def test_two_models_whose_request_classes_share_a_name_are_kept_apart() -> None:
+    predictor = Predictor(
+        {
+            "my-model": GENRE.model_copy(update={"name": "my-model"}),
+            "my_model": ENERGY.model_copy(update={"name": "my_model"}),
+        }
+    )
+    app = FastAPI()
+    schemas = RequestSchemas(predictor.requests)
+    schemas.install(app)
+    refs = [
+        schemas.body(name)["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        for name in predictor.specs
+    ]
+    assert refs[0] != refs[1]
+    components = app.openapi()["components"]["schemas"]
+    first, second = (components[ref.rpartition("/")[2]]["properties"] for ref in refs)
+    assert "energy" in first
+    assert "energy" not in second
