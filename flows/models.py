@@ -72,11 +72,17 @@ def _estimator(spec: ModelSpec, candidate: Candidate) -> Any:
         kind = getattr(importlib.import_module(module), name)
         accepted = inspect.signature(kind).parameters
         seed = {"random_state": spec.split.seed} if "random_state" in accepted else {}
-        return kind(**{**seed, **candidate.params})
+        made = kind(**{**seed, **candidate.params})
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{spec.name}: the candidate {candidate.name} cannot be made from {candidate.estimator}: {error}"
         ) from error
+    if spec.task == "classification" and not hasattr(made, "predict_proba"):
+        raise TrainingError(
+            f"{spec.name}: {candidate.estimator} of the candidate {candidate.name} gives no probabilities, "
+            "which the gate and the predictor need. Choose another estimator."
+        )
+    return made
 
 
 def fit(

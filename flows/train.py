@@ -131,10 +131,9 @@ def split_rows(spec: ModelSpec, rows: pd.DataFrame, matrix: pd.DataFrame) -> tup
     with step(spec, "split") as say:
         train, test = data.split(rows, spec)
         folds = data.folds(rows.iloc[train], spec)
+        target = rows[spec.target].astype("float64" if spec.task == "regression" else "str")
         sides = [
-            Rows(
-                matrix.iloc[side].reset_index(drop=True), rows[spec.target].iloc[side].reset_index(drop=True)
-            )
+            Rows(matrix.iloc[side].reset_index(drop=True), target.iloc[side].reset_index(drop=True))
             for side in (train, test)
         ]
         by = f", by {spec.dataset.group}" if spec.dataset.group else ""
@@ -274,13 +273,17 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
     content, found = convert(spec, winner, test_rows)
     with TemporaryDirectory(prefix="greenroom-reports-") as scratch:
         reports = Path(scratch)
-        verdict = check(spec, content, train_rows, test_rows, reports)
+        # The gate is a process of its own: meanwhile this one logs what there is to log either way.
+        checking = check.submit(spec, content, train_rows, test_rows, reports)
         mlflow.set_experiment(spec.name)
+        # Shows the UI's view for trained models instead of the one for language models.
+        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
         with mlflow.start_run(run_name=f"train-{spec.name}"):
-            held_out = _log_run(spec, cleaning, scored, (train_rows, test_rows), verdict)
+            held_out = _log_run(spec, cleaning, scored, (train_rows, test_rows))
             model_id = log_winner(
                 spec, winner, content=content, found=found, test=test_rows, held_out=held_out
             )
+            verdict = checking.result()
             tracking.log_verdict(verdict, reports)
             score = _headline(spec, next(test for one, _, test, _ in scored if one is winner))
             number = register(spec, model_id, verdict, score)
@@ -297,12 +300,10 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
     )
 
 
-def _log_run(
-    spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[Rows, Rows], verdict: Verdict
-) -> Any:
+def _log_run(spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[Rows, Rows]) -> Any:
     mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training"})
-    if verdict.git_commit:
-        mlflow.set_tag("mlflow.source.git.commit", verdict.git_commit)
+    if commit := tracking.git_commit():
+        mlflow.set_tag("mlflow.source.git.commit", commit)
     mlflow.log_params({"task": spec.task, "target": spec.target, "seed": spec.split.seed})
     held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
     for one, train_scores, test_scores, seconds in scored:
