@@ -1,0 +1,1 @@
+"""bench: what is measured, and how; results go to docs/benchmarks.md."""
