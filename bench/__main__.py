@@ -54,9 +54,7 @@ def _steps(clone: Path, environment: dict[str, str]) -> list[tuple[str, float]]:
 
 def _timed(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, str]:
     began = time.monotonic()
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return time.monotonic() - began, done.stdout

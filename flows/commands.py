@@ -56,8 +56,8 @@ def _prepare_environment(settings: FlowSettings) -> None:
     os.environ["PREFECT_HOME"] = str(home() / "prefect")
     # Where both are set, the lower-case one counts; a proxy must not come between us and loopback.
     for name in ("NO_PROXY", "no_proxy"):
-        given = os.environ.get(name) or os.environ.get("NO_PROXY", "")
-        os.environ[name] = ",".join(filter(None, [given, "127.0.0.1", "localhost"]))
+        given = (os.environ.get(name) or os.environ.get("NO_PROXY", "")).split(",")
+        os.environ[name] = ",".join(dict.fromkeys(filter(None, [*given, "127.0.0.1", "localhost"])))
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -62,14 +62,11 @@ def client(stack: Stack) -> MlflowClient:
 
 def test_every_step_says_what_it_did(trained: tuple[Stack, str]) -> None:
     steps = [line.split()[3] for line in trained[1].splitlines() if " s  tumour" in line]
-    assert steps == [
-        *("ingest", "validate", "features", "split", "train", "train", "train"),
-        # The gate runs beside the logging.
-        *("evaluate", "convert"),
-        *sorted(steps[9:11]),
-        *("register", "promote"),
-    ]
-    assert sorted(steps[9:11]) == ["check", "log"]
+    before = ["ingest", "validate", "features", "split", "train", "train", "train", "evaluate", "convert"]
+    assert steps[:9] == before
+    # The gate runs beside the logging.
+    assert set(steps[9:11]) == {"check", "log"}
+    assert steps[11:] == ["register", "promote"]
 
 
 def test_production_version_is_served(trained: tuple[Stack, str], folder: Path) -> None:
