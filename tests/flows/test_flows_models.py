@@ -14,6 +14,8 @@ from flows import data, models
 from flows.errors import ExportError, TrainingError
 from registry.onnx_model import OnnxModel
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"n_estimators": 10}
 KINDS = [
     ("genre", "sklearn.linear_model.LogisticRegression", {"max_iter": 500}),
