@@ -174,7 +174,7 @@ def evaluate(
     return winner, scored
 
 
-@task(**_RETRIES)
+@task
 def convert(spec: ModelSpec, winner: models.Fitted, test: Rows) -> tuple[bytes, models.Agreement]:
     """Turn the winner into ONNX and hold it against the original on held-out rows."""
     with step(spec, "convert") as say:
