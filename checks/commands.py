@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,14 +13,21 @@ from rich.table import Table
 
 from catalog.loader import UnknownModelError, get_model
 from catalog.spec import ModelSpec
+from checks.comparing import Rival
 from checks.errors import GateInputError
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
+from checks.summary import markdown
+from registry import audit, keys, rules
+from registry.attestation import verify
 from registry.client import TrackingClient
-from registry.errors import GateNotPassedError, NotFoundError
-from registry.evidence import Verdict
+from registry.errors import EvidenceError, KeyFileError, NotFoundError
+from registry.evidence import Verdict, policy_digest
 from registry.onnx_model import OnnxModel
+from registry.settings import KeySettings
+from registry.stage import Stage
 from registry.stages import Registry, Version
+from registry.tags import EVIDENCE
 
 _COLOURS = {"passed": "green", "failed": "red", "error": "red", "not_run": "red", "missing": "red"}
 
@@ -32,14 +40,17 @@ class _CouldNotTellError(click.ClickException):
 @click.argument("model")
 @click.argument("version", type=click.IntRange(min=1), required=False)
 @click.option(
-    "--rerun", is_flag=True, help="Check the stored model on the stored rows again, and keep that verdict."
+    "--rerun",
+    is_flag=True,
+    help="Check the stored model on the stored rows again, against what is in Production now, and sign that.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def gate(model: str, version: int | None, *, rerun: bool, as_json: bool) -> None:
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request.")
+def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_markdown: bool) -> None:
     """Say whether VERSION of MODEL (default: the newest) may leave the green room, and why.
 
     Exit code 0: it passed. 1: it was refused. 2: could not tell (no such model or version, no server,
-    no environment for the checks).
+    no environment for the checks, no key to sign with).
     """
     try:
         spec = get_model(model)
@@ -50,9 +61,16 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool) -> None
         found = _find(registry, model, version)
         if rerun:
             _rerun(registry, found, spec)
-        verdict, refusal = _stored(registry, found, spec)
+            found = registry.version(model, found.number)
+        refusal = _refusal(client, registry, found, spec)
+        try:
+            verdict = registry.verdict(found)
+        except NotFoundError:
+            verdict = None
     if as_json:
         _print_json(found, verdict, refusal)
+    elif as_markdown:
+        click.echo(markdown(found, verdict, refusal))
     else:
         _print_table(found, verdict, refusal)
     sys.exit(1 if refusal else 0)
@@ -70,20 +88,40 @@ def _find(registry: Registry, model: str, number: int | None) -> Version:
     return versions[0]
 
 
-def _stored(registry: Registry, version: Version, spec: ModelSpec) -> tuple[Verdict | None, str | None]:
-    """Return the stored verdict, if any, and the reason why the version may not leave, if there is one."""
+def _refusal(client: TrackingClient, registry: Registry, version: Version, spec: ModelSpec) -> str | None:
+    """Return why the server would not let the version up now, by the same rules; None if it would."""
+    settings = KeySettings()
     try:
-        return registry.require_passed(version, spec.gate), None
-    except GateNotPassedError as error:
-        refusal = str(error)
-    try:
-        return registry.verdict(version), refusal
-    except NotFoundError:
-        return None, refusal
+        if EVIDENCE not in version.tags:
+            raise rules.missing(version.candidate)
+        trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
+        evidence = verify(version.tags[EVIDENCE], trusted)
+        if version.stage is Stage.PRODUCTION:  # it is up: whom it had to beat then does not matter now
+            rules.require_about(evidence, version.candidate)
+            rules.require_passed(evidence, version.candidate)
+        else:
+            current = registry.in_stage(version.model, Stage.PRODUCTION)
+            rows = audit.history(client, version.model)
+            situation = rules.Situation(
+                incumbent=registry.identity(current) if current else None,
+                now=datetime.now(UTC),
+                max_age=timedelta(days=settings.evidence_max_age),
+                policy_digest=policy_digest(spec.gate),
+                used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
+            )
+            rules.require_good(evidence, version.candidate, situation)
+        rules.require_bytes(evidence, version.candidate, registry.files(version))
+    except EvidenceError as error:
+        return str(error)
+    return None
 
 
 def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
-    """Run the gate on what the tracking server holds, and store its reports and verdict there."""
+    """Run the gate on what the tracking server holds, store its reports and verdict there, and sign it."""
+    try:
+        keys.signer("gate", KeySettings())  # before the work: without it there is no evidence to be had
+    except KeyFileError as error:
+        raise _CouldNotTellError(str(error)) from error
     try:
         stored = {side: registry.artifact(version, f"gate/{name}") for side, name in ROWS_FILES.items()}
         model = OnnxModel(registry.model_bytes(version), threads=2)
@@ -104,6 +142,7 @@ def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
             model=model,
             report_dir=folder,
             git_commit=before.git_commit if before else None,
+            rival=_rival(registry, version),
         )
         if before and before.dataset_digests != verdict.dataset_digests:
             raise GateInputError(
@@ -114,6 +153,14 @@ def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
         for file in sorted(folder.iterdir(), key=lambda file: file.name == VERDICT_FILE):
             if file.name not in ROWS_FILES.values():
                 registry.put_artifact(version, f"gate/{file.name}", file.read_bytes())
+    registry.attest(version, verdict, KeySettings())
+
+
+def _rival(registry: Registry, version: Version) -> Rival | None:
+    current = registry.in_stage(version.model, Stage.PRODUCTION)
+    if current is None or current.number == version.number:
+        return None
+    return Rival(registry.identity(current), OnnxModel(registry.model_bytes(current), threads=2))
 
 
 def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from catalog.spec import GatePolicy, ModelSpec
+from checks.comparing import Rival, compare
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest, to_parquet
 from checks.process import OUTCOMES_FILE, WorkerRun, run_worker
@@ -34,13 +35,15 @@ def run_gate(
     model: OnnxModel,
     report_dir: Path,
     git_commit: str | None = None,
+    rival: Rival | None = None,
 ) -> Verdict:
-    """Check `model` against the policy of `spec` and return the verdict.
+    """Check `model` against the policy of `spec`, and against the version in Production; return the verdict.
 
     `train` and `test` are the rows it was trained on and the held-out ones, with the columns of
     `spec.features` (float64, booleans as 0 and 1) and `spec.target`. `report_dir`, made if need be, then
     holds `verdict.json`, `checks.json` (the outcomes as the worker wrote them), one HTML report per suite
-    that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again.
+    that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again. `rival` is the version
+    in Production, None where there is none.
 
     A refusal is a verdict whose `passed` is False. Raises `GateUnavailableError` when the checks cannot be
     run at all, and `GateInputError` when rows or model do not fit the declaration.
@@ -58,6 +61,9 @@ def run_gate(
         _write_job(spec, model, frames, job)
         run = run_worker(job, ChecksSettings())
         _collect(job, run, report_dir)
+    outcomes = judge(spec.gate, run)
+    if rival:
+        outcomes += (compare(spec, frames["test"], model, rival),)
     verdict = Verdict(
         model=spec.name,
         task=spec.task,
@@ -65,7 +71,8 @@ def run_gate(
         policy_digest=policy_digest(spec.gate),
         dataset_digests={side: frame_digest(frame) for side, frame in frames.items()},
         git_commit=git_commit,
-        outcomes=judge(spec.gate, run),
+        incumbent=rival.incumbent if rival else None,
+        outcomes=outcomes,
     )
     (report_dir / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1), "utf-8")
     return verdict

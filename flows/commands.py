@@ -20,7 +20,7 @@ def train(models: tuple[str, ...], promote: bool) -> None:
     """Train, gate and register MODELS; without names, every model of the catalogue.
 
     A model that the gate refused is registered too, so that people can look at it, but stays where it is.
-    Exit code 1 if a model was refused, 2 if one could not be trained; the others are trained all the same.
+    Exit code 1 if a model was refused, by the gate or by the server, 2 if one could not be trained; the others are trained all the same.
     """
     names = [get_model(name).name for name in models] or list(load_catalog())
     settings = FlowSettings()
@@ -43,7 +43,7 @@ def train(models: tuple[str, ...], promote: bool) -> None:
         click.echo(
             f"{done.model} version {done.version} {result}; {done.metric} {done.score:.3f}; {done.stage}"
         )
-    sys.exit(2 if failed else int(any(not done.passed for done in outcomes)))
+    sys.exit(2 if failed else int(any(done.refusals for done in outcomes)))
 
 
 def _prepare_environment(settings: FlowSettings) -> None:

@@ -1,6 +1,5 @@
 """What a training leaves in MLflow: one parent run, one child run per candidate, the ONNX model, evidence."""
 
-import json
 import os
 import subprocess
 from pathlib import Path
@@ -19,6 +18,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame, frame_digest
+from checks.summary import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from registry.evidence import Verdict
@@ -165,9 +165,11 @@ def log_verdict(verdict: Verdict, report_dir: Path) -> None:
 
 
 def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, str]:
-    """Return the tags of a new version: what `greenroom status` and the UI show of it."""
+    """Return the tags of a new version: what `greenroom status` and the UI show of it.
+
+    What the gate said is not among them: the server writes that from the signed evidence.
+    """
     return {
-        GATE: "passed" if verdict.passed else "refused",
         METRIC: spec.metric,
         SCORE: f"{score:.6g}",
         "greenroom.dataset": verdict.dataset_digests["train"],
@@ -212,16 +214,7 @@ def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
 def _note(verdict: Verdict) -> str:
     """Markdown that MLflow shows on the run's page."""
     title = "The gate let this model pass." if verdict.passed else "**The gate refused this model.**"
-    rows = "\n".join(
-        f"| {o.check} | {'required' if o.required else 'report'} | {o.status} | {_cell(o.reason)} |"
-        for o in verdict.outcomes
-    )
-    reports = "Reports are among the artifacts, under `gate/`."
-    return f"{title} {reports}\n\n| check | | result | why |\n|---|---|---|---|\n{rows}\n"
-
-
-def _cell(text: str) -> str:
-    return json.dumps(text)[1:-1].replace("|", "\\|").replace("\\n", " ")
+    return f"{title} Reports are among the artifacts, under `gate/`.\n\n{checks_table(verdict)}\n"
 
 
 def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -24,13 +24,16 @@ from prefect.tasks import Task, exponential_backoff
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
+from checks.comparing import Rival
 from checks.gate import run_gate
 from flows import data, models, pictures, tracking
 from registry.client import TrackingClient
-from registry.errors import RegistryUnavailableError
+from registry.errors import KeyFileError, RegistryRefusedError, RegistryUnavailableError
 from registry.evidence import Verdict
 from registry.onnx_model import OnnxModel
-from registry.stages import Registry, Stage
+from registry.settings import KeySettings
+from registry.stage import Stage
+from registry.stages import Registry
 from registry.tags import MODEL
 
 # What may pass by itself: the registry, object storage, a network file system.
@@ -41,7 +44,7 @@ async def may_pass(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) ->
     """Whether a failed task is worth another try: only if something outside failed."""
     error = await state.aresult(raise_on_failure=False)
     if isinstance(error, MlflowException):
-        return int(error.get_http_status_code()) >= 500  # type: ignore[no-untyped-call]
+        return int(error.get_http_status_code()) >= 500
     return isinstance(error, _OUTSIDE)
 
 
@@ -189,6 +192,7 @@ def convert(spec: ModelSpec, winner: models.Fitted, test: Rows) -> tuple[bytes, 
 def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: Path) -> Verdict:
     """Run the gate on the very bytes that would be served."""
     with step(spec, "check") as say:
+        rival = _rival(spec)
         verdict = run_gate(
             spec,
             train=train.frame,
@@ -196,6 +200,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
             model=OnnxModel(content),
             report_dir=report_dir,
             git_commit=tracking.git_commit(),
+            rival=rival,
         )
         good = sum(o.status == "passed" for o in verdict.outcomes)
         say(f"{'passed' if verdict.passed else 'REFUSED'}; {good} of {len(verdict.outcomes)} checks passed")
@@ -244,13 +249,27 @@ def register(spec: ModelSpec, model_id: str, verdict: Verdict, score: float) -> 
 
 
 @task(**_RETRIES)
+def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
+    """Sign the verdict on the version and put it there; False where the gate's key is not at hand."""
+    with step(spec, "attest") as say, TrackingClient() as client:
+        registry = Registry(client)
+        try:
+            made = registry.attest(registry.version(spec.name, number), verdict, KeySettings())
+        except KeyFileError as error:
+            say(f"NOT SIGNED: {error}")
+            return False
+        say(f"signed {made.digest[:19]}…")
+    return True
+
+
+@task(**_RETRIES)
 def promote(spec: ModelSpec, number: int) -> str:
-    """Move the version through Staging to Production. The registry asks for the verdict itself."""
+    """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:
         registry = Registry(client)
         version = registry.version(spec.name, number)
         for stage in (Stage.STAGING, Stage.PRODUCTION):
-            version = registry.promote(version, stage, spec.gate)
+            version = registry.promote(version, stage)
         say(f"version {number} is in {version.stage}")
     return version.stage.value
 
@@ -287,7 +306,14 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
             tracking.log_verdict(verdict, reports)
             score = _headline(spec, next(test for one, _, test, _ in scored if one is winner))
             number = register(spec, model_id, verdict, score)
-    stage = promote(spec, number) if promote_passed and verdict.passed else Stage.NONE.value
+    signed = attest(spec, number, verdict)
+    stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
+    if promote_passed and verdict.passed and signed:
+        try:
+            stage = promote(spec, number)
+        except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
+            refusals.append(str(error))
+            click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
     return Outcome(
         model=spec.name,
         version=number,
@@ -296,8 +322,18 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
         score=score,
         passed=verdict.passed,
         stage=stage,
-        refusals=tuple(f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals),
+        refusals=tuple(refusals),
     )
+
+
+def _rival(spec: ModelSpec) -> Rival | None:
+    """The version in Production, which the new one must not be worse than."""
+    with TrackingClient() as client:
+        registry = Registry(client)
+        current = registry.in_stage(spec.name, Stage.PRODUCTION)
+        if current is None:
+            return None
+        return Rival(registry.identity(current), OnnxModel(registry.model_bytes(current), threads=2))
 
 
 def _log_run(spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[Rows, Rows]) -> Any:

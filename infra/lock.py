@@ -21,7 +21,9 @@ COMPILE = [
 def main() -> None:
     """Write each file; `app.txt` and `bootstrap.txt` keep to the versions of `dev.txt`, which holds them."""
     dev = str(FOLDER / "dev.txt")
-    extras = ["pyproject.toml", "--extra", "serving", "--extra", "flows", "--extra", "local"]
+    extras = ["pyproject.toml"]
+    for room in ("serving", "server", "flows", "local"):
+        extras += ["--extra", room]
     _compile([*extras, "--extra", "dev", "-o", dev])
     _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])
     _compile(["-", "-c", dev, "-o", str(FOLDER / "bootstrap.txt")], "uv\n")

@@ -5,6 +5,8 @@ stand on this module (docs/decisions/002-rest-client.md).
 """
 
 from collections.abc import Iterator, Mapping
+from getpass import getuser
+from socket import gethostname
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -12,10 +14,13 @@ from urllib.parse import quote
 import httpx
 
 from registry.errors import NotFoundError, RegistryRefusedError, RegistryUnavailableError
+from registry.headers import ACTOR_HEADER
 from registry.settings import RegistrySettings
 
 _API = "/api/2.0/mlflow/"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+# How the guard's refusals begin (registry/server/store.py).
+_GUARD = "Greenroom refused: "
 _NOT_MLFLOW = "{url} does not answer like an MLflow server. Check GREENROOM_TRACKING_URI."
 
 
@@ -33,7 +38,12 @@ class TrackingClient:
             auth = httpx.BasicAuth(settings.tracking_username, settings.tracking_password.get_secret_value())
         try:
             base = httpx.URL(settings.tracking_url)
-            self._http = httpx.Client(base_url=base, auth=auth, timeout=settings.tracking_timeout)
+            self._http = httpx.Client(
+                base_url=base,
+                auth=auth,
+                timeout=settings.tracking_timeout,
+                headers={ACTOR_HEADER: quote(_me())},
+            )
         except httpx.InvalidURL as error:
             raise RegistryUnavailableError(
                 f"GREENROOM_TRACKING_URI is not a web address ({error}); it looks like http://127.0.0.1:5000."
@@ -66,9 +76,15 @@ class TrackingClient:
             raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         return answer[key]
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """POST to one of MLflow's REST endpoints and return its answer."""
-        return self._json(self._send("POST", _API + path, json=body))
+    def post(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """POST to one of MLflow's REST endpoints and return its answer.
+
+        `headers` are Greenroom's own (registry/headers.py), in plain text.
+        """
+        encoded = {name: quote(value) for name, value in (headers or {}).items()}
+        return self._json(self._send("POST", _API + path, json=body, headers=encoded))
 
     def pages(self, path: str, params: Mapping[str, str | int], key: str) -> Iterator[dict[str, Any]]:
         """Yield the items under `key` of every page of a search."""
@@ -91,6 +107,20 @@ class TrackingClient:
             if self._lists(root, path):
                 raise
         raise NotFoundError(f"There is no artifact {path} under {uri}.")
+
+    def artifact_paths(self, uri: str) -> list[str]:
+        """Return the path of every file under an artifact URI, relative to it."""
+        root, folders = _proxied(uri), [""]
+        found: list[str] = []
+        while folders:
+            folder = folders.pop()
+            answer = self._json(
+                self._send("GET", _ARTIFACTS, params={"path": f"{root}/{folder}".rstrip("/")})
+            )
+            for file in answer.get("files", []):
+                path = f"{folder}/{str(file['path']).rpartition('/')[2]}".lstrip("/")
+                (folders if file.get("is_dir") else found).append(path)
+        return sorted(found)
 
     def put_artifact(self, uri: str, path: str, content: bytes) -> None:
         """Write `path` under an artifact URI."""
@@ -120,6 +150,8 @@ class TrackingClient:
             raise RegistryUnavailableError(
                 f"The tracking server at {self.url} failed with status {response.status_code}: {message}"
             )
+        if message.startswith(_GUARD):  # a sentence for people, as it is
+            raise RegistryRefusedError(message)
         raise RegistryRefusedError(f"The tracking server refused ({response.status_code}): {message}")
 
     def _json(self, response: httpx.Response) -> dict[str, Any]:
@@ -130,6 +162,14 @@ class TrackingClient:
         if not isinstance(answer, dict):
             raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         return answer
+
+
+def _me() -> str:
+    """Return who runs this, as the machine knows it: a claim, which the server records as one."""
+    try:
+        return f"{getuser()}@{gethostname()}"
+    except (OSError, KeyError):  # a container's user may have no name
+        return gethostname()
 
 
 def _proxied(uri: str) -> str:

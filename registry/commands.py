@@ -1,15 +1,38 @@
-"""Subcommands of this room."""
+"""Subcommands that change what is in a stage: promote, rollback; and the keys that speak for it."""
+
+import sys
+from getpass import getuser
 
 import click
+from rich.console import Console
+from rich.table import Table
 
-from catalog.loader import get_model
+from registry import audit
+from registry import keys as signing
 from registry.client import TrackingClient
-from registry.stages import Registry, Stage
+from registry.errors import NotFoundError, RegistryRefusedError
+from registry.settings import KeySettings
+from registry.stage import Stage
+from registry.stages import Registry
+
+_VERSION = click.IntRange(min=1)
+
+
+class _Reason(click.ParamType[str]):
+    """A sentence, not blank: the audit keeps it for people."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it without blanks around it."""
+        if not value.strip():
+            self.fail("say why, in a sentence", param, ctx)
+        return value.strip()
 
 
 @click.command()
 @click.argument("model")
-@click.argument("version", type=click.IntRange(min=1))
+@click.argument("version", type=_VERSION)
 @click.option(
     "--to",
     "stage",
@@ -18,18 +41,128 @@ from registry.stages import Registry, Stage
     show_default=True,
     help="Stage to move the version to.",
 )
-def promote(model: str, version: int, stage: str) -> None:
-    """Move VERSION of MODEL to a stage, if the gate let it pass.
+@click.option("--reason", type=_Reason(), help="Why; the audit keeps it. An override needs one.")
+@click.option(
+    "--override",
+    is_flag=True,
+    help="Break the glass: promote on your signed word instead of the gate's. Needs an operator's key.",
+)
+def promote(model: str, version: int, stage: str, reason: str | None, *, override: bool) -> None:
+    """Move VERSION of MODEL to a stage, if its evidence allows it.
 
-    To Production it goes through Staging, and the version that was there is archived.
-    Exit code 1 when the gate did not pass these very bytes.
+    To Production it goes through Staging, and the version that was there is archived. The server decides;
+    exit code 1 when it refuses, and it says why.
     """
-    spec = get_model(model)
     target = Stage(stage)
+    if override and not reason:
+        raise click.UsageError("--override needs --reason: the audit will show it for good.")
+    if override and target not in (Stage.STAGING, Stage.PRODUCTION):
+        raise click.UsageError(f"A move to {target} needs no evidence, so there is nothing to override.")
     with TrackingClient() as client:
         registry = Registry(client)
         found = registry.version(model, version)
-        if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
-            found = registry.promote(found, Stage.STAGING, spec.gate)
-        moved = registry.promote(found, target, spec.gate)
-    click.echo(f"{moved} is in {moved.stage}.")
+        if override:
+            moved = registry.override(
+                found, target, reason=reason or "", operator=getuser(), settings=KeySettings()
+            )
+        else:
+            if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
+                found = registry.promote(found, Stage.STAGING, reason)
+            moved = registry.promote(found, target, reason)
+    how = ", by override; the audit says so" if override else ""
+    click.echo(f"{moved} is in {moved.stage}{how}.")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--reason", type=_Reason(), required=True, help="Why; the audit keeps it.")
+@click.option("--to", "number", type=_VERSION, help="A certain earlier version instead of the last good one.")
+def rollback(model: str, reason: str, number: int | None) -> None:
+    """Bring the last good version of MODEL back to Production, and archive the one that is there.
+
+    Good is a version that was promoted by right, was not rolled back from, and still holds the bytes that
+    were checked. Needs the tracking server and its stores alone. Exit code 1 when there is none.
+    """
+    with TrackingClient() as client:
+        registry = Registry(client)
+        current = registry.in_stage(model, Stage.PRODUCTION)
+        rows = audit.history(client, model)
+        targets = audit.rollback_targets(rows, current.number if current else None)
+        if number is not None and number not in targets:
+            listed = ", ".join(map(str, targets)) or "none"
+            raise RegistryRefusedError(
+                f"{model} version {number} is none to roll back to. There are: {listed}."
+            )
+        for target in [number] if number is not None else targets:
+            try:
+                moved = registry.rollback(registry.version(model, target), reason)
+            except (NotFoundError, RegistryRefusedError) as error:
+                if number is not None:
+                    raise
+                click.secho(f"Version {target} cannot come back. {error}", fg="yellow", err=True)
+                continue
+            was = f"; version {current.number} is archived" if current else ""
+            click.echo(f"{moved} is in Production again{was}.")
+            return
+    raise RegistryRefusedError(
+        f"{model} has no earlier version to roll back to. `greenroom history {model}` shows what was; "
+        f"`greenroom promote {model} VERSION` takes a version up."
+    )
+
+
+@click.group()
+def keys() -> None:
+    """The keys that sign evidence (gate) and overrides (operator), and those that are trusted."""
+
+
+@keys.command("create")
+@click.argument("role", type=click.Choice(signing.ROLES))
+def create_key(role: signing.Role) -> None:
+    """Make a key pair for ROLE.
+
+    The private key stays here (mode 0600). Its public half goes to the trusted keys; bring it to the
+    trusted keys of the server and of the predictor, if those are elsewhere.
+    """
+    _said(signing.create(role, KeySettings()), "Created")
+
+
+@keys.command("rotate")
+@click.argument("role", type=click.Choice(signing.ROLES))
+def rotate_key(role: signing.Role) -> None:
+    """Make a new key pair for ROLE. What the old key signed stays valid until `greenroom keys retire`."""
+    _said(signing.create(role, KeySettings(), replace=True), "Rotated: from now on evidence is signed with")
+
+
+@keys.command("retire")
+@click.argument("keyid")
+def retire_key(keyid: str) -> None:
+    """Trust the key whose id starts with KEYID no longer.
+
+    What it signed counts as signed by nobody: `greenroom verify` lists the versions that need the gate anew.
+    """
+    gone = signing.retire(keyid, KeySettings())
+    click.echo(f"The {gone.role} key {gone.keyid[:12]} is not trusted any more. Run `greenroom verify`.")
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the trusted keys, and whether the private half is here. Exit code 1 if there are none."""
+    settings = KeySettings()
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("role", "key", "private half", "file"):
+        table.add_column(heading, no_wrap=True)
+    found = [key for role in signing.ROLES for key in signing.trusted(role, settings)]
+    for key in found:
+        path = signing.private_path(key.role, settings)
+        here = path.exists() and signing.signer(key.role, settings).public_key.keyid == key.keyid
+        table.add_row(key.role, key.keyid[:12], "here" if here else "", str(key.path))
+    if not found:
+        click.echo(
+            f"No key is trusted in {settings.trusted_keys_path}; `greenroom keys create gate` makes one."
+        )
+        sys.exit(1)
+    Console(soft_wrap=True).print(table)
+
+
+def _said(key: signing.TrustedKey, what: str) -> None:
+    click.echo(f"{what} {key.role} key {key.keyid[:12]}. Its public half is {key.path}.")

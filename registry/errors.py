@@ -1,5 +1,7 @@
 """One exception for each way the registry says no; each message says what to do next."""
 
+from typing import ClassVar
+
 
 class RegistryError(Exception):
     """Base of what the registry room raises."""
@@ -17,13 +19,85 @@ class NotFoundError(RegistryError):
     """There is no such model, version or artifact."""
 
 
-class GateNotPassedError(RegistryError):
-    """The version has no passing verdict for exactly these bytes, so it may not be promoted."""
-
-
 class BadTransitionError(RegistryError):
     """The version may not move from its stage to the one that was asked for."""
 
 
 class ModelFormatError(RegistryError):
     """The file is not a model this project can serve."""
+
+
+class KeyFileError(RegistryError):
+    """A signing key is missing, exists already, or cannot be read."""
+
+
+class EvidenceError(RegistryError):
+    """The evidence does not allow what was asked for. `code` is stable, for programs and the audit."""
+
+    code: ClassVar[str] = "evidence"
+
+
+class EvidenceMissingError(EvidenceError):
+    """The version has no evidence at all."""
+
+    code = "missing"
+
+
+class EvidenceUnreadableError(EvidenceError):
+    """It is no DSSE envelope with an in-toto Statement of a kind that is known here."""
+
+    code = "unreadable"
+
+
+class EvidenceUnsignedError(EvidenceError):
+    """The envelope bears no signature."""
+
+    code = "unsigned"
+
+
+class EvidenceWrongKeyError(EvidenceError):
+    """It is signed, but with no key that is trusted for this."""
+
+    code = "wrong-key"
+
+
+class EvidenceForgedError(EvidenceError):
+    """It names a trusted key, and the signature is not that key's signature of this content."""
+
+    code = "forged"
+
+
+class EvidenceForeignError(EvidenceError):
+    """It is about another model version."""
+
+    code = "foreign"
+
+
+class EvidenceFailedError(EvidenceError):
+    """It says that the gate refused the version."""
+
+    code = "failed"
+
+
+class EvidenceStaleError(EvidenceError):
+    """It is too old, or was made under another policy."""
+
+    code = "stale"
+
+
+class EvidenceIncumbentError(EvidenceError):
+    """It compares the version with another one than is in Production now."""
+
+    code = "incumbent"
+
+
+class EvidenceUsedError(EvidenceError):
+    """It has taken the version to Production once already."""
+
+    code = "replayed"
+
+
+class EvidenceBytesError(EvidenceError):
+    """The version holds other files than those the evidence is about."""
+
+    code = "bytes"

@@ -1,5 +1,7 @@
 """What the gate found out about one set of model bytes. Whether it passed is derived, never stored alone."""
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Literal, Self
@@ -19,9 +21,25 @@ def digest(content: bytes) -> str:
     return f"sha256:{sha256(content).hexdigest()}"
 
 
+def tree_digest(files: Mapping[str, str]) -> str:
+    """Return one digest of several files, given the SHA-256 of each by its path."""
+    return digest(json.dumps(sorted(files.items()), separators=(",", ":")).encode())
+
+
 def policy_digest(policy: GatePolicy) -> str:
     """Return the digest of a gate policy, so that a verdict says which rules it applied."""
     return digest(policy.model_dump_json().encode())
+
+
+class Incumbent(BaseModel):
+    """The version in Production that another one was compared with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: int
+    digest: str | None = Field(
+        description="Digest of all its files, `sha256:HEX`; None where no evidence says what they should be."
+    )
 
 
 class CheckOutcome(BaseModel):
@@ -48,6 +66,9 @@ class Verdict(BaseModel):
     policy_digest: str
     dataset_digests: dict[str, str] = Field(description="Digest of the training and held-out rows.")
     git_commit: str | None = None
+    incumbent: Incumbent | None = Field(
+        default=None, description="The version in Production it was compared with; none if there was none."
+    )
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     outcomes: tuple[CheckOutcome, ...]
 

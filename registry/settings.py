@@ -31,8 +31,56 @@ class GreenroomSettings(BaseSettings):
         super().__init__(_env_file=home() / "stack.env", **values)
 
 
-class RegistrySettings(GreenroomSettings):
-    """How to reach the MLflow tracking server."""
+class KeySettings(GreenroomSettings):
+    """Where signing keys are, and how long what they signed is good for."""
+
+    gate_key: str = Field(
+        default="",
+        description="GREENROOM_GATE_KEY: file of the gate's private key. Default: GREENROOM_HOME/keys/gate.pem.",
+    )
+    operator_key: str = Field(
+        default="",
+        description="GREENROOM_OPERATOR_KEY: file of an operator's private key. "
+        "Default: GREENROOM_HOME/keys/operator.pem.",
+    )
+    trusted_keys: str = Field(
+        default="",
+        description="GREENROOM_TRUSTED_KEYS: folder with the public keys that are believed, gate/*.pem and "
+        "operator/*.pem. Default: GREENROOM_HOME/keys/trusted.",
+    )
+    evidence_max_age: float = Field(
+        default=30.0,
+        gt=0,
+        description="GREENROOM_EVIDENCE_MAX_AGE: days after which the gate's evidence is too old to promote on.",
+    )
+    override_max_age: float = Field(
+        default=15.0,
+        gt=0,
+        description="GREENROOM_OVERRIDE_MAX_AGE: minutes within which a signed override must be used.",
+    )
+
+    @property
+    def gate_key_path(self) -> Path:
+        """The file of the gate's private key."""
+        return _path(self.gate_key) or home() / "keys" / "gate.pem"
+
+    @property
+    def operator_key_path(self) -> Path:
+        """The file of the operator's private key."""
+        return _path(self.operator_key) or home() / "keys" / "operator.pem"
+
+    @property
+    def trusted_keys_path(self) -> Path:
+        """The folder of public keys."""
+        return _path(self.trusted_keys) or home() / "keys" / "trusted"
+
+
+def _path(given: str) -> Path | None:
+    return Path(given).expanduser().resolve() if given else None
+
+
+class RegistrySettings(KeySettings):
+    """How to reach the MLflow tracking server, and whose signatures to believe."""
 
     tracking_uri: str = Field(
         default="",

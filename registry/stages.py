@@ -1,36 +1,36 @@
-"""Versions and the stages they move through.
+"""Versions and the stages they move through, as a client of the tracking server sees them.
 
-The mechanism (MLflow's stages today, aliases one day) is known to this module alone.
+The mechanism (MLflow's stages today, aliases one day) is known to this module alone. Whether a version may
+move is decided by the server (registry/server); this module asks, signs and tells.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
 from pydantic import ValidationError
 
-from catalog.spec import GatePolicy
+from registry import audit, keys, rules
+from registry.attestation import Evidence, attest_override, attest_verdict, peek, verify
 from registry.client import TrackingClient
 from registry.errors import (
     BadTransitionError,
-    GateNotPassedError,
+    EvidenceBytesError,
+    EvidenceError,
     NotFoundError,
     RegistryRefusedError,
 )
-from registry.evidence import VERDICT_ARTIFACT, Verdict, digest
+from registry.evidence import VERDICT_ARTIFACT, Incumbent, Verdict, tree_digest
+from registry.headers import ACTION_HEADER, REASON_HEADER, ROLLBACK
+from registry.settings import KeySettings
+from registry.stage import Stage
+from registry.tags import EVIDENCE, OVERRIDE, REPORT
 
 # The file of a version that is served; MLflow's ONNX flavour gives it this name.
 MODEL_FILE = "model.onnx"
-
-
-class Stage(StrEnum):
-    """Where a version stands."""
-
-    NONE = "None"
-    STAGING = "Staging"
-    PRODUCTION = "Production"
-    ARCHIVED = "Archived"
-
+# What the gate found, without the rows that it looked at.
+_REPORTS = (".html", ".json")
 
 # Upwards one step at a time; an archived version comes back through Staging.
 _ALLOWED = {
@@ -39,7 +39,6 @@ _ALLOWED = {
     Stage.ARCHIVED: {Stage.NONE, Stage.STAGING, Stage.PRODUCTION},
     Stage.NONE: {Stage.STAGING, Stage.ARCHIVED},
 }
-_GATED = {Stage.STAGING, Stage.PRODUCTION}
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,11 @@ class Version:
     def __str__(self) -> str:
         return f"{self.model} version {self.number}"
 
+    @property
+    def candidate(self) -> rules.Candidate:
+        """The version, as the rules of promotion speak of it."""
+        return rules.Candidate(self.model, self.number, self.source)
+
 
 class Registry:
     """The model registry, as this project speaks of it. Errors are those of `TrackingClient` too."""
@@ -69,6 +73,11 @@ class Registry:
             "model-versions/search", {"filter": f"name = '{_quoted(model)}'"}, "model_versions"
         )
         return sorted(map(_version, found), key=lambda version: version.number, reverse=True)
+
+    def models(self) -> list[str]:
+        """Return the names of all registered models."""
+        found = self._client.pages("registered-models/search", {}, "registered_models")
+        return sorted(str(model["name"]) for model in found)
 
     def version(self, model: str, number: int) -> Version:
         """Return one version; `NotFoundError` if there is none."""
@@ -89,6 +98,8 @@ class Registry:
         found = answer.get("model_versions", [])
         return _version(found[0]) if found else None
 
+    # What a version is made of
+
     def verdict(self, version: Version) -> Verdict:
         """Return the gate's verdict on a version; `NotFoundError` if there is none that can be read."""
         try:
@@ -101,6 +112,14 @@ class Registry:
         except ValidationError as error:
             raise NotFoundError(f"{version} has a verdict that cannot be read: {error}") from error
 
+    def run(self, version: Version) -> dict[str, Any]:
+        """Return the run that made a version, as MLflow describes it."""
+        if not version.run_id:
+            raise NotFoundError(f"{version} was not made by a run, so there is no evidence to look at.")
+        answer = self._client.get("runs/get", {"run_id": version.run_id})
+        found: dict[str, Any] = self._client.require(answer, "run")
+        return found
+
     def artifact(self, version: Version, path: str) -> bytes:
         """Return the bytes of an artifact of the run that made a version."""
         return self._client.artifact(self._run_artifacts(version), path)
@@ -111,21 +130,90 @@ class Registry:
 
     def model_bytes(self, version: Version) -> bytes:
         """Return the ONNX file of a version, as the tracking server holds it now."""
-        answer = self._client.get(
-            "model-versions/get-download-uri", {"name": version.model, "version": version.number}
-        )
         try:
-            return self._client.artifact(self._client.require(answer, "artifact_uri"), MODEL_FILE)
+            return self._client.artifact(self._location(version), MODEL_FILE)
         except NotFoundError as error:
             raise NotFoundError(f"{version} has no {MODEL_FILE}: only ONNX models are served.") from error
 
-    def promote(self, version: Version, to: Stage, policy: GatePolicy) -> Version:
-        """Move a version to a stage and return it as it stands then.
+    def files(self, version: Version) -> dict[str, str]:
+        """Return the SHA-256 of each of a version's files, by path, as the tracking server holds them now."""
+        return self._digests(self._location(version))
 
-        A move to Staging or Production needs a passing verdict on exactly the bytes that the version
-        holds, with every check that `policy` requires; `GateNotPassedError` says what is missing.
-        `BadTransitionError` for a step that is not allowed. A version already there is left alone.
-        The version that was in Production before is archived, so that there is never a second one.
+    def report_digest(self, version: Version) -> str:
+        """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
+        uri = f"{self._run_artifacts(version)}/gate"
+        return tree_digest({p: d for p, d in self._digests(uri).items() if p.endswith(_REPORTS)})
+
+    def identity(self, version: Version) -> Incumbent:
+        """Return which version this is, by the files that it holds now."""
+        return Incumbent(version=version.number, digest=tree_digest(self.files(version)))
+
+    # Evidence
+
+    def attest(self, version: Version, verdict: Verdict, settings: KeySettings) -> Evidence:
+        """Sign a verdict on a version, whose reports are in its run already, and put it on the version.
+
+        Raises `KeyFileError` without the gate's key, and `EvidenceBytesError` when the registry holds
+        another model file than the one that was checked.
+        """
+        signer = keys.signer("gate", settings)
+        files = self.files(version)
+        if digest_of(files, MODEL_FILE) != verdict.model_digest:
+            raise EvidenceBytesError(
+                f"{version} does not hold the model that was checked: its {MODEL_FILE} is "
+                f"{digest_of(files, MODEL_FILE)}, the verdict is about {verdict.model_digest}."
+            )
+        envelope = attest_verdict(
+            verdict,
+            version=version.number,
+            source=version.source,
+            files=files,
+            report_digest=self.report_digest(version),
+            signer=signer,
+        )
+        self.tag(version, EVIDENCE, envelope)
+        made = peek(envelope)
+        if made is None:
+            raise AssertionError("a statement that was just made can be read")
+        return made
+
+    def evidence(self, version: Version, settings: KeySettings) -> Evidence:
+        """Return the evidence that speaks for a version: the gate's, else an operator's override.
+
+        It is genuine (signed by a key in `settings`, about this version) and no refusal; the bytes are the
+        caller's to compare. Raises the `EvidenceError` that says what is wrong.
+        """
+        problem: EvidenceError = rules.missing(version.candidate)
+        trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
+        for tag in (EVIDENCE, OVERRIDE):
+            if tag not in version.tags:
+                continue
+            try:
+                found = verify(version.tags[tag], trusted)
+                rules.require_about(found, version.candidate)
+                rules.require_passed(found, version.candidate)
+            except EvidenceError as error:
+                problem = error
+            else:
+                return found
+        raise problem
+
+    def tag(self, version: Version, key: str, value: str) -> None:
+        """Set a tag of a version."""
+        body = {"name": version.model, "version": str(version.number), "key": key, "value": value}
+        self._client.post("model-versions/set-tag", body)
+
+    def report_mismatch(self, version: Version) -> None:
+        """Tell the server that a version's bytes are not those of its evidence; it looks, and records it."""
+        self.tag(version, REPORT, "bytes")
+
+    # Moves
+
+    def promote(self, version: Version, to: Stage, reason: str | None = None) -> Version:
+        """Move a version to a stage and return it as it stands then. A version already there is left alone.
+
+        Raises `RegistryRefusedError` with the server's reason, also when the server has no guard, and
+        `BadTransitionError` for a step that is not allowed.
         """
         version = self.version(version.model, version.number)
         if version.stage == to:
@@ -135,8 +223,38 @@ class Registry:
                 f"{version} is in {version.stage} and cannot move straight to {to}; "
                 f"it must be in {' or '.join(sorted(_ALLOWED[to]))}. Promote it to Staging first."
             )
-        if to in _GATED:
-            self.require_passed(version, policy)
+        return self._move(version, to, {REASON_HEADER: reason} if reason else {})
+
+    def override(
+        self, version: Version, to: Stage, *, reason: str, operator: str, settings: KeySettings
+    ) -> Version:
+        """Move a version to a stage on an operator's signed word instead of the gate's, and return it.
+
+        Raises `KeyFileError` without the operator's key, and `RegistryRefusedError` with the server's reason.
+        """
+        signer = keys.signer("operator", settings)
+        version = self.version(version.model, version.number)
+        current = self.in_stage(version.model, Stage.PRODUCTION)
+        envelope = attest_override(
+            model=version.model,
+            version=version.number,
+            source=version.source,
+            files=self.files(version),
+            incumbent=self._named(current) if current and current.number != version.number else None,
+            reason=reason,
+            operator=operator,
+            signer=signer,
+        )
+        audit.require_guard(self._client, version.model)
+        self.tag(version, OVERRIDE, envelope)
+        return self._move(version, to, {REASON_HEADER: reason})
+
+    def rollback(self, version: Version, reason: str) -> Version:
+        """Bring a version that was in Production before back there; `RegistryRefusedError` if it may not."""
+        return self._move(version, Stage.PRODUCTION, {REASON_HEADER: reason, ACTION_HEADER: ROLLBACK})
+
+    def _move(self, version: Version, to: Stage, headers: Mapping[str, str]) -> Version:
+        audit.require_guard(self._client, version.model)
         answer = self._client.post(
             "model-versions/transition-stage",
             {
@@ -146,37 +264,36 @@ class Registry:
                 # MLflow takes this flag for Staging and Production only.
                 "archive_existing_versions": to is Stage.PRODUCTION,
             },
+            headers,
         )
         return _version(self._client.require(answer, "model_version"))
 
-    def require_passed(self, version: Version, policy: GatePolicy) -> Verdict:
-        """Return the passing verdict of a version, or raise `GateNotPassedError` with the reasons."""
-        try:
-            verdict = self.verdict(version)
-        except NotFoundError as error:
-            raise GateNotPassedError(str(error)) from error
-        if verdict.model != version.model:
-            raise GateNotPassedError(f"The verdict of {version} is about the model {verdict.model}.")
-        if not verdict.passed:
-            reasons = "; ".join(f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals)
-            raise GateNotPassedError(f"The gate refused {version}: {reasons or 'no check was required'}")
-        if absent := verdict.missing_from(policy):
-            raise GateNotPassedError(
-                f"The verdict of {version} lacks checks that the policy requires now: {', '.join(absent)}. "
-                f"Run `greenroom gate {version.model} {version.number} --rerun`."
-            )
-        if (found := digest(self.model_bytes(version))) != verdict.model_digest:
-            raise GateNotPassedError(
-                f"{version} does not hold the bytes that were checked: its file is {found}, "
-                f"the verdict is about {verdict.model_digest}."
-            )
-        return verdict
+    def _named(self, version: Version) -> Incumbent:
+        """The incumbent as its own evidence has it: an override must work when its bytes are broken, too."""
+        for tag in (EVIDENCE, OVERRIDE):
+            if tag in version.tags and (found := peek(version.tags[tag])):
+                return Incumbent(version=version.number, digest=found.files_digest)
+        return self.identity(version)
+
+    def _digests(self, uri: str) -> dict[str, str]:
+        return {
+            path: sha256(self._client.artifact(uri, path)).hexdigest()
+            for path in self._client.artifact_paths(uri)
+        }
+
+    def _location(self, version: Version) -> str:
+        answer = self._client.get(
+            "model-versions/get-download-uri", {"name": version.model, "version": version.number}
+        )
+        return str(self._client.require(answer, "artifact_uri"))
 
     def _run_artifacts(self, version: Version) -> str:
-        if not version.run_id:
-            raise NotFoundError(f"{version} was not made by a run, so there is no evidence to look at.")
-        run = self._client.get("runs/get", {"run_id": version.run_id})
-        return str(self._client.require(run, "run")["info"]["artifact_uri"])
+        return str(self.run(version)["info"]["artifact_uri"])
+
+
+def digest_of(files: Mapping[str, str], path: str) -> str | None:
+    """Return the digest of one file as `sha256:HEX`, or None if it is not there."""
+    return f"sha256:{files[path]}" if path in files else None
 
 
 def _version(raw: dict[str, Any]) -> Version:

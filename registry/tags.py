@@ -1,7 +1,16 @@
 """Names of the tags that Greenroom puts on runs and model versions."""
 
+import unicodedata
+
 MODEL = "greenroom.model"
+# On a version these three are reserved: the server takes only valid evidence for that very version, and
+# writes `greenroom.gate` itself, from the evidence.
+EVIDENCE = "greenroom.evidence"
+OVERRIDE = "greenroom.override"
 GATE = "greenroom.gate"
+# Setting it asks the server to look at a version's bytes again; it is never stored.
+REPORT = "greenroom.report"
+_RESERVED = frozenset({EVIDENCE, OVERRIDE, GATE, REPORT})
 METRIC = "greenroom.metric"
 SCORE = "greenroom.score"
 
@@ -9,3 +18,13 @@ SCORE = "greenroom.score"
 def check_tag(check: str) -> str:
     """Return the tag that holds the status of one of the gate's checks."""
     return f"check.{check}"
+
+
+def folded(name: str) -> str:
+    """Return a name as a person reads it: without case, width and look-alike forms of Unicode."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a tag's key is reserved, or could be taken for one that is."""
+    return folded(key) in _RESERVED

@@ -83,7 +83,11 @@ def prepare(settings: LocalSettings) -> None:
 
 
 def create_databases(settings: LocalSettings) -> None:
-    """Create the databases that are missing, each with an owner of the same name and its password."""
+    """Create the databases that are missing, each with a role of the same name and its password.
+
+    Prefect owns its database. MLflow's role does not: what it owned, it could take the guard from
+    (docs/promotion.md); `greenroom migrate` gives it its rights.
+    """
     passwords = {"mlflow": settings.mlflow_db_password, "prefect": settings.prefect_db_password}
     connection = _connect(settings)
     try:
@@ -99,7 +103,12 @@ def create_databases(settings: LocalSettings) -> None:
                 )
                 cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
                 if not cursor.fetchone():
-                    cursor.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(sql.Identifier(name)))
+                    owner = "postgres" if name == "mlflow" else name
+                    cursor.execute(
+                        sql.SQL("CREATE DATABASE {} OWNER {}").format(
+                            sql.Identifier(name), sql.Identifier(owner)
+                        )
+                    )
                     cursor.execute(
                         sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
                     )

@@ -52,6 +52,9 @@ def _s3(settings: LocalSettings) -> Service:
 
 
 def _mlflow(settings: LocalSettings) -> Service:
+    env = {"GREENROOM_HOME": str(home())}
+    if path := CatalogSettings().catalog_path:
+        env["GREENROOM_CATALOG_PATH"] = path
     return Service(
         name="mlflow",
         title="MLflow",
@@ -59,15 +62,13 @@ def _mlflow(settings: LocalSettings) -> Service:
         command=(
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
             *("--port", str(settings.mlflow_port), "--workers", "1", "--serve-artifacts"),
+            # The guard. Its database is the one below: what stands here is shown to clients.
+            *("--registry-store-uri", "greenroom://"),
         ),
         # In the environment, not on the command line: `ps` shows that to everybody.
         env={
-            "MLFLOW_BACKEND_STORE_URI": settings.database_url(
-                # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-                "postgresql+psycopg2",
-                "mlflow",
-                settings.mlflow_db_password,
-            ),
+            **env,
+            "MLFLOW_BACKEND_STORE_URI": mlflow_database(settings),
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": settings.s3_url,
             "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
@@ -77,7 +78,14 @@ def _mlflow(settings: LocalSettings) -> Service:
         },
         ready=lambda: _http_ok(f"{settings.mlflow_url}/health"),
         variable="GREENROOM_MLFLOW_PORT",
+        uses=(_code_digest("catalog", "registry"),),
     )
+
+
+def mlflow_database(settings: LocalSettings) -> str:
+    """Return the URL of MLflow's database, as the role that its server runs as."""
+    # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
+    return settings.database_url("postgresql+psycopg2", "mlflow", settings.mlflow_db_password)
 
 
 def _prefect(settings: LocalSettings) -> Service:

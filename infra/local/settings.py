@@ -56,9 +56,10 @@ class LocalSettings(GreenroomSettings):
         """Where the S3 server answers."""
         return f"http://127.0.0.1:{self.s3_port}"
 
-    def database_url(self, driver: str, name: str, password: SecretStr) -> str:
-        """Return the URL of a database whose owner has the same name. Holds a password: never log it."""
-        return f"{driver}://{name}:{password.get_secret_value()}@127.0.0.1:{self.postgres_port}/{name}"
+    def database_url(self, driver: str, name: str, password: SecretStr, role: str = "") -> str:
+        """Return the URL of a database, as the role of the same name or another. Holds a password: never log it."""
+        secret = password.get_secret_value()
+        return f"{driver}://{role or name}:{secret}@127.0.0.1:{self.postgres_port}/{name}"
 
 
 _SECRETS = (

@@ -9,20 +9,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import httpx
 import psutil
 
 from catalog.loader import load_catalog
-from infra.local import postgres
+from infra.local import guard, postgres
 from infra.local.process import Service, StackError, is_current, marked, processes, start, stop
 from infra.local.services import all_services
 from infra.local.settings import LocalSettings, load_or_create
 from registry.client import TrackingClient
-from registry.errors import RegistryError
+from registry.errors import RegistryError, RegistryRefusedError
 from registry.settings import home
-from registry.stages import Registry, Stage, Version
-from registry.tags import GATE, METRIC, SCORE
+from registry.stage import Stage
+from registry.stages import Registry, Version
+from registry.tags import EVIDENCE, GATE, METRIC, OVERRIDE, SCORE
 
 Say = Callable[[str], None]
 
@@ -108,6 +110,8 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     stop(service)
     if service.name == "postgres":
         postgres.prepare(settings)
+    if service.name == "mlflow":
+        guard.prepare(settings)
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
@@ -125,8 +129,8 @@ def train_what_is_missing(say: Say) -> bool:
         newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
         missing = [name for name, version in newest.items() if version is None]
         for version in newest.values():
-            if version and version.tags.get(GATE) == "passed":
-                _finish_promotion(registry, version, say)
+            if version:
+                _finish(registry, version, say)
         if missing:
             say(f"Training {', '.join(missing)}")
             # Each in a process of its own: they share nothing, and one that fails takes none down.
@@ -140,13 +144,25 @@ def _train(name: str) -> None:
     subprocess.run([sys.executable, "-m", "flows", name, "--promote"], check=False)
 
 
-def _finish_promotion(registry: Registry, version: Version, say: Say) -> None:
-    if version.stage not in (Stage.NONE, Stage.STAGING) or registry.in_stage(version.model, Stage.PRODUCTION):
+def _finish(registry: Registry, version: Version, say: Say) -> None:
+    """Go on where a training was killed: between registration, evidence and promotion."""
+    current = registry.in_stage(version.model, Stage.PRODUCTION)
+    for number, unproven in {v.number: v for v in (current, version) if v}.items():
+        # Registered and not yet signed, or from before there was evidence.
+        if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
+            say(f"{unproven} has no evidence; asking the gate")
+            command = [str(Path(sys.executable).parent / "greenroom"), "gate", version.model, str(number)]
+            subprocess.run([*command, "--rerun"], stdout=subprocess.DEVNULL, check=False)
+    version = registry.version(version.model, version.number)
+    if current or version.stage not in (Stage.NONE, Stage.STAGING) or version.tags.get(GATE) != "passed":
         return
-    policy = load_catalog()[version.model].gate
-    for stage in (Stage.STAGING, Stage.PRODUCTION):
-        version = registry.promote(version, stage, policy)
-    say(f"{version} had passed the gate but was not promoted; it is in Production now")
+    try:
+        for stage in (Stage.STAGING, Stage.PRODUCTION):
+            version = registry.promote(version, stage)
+    except RegistryRefusedError as error:
+        say(f"{version} had passed the gate but is not promoted. {error}")
+    else:
+        say(f"{version} had passed the gate but was not promoted; it is in Production now")
 
 
 def refresh_predictor(settings: LocalSettings, say: Say) -> None:

@@ -1,0 +1,127 @@
+"""Challenger against incumbent: both predict the same held-out rows, and the difference gets an interval."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer
+
+from catalog.spec import ModelSpec
+from registry.evidence import CheckOutcome, Incumbent
+from registry.onnx_model import OnnxModel
+
+NAME = "IncumbentComparison"
+# Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): rows are drawn
+# again with replacement, the same ones for both models. 400 draws place the 2.5 % quantile within about 0.8 points.
+_DRAWS = 400
+_INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The version in Production: which one it is, and its model."""
+
+    incumbent: Incumbent
+    model: OnnxModel
+
+
+def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, rival: Rival) -> CheckOutcome:
+    """Return whether a challenger is no worse than the incumbent, as one more outcome of the gate.
+
+    `held_out` has the columns of `spec` (checks.frames). The outcome's value is the difference of the headline
+    metric (higher is better), its reason states both scores and the 95 % interval. An incumbent that cannot
+    predict these rows gives the status `error`, which refuses.
+    """
+    number = rival.incumbent.version
+    try:
+        scores = _scores(spec, held_out, (challenger, rival.model))
+    except Exception as error:  # noqa: BLE001 - whatever onnxruntime or a scorer raises: no comparison, no pass
+        reason = f"could not be compared with version {number} in Production: {type(error).__name__}: {error}"
+        return _outcome("error", reason, None)
+    difference = scores[:, 0] - scores[:, 1]
+    found = difference[0]
+    low, high = np.percentile(difference[1:], _INTERVAL)
+    allowed = spec.gate.max_worse
+    metric = spec.metric
+    reason = (
+        f"{metric} {scores[0, 0]:.4g} against {scores[0, 1]:.4g} of version {number} in Production, on the same "
+        f"{len(held_out):,} held-out rows: {found:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}; "
+    )
+    if not np.isfinite([found, low, high]).all():
+        return _outcome("error", reason + "which is no number", None)
+    worse = high < -allowed
+    limit = f"by more than {allowed:g} " if allowed else ""
+    reason += f"{'worse' if worse else 'not worse'} {limit}beyond noise"
+    return _outcome("failed" if worse else "passed", reason, float(found))
+
+
+def _outcome(status: Any, reason: str, value: float | None) -> CheckOutcome:
+    return CheckOutcome(
+        check=NAME, suite="model_evaluation", required=True, status=status, reason=reason, value=value
+    )
+
+
+def _scores(
+    spec: ModelSpec, held_out: pd.DataFrame, models: tuple[OnnxModel, ...]
+) -> npt.NDArray[np.float64]:
+    """Return the score of each model on all rows (first line), then on each draw of them."""
+    target = held_out[spec.target].to_numpy()
+    known = [_known(spec, held_out, model) for model in models]
+    score = get_scorer(spec.metric)
+    random = np.random.default_rng(spec.split.seed)
+    rows = np.arange(len(held_out))
+    draws = [rows, *(random.choice(rows, len(rows)) for _ in range(_DRAWS))]
+    with warnings.catch_warnings():
+        # A draw may miss a rare class; the scorer says so each time.
+        warnings.simplefilter("ignore")
+        return np.array(
+            [[score(one, draw, target[draw]) for one in known] for draw in draws], dtype=np.float64
+        )
+
+
+class _Known(BaseEstimator):  # type: ignore[misc]
+    """An estimator whose predictions are known already; rows are named by their position."""
+
+    def __init__(self, labels: Any, probabilities: Any = None, classes: Any = None) -> None:
+        self.labels, self.probabilities, self.classes_ = labels, probabilities, classes
+
+    def fit(self, *_: Any) -> "_Known":
+        """Be fitted already."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def predict(self, rows: Any) -> Any:
+        """Return the known predictions of rows."""
+        return self.labels[rows]
+
+
+class _KnownClassifier(ClassifierMixin, _Known):  # type: ignore[misc]
+    def predict_proba(self, rows: Any) -> Any:
+        """Return the known probabilities of rows."""
+        return self.probabilities[rows]
+
+
+class _KnownRegressor(RegressorMixin, _Known):  # type: ignore[misc]
+    pass
+
+
+def _known(spec: ModelSpec, rows: pd.DataFrame, model: OnnxModel) -> _Known:
+    said = model.description
+    if said.task != spec.task:
+        raise ValueError(f"it is a {said.task} model, this is a {spec.task}")
+    if absent := [name for name in said.features if name not in rows.columns or name == spec.target]:
+        raise ValueError(f"it reads {', '.join(absent)}, which these rows do not have")
+    labels, probabilities = model.predict(rows[list(said.features)].to_numpy(np.float32))
+    if probabilities is None:
+        return _KnownRegressor(labels.astype(np.float64))
+    order = np.argsort(said.classes)  # scikit-learn wants the classes sorted
+    # float32 rows sum to 1 within 1e-7, and log loss asks for better.
+    exact = probabilities[:, order].astype(np.float64)
+    exact /= exact.sum(axis=1, keepdims=True)
+    return _KnownClassifier(labels.astype(str), exact, np.array(said.classes)[order])

@@ -1,0 +1,163 @@
+"""The audit: an append-only, hash-chained list of what happened to stages. See registry/server/schema.sql.
+
+The server hands it out through MLflow's own API, as the tags of a version that an alias of a reserved name
+seems to point at; so reading it needs nothing but the address of the tracking server and, where there is a
+login, the right to read the model.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from registry.client import TrackingClient
+from registry.errors import NotFoundError, RegistryRefusedError
+
+# `ALIAS_PREFIX + kind + "-" + id` asks for the rows after that id.
+ALIAS_PREFIX = "greenroom-"
+HISTORY = "history"
+CHAIN = "chain"
+PAGE = 200
+PRODUCTION = "Production"
+_LEADING = frozenset({"promoted", "override", "rollback", "found"})
+
+
+class Row(BaseModel):
+    """One thing that happened. Fields that do not apply are None."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    id: int
+    at: str = Field(description="When, UTC, by the database's clock.")
+    action: str = Field(
+        description="promoted, staged, archived, moved, rollback, override, deleted, renamed, alias, "
+        "refused, mismatch, found (when the audit began), or sql: done behind the guard's back."
+    )
+    model: str
+    version: int | None = None
+    from_stage: str | None = Field(default=None, alias="from")
+    to_stage: str | None = Field(default=None, alias="to")
+    actor: str = Field(description="Who did it.")
+    proven: bool = Field(default=False, description="Whether MLflow's login said so, or the caller.")
+    role: str = Field(default="", description="The database role that did it.")
+    address: str | None = None
+    reason: str | None = None
+    code: str | None = Field(default=None, description="Of a refusal: which kind of evidence error.")
+    message: str | None = None
+    digest: str | None = Field(default=None, description="Digest of the version's files.")
+    evidence: str | None = Field(default=None, description="Digest of the evidence that allowed it.")
+    envelope: str | None = Field(default=None, description="That evidence itself.")
+    incumbent: int | None = Field(default=None, description="The version that was in Production before.")
+    changed: dict[str, Any] | None = None
+
+
+class Link(BaseModel):
+    """One link of the chain: enough to check it without reading what others' rows say."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: int
+    model: str
+    body: str = Field(description="SHA-256 of the row's text.")
+    hash: str
+
+
+def link_hash(number: int, previous: str, body: str) -> str:
+    """Return the hash of a link: SHA-256 over its number, the hash before and the digest of its text."""
+    return sha256(f"{number}\n{previous}\n{body}".encode()).hexdigest()
+
+
+def broken_links(links: Sequence[Link]) -> Iterator[str]:
+    """Yield a sentence for each place where the chain does not hold together."""
+    previous, expected = "", 1
+    for link in links:
+        if link.id != expected:
+            gone = f"row {expected}" if link.id == expected + 1 else f"rows {expected} to {link.id - 1}"
+            yield (
+                f"{gone} of the audit is missing"
+                if link.id == expected + 1
+                else f"{gone} of the audit are missing"
+            )
+        elif link.hash != link_hash(link.id, previous, link.body):
+            yield f"row {link.id} of the audit ({link.model}) was changed, or the one before it was"
+        previous, expected = link.hash, link.id + 1
+
+
+def good_versions(rows: Iterable[Row]) -> list[int]:
+    """Return the versions that were in Production by right, oldest first; the last is the newest such one.
+
+    A version that a rollback left behind is not among them until it is promoted again; one that came to
+    Production by SQL never is.
+    """
+    good: list[int] = []
+    for row in rows:
+        if row.version is None:
+            continue
+        if row.action == "deleted" and row.version in good:
+            good.remove(row.version)
+        if row.to_stage != PRODUCTION or row.action not in _LEADING:
+            continue
+        if row.action == "rollback" and row.version in good:
+            del good[good.index(row.version) + 1 :]
+            continue
+        good = [version for version in good if version != row.version] + [row.version]
+    return good
+
+
+def rollback_targets(rows: Iterable[Row], current: int | None) -> list[int]:
+    """Return the versions that a rollback may go to, the nearest first."""
+    return [version for version in reversed(good_versions(rows)) if version != current]
+
+
+def history(client: TrackingClient, model: str) -> list[Row]:
+    """Return a model's rows, oldest first.
+
+    Raises `RegistryRefusedError` when the tracking server has no guard, which is who keeps the audit.
+    """
+    return [Row.model_validate_json(text) for text in history_texts(client, model).values()]
+
+
+def history_texts(client: TrackingClient, model: str) -> dict[int, str]:
+    """Return a model's rows as they were written, by number."""
+    return dict(_pages(client, model, HISTORY))
+
+
+def chain(client: TrackingClient, model: str) -> list[Link]:
+    """Return the whole chain, of all models; `model` is one that the caller may read."""
+    return [Link.model_validate_json(text) for _, text in _pages(client, model, CHAIN)]
+
+
+def require_guard(client: TrackingClient, model: str) -> None:
+    """Raise `RegistryRefusedError` unless the tracking server guards its registry."""
+    next(_pages(client, model, HISTORY), None)
+
+
+def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int, str]]:
+    after = 0
+    while True:
+        try:
+            answer = client.get(
+                "registered-models/alias", {"name": model, "alias": f"{ALIAS_PREFIX}{kind}-{after}"}
+            )
+            found = client.require(answer, "model_version")
+        except (NotFoundError, RegistryRefusedError) as error:
+            if "alias" in str(error).lower() or isinstance(error, NotFoundError):
+                raise RegistryRefusedError(
+                    f"The tracking server at {client.url} has no guard: it would let anyone promote "
+                    f"anything. Start it with Greenroom's registry store (docs/promotion.md). It said: {error}"
+                ) from error
+            raise
+        page = [(int(tag["key"]), str(tag.get("value", ""))) for tag in found.get("tags", [])]
+        yield from sorted(page)
+        if len(page) < PAGE:
+            return
+        after = max(number for number, _ in page)
+
+
+def as_json(rows: Iterable[Row]) -> str:
+    """Return rows as a JSON list, with the names that they have in the database."""
+    return json.dumps(
+        [row.model_dump(mode="json", by_alias=True, exclude_none=True) for row in rows], indent=2
+    )

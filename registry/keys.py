@@ -1,0 +1,127 @@
+"""Signing keys: Ed25519 in PEM files.
+
+A private key is only where it is used: the gate's where gates run, an operator's on the operator's machine.
+Whoever verifies has a folder of public keys, `gate/KEYID.pem` and `operator/KEYID.pem`; there may be several
+of each, so that a key can be rotated without anything that it signed becoming invalid.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from registry.errors import KeyFileError
+from registry.settings import KeySettings
+
+Role = Literal["gate", "operator"]
+ROLES: tuple[Role, ...] = ("gate", "operator")
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A public key that is trusted for one role."""
+
+    role: Role
+    key: SSlibKey
+    path: Path
+
+    @property
+    def keyid(self) -> str:
+        """The key's id, as signatures name it: 64 hexadecimal digits."""
+        return str(self.key.keyid)
+
+
+def private_path(role: Role, settings: KeySettings) -> Path:
+    """Return where the private key of a role is kept."""
+    return settings.gate_key_path if role == "gate" else settings.operator_key_path
+
+
+def create(role: Role, settings: KeySettings, *, replace: bool = False) -> TrustedKey:
+    """Make a key pair: the private key for its owner alone (0600), the public one among the trusted.
+
+    With `replace` it takes the place of the private key there is, whose public key stays trusted: that is a
+    rotation. Without, `KeyFileError` if there is one.
+    """
+    path = private_path(role, settings)
+    if path.exists() and not replace:
+        raise KeyFileError(
+            f"There is a {role} key already, {path}. `greenroom keys rotate {role}` renews it."
+        )
+    if not path.exists() and replace:
+        raise KeyFileError(f"There is no {role} key at {path} to rotate. `greenroom keys create {role}`.")
+    private = Ed25519PrivateKey.generate()
+    public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    made = CryptoSigner(private)
+    # The public key first: a key that nobody trusts yet would sign evidence that is refused.
+    public_path = _trusted_folder(role, settings) / f"{made.public_key.keyid}.pem"
+    _write(public_path, public, 0o644)
+    _write(path, made.private_bytes, 0o600)
+    return TrustedKey(role, made.public_key, public_path)
+
+
+def retire(keyid: str, settings: KeySettings) -> TrustedKey:
+    """Trust a key no longer, named by the start of its id; `KeyFileError` if no or several keys have it."""
+    found = [key for role in ROLES for key in trusted(role, settings) if key.keyid.startswith(keyid)]
+    if len(found) != 1:
+        problem = "No trusted key has" if not found else "Several trusted keys have"
+        raise KeyFileError(f"{problem} an id that starts with {keyid!r}; `greenroom keys list` shows them.")
+    found[0].path.unlink()
+    return found[0]
+
+
+def trusted(role: Role, settings: KeySettings) -> list[TrustedKey]:
+    """Return the keys that are trusted for a role; read anew each time, so that a rotation counts at once."""
+    folder = _trusted_folder(role, settings)
+    return [TrustedKey(role, _public(path), path) for path in sorted(folder.glob("*.pem"))]
+
+
+def signer(role: Role, settings: KeySettings) -> CryptoSigner:
+    """Return what signs for a role; `KeyFileError` says how to come by the key."""
+    path = private_path(role, settings)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(
+            f"There is no {role} key to sign with ({path}: {error.strerror}). Make one with "
+            f"`greenroom keys create {role}`, or name its file in GREENROOM_{role.upper()}_KEY."
+        ) from error
+    try:
+        private = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} is not an unencrypted private key in PEM form.") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} is not an Ed25519 key. Make one with `greenroom keys create {role}`.")
+    return CryptoSigner(private)
+
+
+def _public(path: Path) -> SSlibKey:
+    try:
+        public = load_pem_public_key(path.read_bytes())
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} among the trusted keys is not a public key in PEM form.") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise KeyFileError(f"{path} among the trusted keys is not an Ed25519 key.")
+    return SSlibKey.from_crypto(public)
+
+
+def _trusted_folder(role: Role, settings: KeySettings) -> Path:
+    return settings.trusted_keys_path / role
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    new = path.with_suffix(".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    new.replace(path)

@@ -1,0 +1,1 @@
+"""What runs inside MLflow's tracking server: the guarded registry store. Nothing outside imports it."""

@@ -1,0 +1,49 @@
+"""The files of a model version, as the tracking server's own artifact store holds them."""
+
+import os
+from hashlib import file_digest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlparse
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+
+def digests(location: str) -> dict[str, str]:
+    """Return the SHA-256 of every file under a version's storage location, by its path there.
+
+    They are read anew each time: whoever can write artifacts can write other bytes of the same size. Raises
+    `MlflowException` (503) when the store does not answer, so that nothing is decided on half of them.
+    """
+    repository, root = _repository(location)
+    try:
+        with TemporaryDirectory(prefix="greenroom-digests-") as folder:
+            base = Path(repository.download_artifacts(root, folder) or folder)
+            return {
+                str(path.relative_to(base)): _sha256(path)
+                for path in sorted(base.rglob("*"))
+                if path.is_file() and not path.is_symlink()
+            }
+    except Exception as error:  # each kind of store raises its own
+        raise MlflowException(
+            f"The files of the version cannot be read ({type(error).__name__}), so nothing was changed. Try again "
+            "when the artifact store answers.",
+            error_code=TEMPORARILY_UNAVAILABLE,
+        ) from error
+
+
+def _repository(location: str) -> tuple[ArtifactRepository, str]:
+    parsed = urlparse(location)
+    if parsed.scheme != "mlflow-artifacts":
+        return get_artifact_repository(location), ""
+    # Our own proxy's: read what is behind it rather than ask ourselves over HTTP.
+    return get_artifact_repository(os.environ[ARTIFACTS_DESTINATION_ENV_VAR]), parsed.path.strip("/")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

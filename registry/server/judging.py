@@ -1,0 +1,225 @@
+"""From what the registry holds to a decision: the rules (registry/rules.py), asked with the server's facts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from catalog.loader import load_catalog
+from registry import keys, rules
+from registry.attestation import Evidence, Kind, verify
+from registry.audit import Row, rollback_targets
+from registry.errors import (
+    EvidenceBytesError,
+    EvidenceError,
+    EvidenceMissingError,
+    EvidenceStaleError,
+)
+from registry.evidence import Incumbent, policy_digest
+from registry.server.settings import GuardSettings
+from registry.stage import Stage
+from registry.tags import EVIDENCE, OVERRIDE
+
+_KINDS: Mapping[str, Kind] = {EVIDENCE: "gate", OVERRIDE: "override"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A version, and what else decides over it, as the registry has them at one moment."""
+
+    name: str
+    number: int
+    stage: Stage
+    source: str
+    location: str
+    evidence: str | None
+    override: str | None
+    incumbent: Incumbent | None
+    used: frozenset[str]
+    history: tuple[Row, ...] = field(default=(), compare=False)
+
+    @property
+    def candidate(self) -> rules.Candidate:
+        """The version, as the rules speak of it."""
+        return rules.Candidate(self.name, self.number, self.source)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a move is allowed: `action` for the audit, and the evidence that it rests on."""
+
+    action: str
+    evidence: Evidence | None = None
+    envelope: str | None = None
+    message: str | None = None
+
+    def context(self) -> dict[str, Any]:
+        """Return what the audit's row says of it."""
+        found = self.evidence
+        return {
+            "action": self.action,
+            "message": self.message,
+            "digest": found.files_digest if found else None,
+            "evidence": found.digest if found else None,
+            "envelope": self.envelope,
+        }
+
+
+class Judge:
+    """Decides by the rules; reads keys, settings and the catalogue, never the database."""
+
+    def __init__(self, settings: GuardSettings) -> None:
+        self._settings = settings
+        # Now, so that a broken declaration stops the server's start and not a promotion.
+        self._policies = {name: policy_digest(spec.gate) for name, spec in load_catalog().items()}
+
+    def view(
+        self,
+        row: Any,
+        tags: Mapping[str, str],
+        other: Any,
+        other_tags: Mapping[str, str],
+        history: Iterable[Row],
+    ) -> View:
+        """Return the view of a version from its row and tags, those of the version in Production, and the audit."""
+        rows = tuple(history)
+        return View(
+            name=row.name,
+            number=row.version,
+            stage=Stage(row.current_stage),
+            source=row.source or "",
+            location=row.storage_location or row.source or "",
+            evidence=tags.get(EVIDENCE),
+            override=tags.get(OVERRIDE),
+            incumbent=self._incumbent(other, other_tags) if other is not None else None,
+            used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
+            history=rows,
+        )
+
+    def acceptable(self, view: View, key: str, envelope: str) -> Evidence:
+        """Return evidence that somebody wants to put on a version; raises `EvidenceError` if it may not be there."""
+        evidence = self._verify(envelope)
+        rules.require_about(evidence, view.candidate)
+        if evidence.kind != _KINDS[key]:
+            raise EvidenceMissingError(f"The tag {key} holds another kind of evidence than this.")
+        before = view.evidence if key == EVIDENCE else view.override
+        if before and before != envelope:
+            there = self._believed(before)
+            if there and there.created_at >= evidence.created_at and there.digest != evidence.digest:
+                raise EvidenceStaleError(
+                    f"{view.candidate} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} UTC; "
+                    "older evidence cannot take its place."
+                )
+        return evidence
+
+    def promotion(self, view: View, target: Stage, files: Mapping[str, str]) -> Decision:
+        """Return on what ground a version may move to Staging or Production; raises `EvidenceError`."""
+        try:
+            evidence = self._gate_evidence(view, files)
+            return Decision("promoted" if target is Stage.PRODUCTION else "staged", evidence, view.evidence)
+        except EvidenceError as refusal:
+            if not view.override:
+                raise
+            override = self._override(view, files, refusal)
+            return Decision("override", override, view.override, f"Overrode: {refusal}")
+
+    def rollback(self, view: View, files: Mapping[str, str], reason: str | None) -> Decision:
+        """Return on what ground a version that was in Production before may come back; raises `EvidenceError`.
+
+        Its evidence may be old and compared with another incumbent, but must be genuine, and its bytes intact.
+        """
+        current = view.incumbent.version if view.incumbent else None
+        if view.number not in rollback_targets(view.history, current):
+            raise EvidenceMissingError(
+                f"{view.candidate} was never in Production by right, or a rollback left it behind, so it cannot "
+                f"be rolled back to. `greenroom history {view.name}` shows what was."
+            )
+        if not reason:
+            raise EvidenceMissingError(
+                f"A rollback needs a reason: `greenroom rollback {view.name} --reason …`."
+            )
+        evidence, envelope = self._genuine(view)
+        rules.require_bytes(evidence, view.candidate, files)
+        return Decision("rollback", evidence, envelope)
+
+    def confirmation(self, view: View, files: Callable[[], Mapping[str, str]]) -> Decision | None:
+        """Return an override of a version that is in its stage already, if it has one that is new and good."""
+        override = self._believed(view.override) if view.override else None
+        if not override or override.digest in view.used:
+            return None
+        found = self._override(view, files(), None)
+        return Decision("override", found, view.override, "It was in the stage already.")
+
+    def mismatch(self, view: View, files: Mapping[str, str]) -> EvidenceBytesError | None:
+        """Return how a version's bytes differ from its evidence, or None."""
+        try:
+            evidence, _ = self._genuine(view)
+            rules.require_bytes(evidence, view.candidate, files)
+        except EvidenceBytesError as error:
+            return error
+        return None
+
+    def _gate_evidence(self, view: View, files: Mapping[str, str]) -> Evidence:
+        if not view.evidence:
+            raise rules.missing(view.candidate)
+        evidence = self._verify(view.evidence)
+        situation = rules.Situation(
+            incumbent=view.incumbent,
+            now=datetime.now(UTC),
+            max_age=timedelta(days=self._settings.evidence_max_age),
+            policy_digest=self._policies.get(view.name),
+            used=view.used,
+        )
+        rules.require_good(evidence, view.candidate, situation)
+        rules.require_bytes(evidence, view.candidate, files)
+        return evidence
+
+    def _override(self, view: View, files: Mapping[str, str], refusal: EvidenceError | None) -> Evidence:
+        """Return an operator's override that holds now; else raise the gate's refusal with what is wrong with it."""
+        situation = rules.Situation(
+            incumbent=view.incumbent,
+            now=datetime.now(UTC),
+            max_age=timedelta(minutes=self._settings.override_max_age),
+            used=view.used,
+        )
+        try:
+            override = self._verify(view.override or "")
+            rules.require_good(override, view.candidate, situation)
+            rules.require_bytes(override, view.candidate, files)
+        except EvidenceError as error:
+            if refusal is None:
+                raise
+            raise type(refusal)(
+                f"{refusal} There is an override, which does not hold either: {error}"
+            ) from error
+        return override
+
+    def _genuine(self, view: View) -> tuple[Evidence, str]:
+        """Return evidence or override that is signed, about the version, and not a refusal; age does not count."""
+        problem: EvidenceError = rules.missing(view.candidate)
+        for envelope in filter(None, (view.evidence, view.override)):
+            try:
+                evidence = self._verify(envelope)
+                rules.require_about(evidence, view.candidate)
+                rules.require_passed(evidence, view.candidate)
+            except EvidenceError as error:
+                problem = error
+            else:
+                return evidence, envelope
+        raise problem
+
+    def _verify(self, envelope: str) -> Evidence:
+        return verify(envelope, {role: keys.trusted(role, self._settings) for role in keys.ROLES})
+
+    def _believed(self, envelope: str) -> Evidence | None:
+        try:
+            return self._verify(envelope)
+        except EvidenceError:
+            return None
+
+    def _incumbent(self, row: Any, tags: Mapping[str, str]) -> Incumbent:
+        for key in (EVIDENCE, OVERRIDE):
+            evidence = self._believed(tags[key]) if key in tags else None
+            if evidence and (evidence.model, evidence.version) == (row.name, row.version):
+                return Incumbent(version=row.version, digest=evidence.files_digest)
+        return Incumbent(version=row.version, digest=None)
