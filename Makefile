@@ -6,10 +6,10 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint format bench lock clean
+.PHONY: help up down status setup setup-dev test test-fast lint format bench bench-registry lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
@@ -44,6 +44,9 @@ format: setup-dev ## Format the code and fix what can be fixed by itself
 
 bench: setup-dev ## Measure the main job; prints the table of docs/benchmarks.md
 	@$(BIN)/python -m bench
+
+bench-registry: setup-dev ## Measure what the guard costs MLflow's server
+	@$(BIN)/python -m bench.registry
 
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py

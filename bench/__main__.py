@@ -24,7 +24,7 @@ def main() -> None:
         clone = Path(folder) / "greenroom"
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         environment = {**os.environ, "GREENROOM_HOME": f"{folder}/home", "PYTHON": sys.executable}
-        environment |= {f"GREENROOM_{name}_PORT": str(_free_port()) for name in SERVICES}
+        environment |= {f"GREENROOM_{name}_PORT": str(free_port()) for name in SERVICES}
         try:
             rows = _steps(clone, environment)
             again, _ = _timed(["make", "up"], clone, environment)
@@ -60,7 +60,7 @@ def _timed(command: list[str], folder: Path, environment: dict[str, str]) -> tup
     return time.monotonic() - began, done.stdout
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -89,9 +89,9 @@ class GatePolicy(_Declaration):
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="How much lower than that of the version in Production the headline metric may be, on the same "
-        "held-out rows. A version is refused when it is worse by more than this beyond noise: when the whole 95 % "
-        "interval of the difference is below minus this.",
+        description="How much lower than that of the version in Production the headline metric may be, on "
+        "the same held-out rows. A version is refused when it is worse by more than this beyond noise: when "
+        "the whole 95 % interval of the difference is below minus this.",
     )
 
     @model_validator(mode="after")

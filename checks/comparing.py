@@ -15,8 +15,9 @@ from registry.evidence import CheckOutcome, Incumbent
 from registry.onnx_model import OnnxModel
 
 NAME = "IncumbentComparison"
-# Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): rows are drawn
-# again with replacement, the same ones for both models. 400 draws place the 2.5 % quantile within about 0.8 points.
+# Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): rows are
+# drawn again with replacement, the same ones for both models. 400 draws place the 2.5 % quantile within about
+# 0.8 points.
 _DRAWS = 400
 _INTERVAL = (2.5, 97.5)
 
@@ -32,9 +33,9 @@ class Rival:
 def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, rival: Rival) -> CheckOutcome:
     """Return whether a challenger is no worse than the incumbent, as one more outcome of the gate.
 
-    `held_out` has the columns of `spec` (checks.frames). The outcome's value is the difference of the headline
-    metric (higher is better), its reason states both scores and the 95 % interval. An incumbent that cannot
-    predict these rows gives the status `error`, which refuses.
+    `held_out` has the columns of `spec` (checks.frames). The outcome's value is the difference of the
+    headline metric (higher is better), its reason states both scores and the 95 % interval. An incumbent that
+    cannot predict these rows gives the status `error`, which refuses.
     """
     number = rival.incumbent.version
     try:
@@ -48,8 +49,8 @@ def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, riva
     allowed = spec.gate.max_worse
     metric = spec.metric
     reason = (
-        f"{metric} {scores[0, 0]:.4g} against {scores[0, 1]:.4g} of version {number} in Production, on the same "
-        f"{len(held_out):,} held-out rows: {found:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}; "
+        f"{metric} {scores[0, 0]:.4g} against {scores[0, 1]:.4g} of version {number} in Production, on the "
+        f"same {len(held_out):,} held-out rows: {found:+.4g}, 95 % interval {low:+.4g} to {high:+.4g}; "
     )
     if not np.isfinite([found, low, high]).all():
         return _outcome("error", reason + "which is no number", None)

@@ -42,8 +42,8 @@ def run_gate(
     `train` and `test` are the rows it was trained on and the held-out ones, with the columns of
     `spec.features` (float64, booleans as 0 and 1) and `spec.target`. `report_dir`, made if need be, then
     holds `verdict.json`, `checks.json` (the outcomes as the worker wrote them), one HTML report per suite
-    that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again. `rival` is the version
-    in Production, None where there is none.
+    that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again. `rival` is the
+    version in Production, None where there is none.
 
     A refusal is a verdict whose `passed` is False. Raises `GateUnavailableError` when the checks cannot be
     run at all, and `GateInputError` when rows or model do not fit the declaration.

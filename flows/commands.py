@@ -20,7 +20,8 @@ def train(models: tuple[str, ...], promote: bool) -> None:
     """Train, gate and register MODELS; without names, every model of the catalogue.
 
     A model that the gate refused is registered too, so that people can look at it, but stays where it is.
-    Exit code 1 if a model was refused, by the gate or by the server, 2 if one could not be trained; the others are trained all the same.
+    Exit code 1 if a model was refused, by the gate or by the server, 2 if one could not be trained; the
+    others are trained all the same.
     """
     names = [get_model(name).name for name in models] or list(load_catalog())
     settings = FlowSettings()

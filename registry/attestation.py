@@ -240,7 +240,7 @@ def verify(text: str, keys: Mapping[Role, Sequence[TrustedKey]]) -> Evidence:
     if not known:
         signed = ", ".join(sorted(keyid[:12] for keyid in envelope.signatures))
         raise EvidenceWrongKeyError(
-            f"The evidence is signed with a key that is not trusted as a {role} key ({signed}). "
+            f"The evidence is signed with a key that is not among the trusted {role} keys ({signed}). "
             f"`greenroom keys list` shows the trusted ones."
         )
     try:

@@ -146,7 +146,8 @@ def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int,
             if "alias" in str(error).lower() or isinstance(error, NotFoundError):
                 raise RegistryRefusedError(
                     f"The tracking server at {client.url} has no guard: it would let anyone promote "
-                    f"anything. Start it with Greenroom's registry store (docs/promotion.md). It said: {error}"
+                    "anything. Start it with Greenroom's registry store (docs/promotion.md). "
+                    f"It said: {error}"
                 ) from error
             raise
         page = [(int(tag["key"]), str(tag.get("value", ""))) for tag in found.get("tags", [])]

@@ -4,8 +4,6 @@ import sys
 from getpass import getuser
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from registry import audit
 from registry import keys as signing
@@ -148,20 +146,16 @@ def retire_key(keyid: str) -> None:
 def list_keys() -> None:
     """List the trusted keys, and whether the private half is here. Exit code 1 if there are none."""
     settings = KeySettings()
-    table = Table(show_edge=False, pad_edge=False)
-    for heading in ("role", "key", "private half", "file"):
-        table.add_column(heading, no_wrap=True)
     found = [key for role in signing.ROLES for key in signing.trusted(role, settings)]
     for key in found:
         path = signing.private_path(key.role, settings)
         here = path.exists() and signing.signer(key.role, settings).public_key.keyid == key.keyid
-        table.add_row(key.role, key.keyid[:12], "here" if here else "", str(key.path))
+        click.echo(f"{key.role:<9} {key.keyid[:12]}  {'signs here' if here else 'trusted':<10}  {key.path}")
     if not found:
         click.echo(
             f"No key is trusted in {settings.trusted_keys_path}; `greenroom keys create gate` makes one."
         )
         sys.exit(1)
-    Console(soft_wrap=True).print(table)
 
 
 def _said(key: signing.TrustedKey, what: str) -> None:

@@ -90,8 +90,8 @@ def require_good(evidence: Evidence, candidate: Candidate, situation: Situation)
     if not _same(evidence.incumbent, situation.incumbent):
         was = _incumbent(evidence.incumbent)
         raise EvidenceIncumbentError(
-            f"{candidate} was compared with {was} in Production, and now {_incumbent(situation.incumbent)} is "
-            f"there. {_again(candidate)}"
+            f"{candidate} was compared with {was} in Production, and now {_incumbent(situation.incumbent)} "
+            f"is there. {_again(candidate)}"
         )
     if evidence.digest in situation.used:
         raise EvidenceUsedError(
@@ -109,14 +109,15 @@ def require_bytes(evidence: Evidence, candidate: Candidate, files: Mapping[str, 
     names = sorted(evidence.files.keys() | files.keys())
     changed = [name for name in names if evidence.files.get(name) != files.get(name)]
     kinds = [
-        f"{name} ({'is gone' if name not in files else 'was added' if name not in evidence.files else 'differs'})"
+        f"{name} "
+        f"({'is gone' if name not in files else 'was added' if name not in evidence.files else 'differs'})"
         for name in changed[:_SHOWN]
     ]
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     raise EvidenceBytesError(
         f"{candidate} does not hold the bytes that were checked: {', '.join(kinds)}{more}. They are "
-        f"{tree_digest(files)[:19]}…, the evidence is about {evidence.files_digest[:19]}…. Register the model "
-        "again from a training."
+        f"{tree_digest(files)[:19]}…, the evidence is about {evidence.files_digest[:19]}…. Register the "
+        "model again from a training."
     )
 
 

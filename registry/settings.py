@@ -36,7 +36,8 @@ class KeySettings(GreenroomSettings):
 
     gate_key: str = Field(
         default="",
-        description="GREENROOM_GATE_KEY: file of the gate's private key. Default: GREENROOM_HOME/keys/gate.pem.",
+        description="GREENROOM_GATE_KEY: file of the gate's private key. "
+        "Default: GREENROOM_HOME/keys/gate.pem.",
     )
     operator_key: str = Field(
         default="",
@@ -51,7 +52,8 @@ class KeySettings(GreenroomSettings):
     evidence_max_age: float = Field(
         default=30.0,
         gt=0,
-        description="GREENROOM_EVIDENCE_MAX_AGE: days after which the gate's evidence is too old to promote on.",
+        description="GREENROOM_EVIDENCE_MAX_AGE: days after which the gate's evidence "
+        "is too old to promote on.",
     )
     override_max_age: float = Field(
         default=15.0,

@@ -34,7 +34,8 @@ class Finding:
 def verify(client: TrackingClient, settings: KeySettings, *, expected_head: str | None = None) -> Finding:
     """Check everything; `expected_head` is the head of an earlier run, which must still be in the chain.
 
-    Raises `RegistryRefusedError` when the server has no guard, `RegistryUnavailableError` when it does not answer.
+    Raises `RegistryRefusedError` when the server has no guard, `RegistryUnavailableError` when it does not
+    answer.
     """
     registry = Registry(client)
     found = Finding()
@@ -70,7 +71,9 @@ def _texts(model: str, texts: dict[int, str], links: Sequence[audit.Link]) -> It
 
 
 def _stages(rows: Sequence[Row], versions: Sequence[Version]) -> Iterator[str]:
-    """Yield where the registry and the audit do not agree, or a stage was last set behind the guard's back."""
+    """Yield where the registry and the audit do not agree,
+    or a stage was last set behind the guard's back.
+    """
     last = {row.version: row for row in rows if row.to_stage and row.version is not None}
     for version in versions:
         row = last.get(version.number)

@@ -57,7 +57,9 @@ class LocalSettings(GreenroomSettings):
         return f"http://127.0.0.1:{self.s3_port}"
 
     def database_url(self, driver: str, name: str, password: SecretStr, role: str = "") -> str:
-        """Return the URL of a database, as the role of the same name or another. Holds a password: never log it."""
+        """Return the URL of a database, as the role of the same name or another. Holds a password:
+        never log it.
+        """
         secret = password.get_secret_value()
         return f"{driver}://{role or name}:{secret}@127.0.0.1:{self.postgres_port}/{name}"
 

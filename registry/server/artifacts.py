@@ -30,8 +30,8 @@ def digests(location: str) -> dict[str, str]:
             }
     except Exception as error:  # each kind of store raises its own
         raise MlflowException(
-            f"The files of the version cannot be read ({type(error).__name__}), so nothing was changed. Try again "
-            "when the artifact store answers.",
+            f"The files of the version cannot be read ({type(error).__name__}), so nothing was changed. Try "
+            "again when the artifact store answers.",
             error_code=TEMPORARILY_UNAVAILABLE,
         ) from error
 

@@ -45,8 +45,8 @@ def normalised(url: str, setting: str) -> str:
     if not url.startswith("postgresql"):
         kind = url.partition(":")[0] or "nothing"
         raise DatabaseError(
-            f"Greenroom's guard lives in PostgreSQL, and the database given is {kind}. Set {setting}, or MLflow's "
-            "--backend-store-uri, to postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            f"Greenroom's guard lives in PostgreSQL, and the database given is {kind}. Set {setting}, or "
+            "MLflow's --backend-store-uri, to postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         )
     # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
     return "postgresql+psycopg2:" + url.partition(":")[2]
@@ -65,8 +65,8 @@ def require_installed(engine: Engine) -> None:
         problems = _weaknesses(connection)
     if problems:
         raise DatabaseError(
-            f"The role that MLflow's server logs in as {' and '.join(problems)}, so the audit and the guards in the "
-            f"database could be gone round. Give the server a role of its own. {_MIGRATE}"
+            f"The role that MLflow's server logs in as {' and '.join(problems)}, so the audit and the guards "
+            f"in the database could be gone round. Give the server a role of its own. {_MIGRATE}"
         )
 
 
@@ -80,8 +80,8 @@ def explain(connection: Connection) -> str:
     listed = ", ".join(f"{s.model} version {s.version} in {s.stage}" for s in found)
     twice = doubled(found)
     more = (
-        f" {' and '.join(twice)} {'has' if len(twice) == 1 else 'have'} more than one version in Production, and "
-        "there can be one: choose with `--keep MODEL=VERSION`."
+        f" {' and '.join(twice)} {'has' if len(twice) == 1 else 'have'} more than one version in Production, "
+        "and there can be one: choose with `--keep MODEL=VERSION`."
         if twice
         else ""
     )
@@ -117,9 +117,9 @@ def install(settings: MigrationSettings, *, keep: dict[str, int], dry_run: bool)
     app = make_url(server_url(settings)).username or ""
     if make_url(admin).username == app:
         raise DatabaseError(
-            f"GREENROOM_DATABASE_ADMIN_URL logs in as {app}, the role that MLflow's server runs as. What that role "
-            "owns it can also remove: give the server a second role, with a password and CONNECT, and name it in "
-            "MLflow's --backend-store-uri."
+            f"GREENROOM_DATABASE_ADMIN_URL logs in as {app}, the role that MLflow's server runs as. What "
+            "that role owns it can also remove: give the server a second role, with a password and CONNECT, "
+            "and name it in MLflow's --backend-store-uri."
         )
     engine = create_engine(admin)
     said = []
@@ -171,9 +171,9 @@ def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run:
             stage = "Archived" if one in archived else one.stage
             connection.execute(
                 text(
-                    "SELECT greenroom.append(jsonb_build_object('action', 'found', 'actor', session_user::text, "
-                    "'model', CAST(:m AS text), 'version', CAST(:v AS int), 'to', CAST(:s AS text), "
-                    "'reason', 'was there when the audit began'))"
+                    "SELECT greenroom.append(jsonb_build_object('action', 'found', 'actor', "
+                    "session_user::text, 'model', CAST(:m AS text), 'version', CAST(:v AS int), "
+                    "'to', CAST(:s AS text), 'reason', 'was there when the audit began'))"
                 ),
                 {"m": one.model, "v": one.version, "s": stage},
             )
@@ -187,9 +187,9 @@ def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run:
     unproven = [s for s in found if s not in archived]
     said.append("The guard is installed.")
     said += [
-        f"{s.model} version {s.version} stays in {s.stage} without evidence: the predictor will not load it until "
-        f"`greenroom gate {s.model} {s.version} --rerun`, or `greenroom promote {s.model} {s.version} --to "
-        f"{s.stage} --override --reason …`."
+        f"{s.model} version {s.version} stays in {s.stage} without evidence: the predictor will not load it "
+        f"until `greenroom gate {s.model} {s.version} --rerun`, or `greenroom promote {s.model} {s.version} "
+        f"--to {s.stage} --override --reason …`."
         for s in unproven
         if first
     ]
@@ -204,8 +204,9 @@ def _to_archive(found: list[Staged], keep: dict[str, int]) -> list[Staged]:
         if keep.get(model) not in numbers:
             listed = ", ".join(map(str, numbers))
             raise DatabaseError(
-                f"{model} has versions {listed} in Production, and there can be one. Say which one stays, for example "
-                f"`greenroom migrate --keep {model}={max(numbers)}`; the others are archived. Nothing was changed."
+                f"{model} has versions {listed} in Production, and there can be one. Say which one stays, "
+                f"for example `greenroom migrate --keep {model}={max(numbers)}`; the others are archived. "
+                "Nothing was changed."
             )
         archived += [s for s in versions if s.version != keep[model]]
     return archived

@@ -1,4 +1,6 @@
-"""From what the registry holds to a decision: the rules (registry/rules.py), asked with the server's facts."""
+"""From what the registry holds to a decision: the rules (registry/rules.py),
+asked with the server's facts.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -81,7 +83,9 @@ class Judge:
         other_tags: Mapping[str, str],
         history: Iterable[Row],
     ) -> View:
-        """Return the view of a version from its row and tags, those of the version in Production, and the audit."""
+        """Return the view of a version from its row and tags, those of the version in Production,
+        and the audit.
+        """
         rows = tuple(history)
         return View(
             name=row.name,
@@ -97,7 +101,9 @@ class Judge:
         )
 
     def acceptable(self, view: View, key: str, envelope: str) -> Evidence:
-        """Return evidence that somebody wants to put on a version; raises `EvidenceError` if it may not be there."""
+        """Return evidence that somebody wants to put on a version;
+        raises `EvidenceError` if it may not be there.
+        """
         evidence = self._verify(envelope)
         rules.require_about(evidence, view.candidate)
         if evidence.kind != _KINDS[key]:
@@ -107,8 +113,8 @@ class Judge:
             there = self._believed(before)
             if there and there.created_at >= evidence.created_at and there.digest != evidence.digest:
                 raise EvidenceStaleError(
-                    f"{view.candidate} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} UTC; "
-                    "older evidence cannot take its place."
+                    f"{view.candidate} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} "
+                    "UTC; older evidence cannot take its place."
                 )
         return evidence
 
@@ -124,15 +130,17 @@ class Judge:
             return Decision("override", override, view.override, f"Overrode: {refusal}")
 
     def rollback(self, view: View, files: Mapping[str, str], reason: str | None) -> Decision:
-        """Return on what ground a version that was in Production before may come back; raises `EvidenceError`.
+        """Return on what ground a version that was in Production before may come back; raises
+        `EvidenceError`.
 
-        Its evidence may be old and compared with another incumbent, but must be genuine, and its bytes intact.
+        Its evidence may be old and compared with another incumbent, but must be genuine, and its bytes
+        intact.
         """
         current = view.incumbent.version if view.incumbent else None
         if view.number not in rollback_targets(view.history, current):
             raise EvidenceMissingError(
-                f"{view.candidate} was never in Production by right, or a rollback left it behind, so it cannot "
-                f"be rolled back to. `greenroom history {view.name}` shows what was."
+                f"{view.candidate} was never in Production by right, or a rollback left it behind, so it "
+                f"cannot be rolled back to. `greenroom history {view.name}` shows what was."
             )
         if not reason:
             raise EvidenceMissingError(
@@ -143,7 +151,9 @@ class Judge:
         return Decision("rollback", evidence, envelope)
 
     def confirmation(self, view: View, files: Callable[[], Mapping[str, str]]) -> Decision | None:
-        """Return an override of a version that is in its stage already, if it has one that is new and good."""
+        """Return an override of a version that is in its stage already,
+        if it has one that is new and good.
+        """
         override = self._believed(view.override) if view.override else None
         if not override or override.digest in view.used:
             return None
@@ -175,7 +185,9 @@ class Judge:
         return evidence
 
     def _override(self, view: View, files: Mapping[str, str], refusal: EvidenceError | None) -> Evidence:
-        """Return an operator's override that holds now; else raise the gate's refusal with what is wrong with it."""
+        """Return an operator's override that holds now;
+        else raise the gate's refusal with what is wrong with it.
+        """
         situation = rules.Situation(
             incumbent=view.incumbent,
             now=datetime.now(UTC),
@@ -195,7 +207,9 @@ class Judge:
         return override
 
     def _genuine(self, view: View) -> tuple[Evidence, str]:
-        """Return evidence or override that is signed, about the version, and not a refusal; age does not count."""
+        """Return evidence or override that is signed, about the version, and not a refusal;
+        age does not count.
+        """
         problem: EvidenceError = rules.missing(view.candidate)
         for envelope in filter(None, (view.evidence, view.override)):
             try:

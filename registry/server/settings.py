@@ -15,13 +15,13 @@ class GuardSettings(KeySettings):
     )
     promoters: str = Field(
         default="",
-        description="GREENROOM_PROMOTERS: names of MLflow users (basic-auth), separated by commas, who may change "
-        "what is in Production. With a login on and no names, nobody may.",
+        description="GREENROOM_PROMOTERS: names of MLflow users (basic-auth), separated by commas, who may "
+        "change what is in Production. With a login on and no names, nobody may.",
     )
     production_aliases: str = Field(
         default="production,prod,champion,live",
-        description="GREENROOM_PRODUCTION_ALIASES: aliases, separated by commas, that mean Production, in any "
-        "case: they can only point at the version in Production, and follow a promotion.",
+        description="GREENROOM_PRODUCTION_ALIASES: aliases, separated by commas, that mean Production, in "
+        "any case: they can only point at the version in Production, and follow a promotion.",
     )
 
     @property

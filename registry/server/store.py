@@ -13,8 +13,8 @@ from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
-from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.exceptions import MlflowException
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_CONFLICT
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
@@ -171,8 +171,8 @@ class GuardedStore(SqlAlchemyStore):
                 stage = self._view(name, number).stage
                 if stage is not Stage.PRODUCTION:
                     raise RefusedError(
-                        f"The alias {alias!r} means Production, and version {number} is in {stage}. Promote it: "
-                        f"`greenroom promote {name} {number}`; the alias follows.",
+                        f"The alias {alias!r} means Production, and version {number} is in {stage}. Promote "
+                        f"it: `greenroom promote {name} {number}`; the alias follows.",
                         "alias",
                     )
             super().set_registered_model_alias(name, alias, number)
@@ -183,7 +183,8 @@ class GuardedStore(SqlAlchemyStore):
         with self._refusals(who, name), self._transaction(name, who, {"action": "alias"}) as session:
             if self._means_production(session, name, alias) and self._in_production(session, name):
                 raise RefusedError(
-                    f"The alias {alias!r} means Production, and {name} has a version there. Archive that first.",
+                    f"The alias {alias!r} means Production, and {name} has a version there. "
+                    "Archive that first.",
                     "alias",
                 )
             super().delete_registered_model_alias(name, alias)
@@ -196,7 +197,8 @@ class GuardedStore(SqlAlchemyStore):
         with self._refusals(who, name, number), self._transaction(name, who, context) as session:
             if number in self._in_production(session, name):
                 raise RefusedError(
-                    f"{name} version {number} is in Production. Promote another version, or archive it, first.",
+                    f"{name} version {number} is in Production. "
+                    "Promote another version, or archive it, first.",
                     "in-production",
                 )
             super().delete_model_version(name, number)
@@ -209,7 +211,9 @@ class GuardedStore(SqlAlchemyStore):
             super().delete_registered_model(name)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
-        """Rename a model, unless a version of it is in Production. Evidence does not follow to the new name."""
+        """Rename a model, unless a version of it is in Production.
+        Evidence does not follow to the new name.
+        """
         who = caller()
         with self._refusals(who, name), self._transaction(name, who, {"action": "renamed"}) as session:
             self._require_none_in_production(session, name, "renamed")
@@ -220,14 +224,14 @@ class GuardedStore(SqlAlchemyStore):
     ) -> RegisteredModel:
         """Create a model; not with reserved tags."""
         with self._refusals(caller(), name):
-            self._refuse_reserved(tags)
+            self._refuse_reserved(name, tags)
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
     def create_model_version(self, name: str, source: str, *args: Any, **kwargs: Any) -> ModelVersion:
         """Create a version; not with reserved tags, which a copy would bring from another version."""
         tags = kwargs.get("tags") or (args[1] if len(args) > 1 else None)
         with self._refusals(caller(), name):
-            self._refuse_reserved(tags)
+            self._refuse_reserved(name, tags)
             if _prompt_tag(tags):
                 self._require_prompt(name)
         return super().create_model_version(name, source, *args, **kwargs)
@@ -267,7 +271,7 @@ class GuardedStore(SqlAlchemyStore):
     def set_registered_model_tag(self, name: str, tag: Any) -> None:
         """Set a tag of a model; reserved names are for versions."""
         with self._refusals(caller(), name):
-            self._refuse_reserved([tag])
+            self._refuse_reserved(name, [tag])
             if tag.key == IS_PROMPT_TAG_KEY:
                 self._require_no_versions(name)
         super().set_registered_model_tag(name, tag)
@@ -363,7 +367,9 @@ class GuardedStore(SqlAlchemyStore):
             )
 
     def _look_again(self, name: str, number: int, who: Caller) -> None:
-        """Somebody, usually a predictor, says that the bytes are not those of the evidence: look, and record."""
+        """Somebody, usually a predictor, says that the bytes are not those of the evidence: look,
+        and record.
+        """
         view = self._view(name, number)
         error = self._judge.mismatch(view, artifacts.digests(view.location))
         if error is None:
@@ -389,14 +395,14 @@ class GuardedStore(SqlAlchemyStore):
             return
         if not who.proven:
             raise RefusedError(
-                "Only named users may change what is in Production (GREENROOM_PROMOTERS), and the server has no "
-                "login that would prove who you are. Start MLflow with --app-name basic-auth.",
+                "Only named users may change what is in Production (GREENROOM_PROMOTERS), and the server has "
+                "no login that would prove who you are. Start MLflow with --app-name basic-auth.",
                 "not-proven",
             )
         if who.actor not in names:
             raise RefusedError(
-                f"{who.actor} may not change what is in Production. Ask one of those who may, or whoever runs the "
-                "server to add the name to GREENROOM_PROMOTERS.",
+                f"{who.actor} may not change what is in Production. Ask one of those who may, or whoever "
+                "runs the server to add the name to GREENROOM_PROMOTERS.",
                 "not-a-promoter",
             )
 
@@ -416,12 +422,12 @@ class GuardedStore(SqlAlchemyStore):
                 "in-production",
             )
 
-    def _refuse_reserved(self, tags: Any) -> None:
+    def _refuse_reserved(self, name: str, tags: Any) -> None:
         for tag in tags or []:
             if is_reserved(tag.key):
                 raise RefusedError(
-                    f"The tag {tag.key!r} is reserved for evidence about one version: it cannot be copied or set "
-                    f"at creation. Leave it out, then run `greenroom gate MODEL VERSION --rerun`.",
+                    f"Evidence does not follow a copy: {tag.key!r} is about one version alone. Register the "
+                    f"model in {name} without tags that begin with greenroom., and let the gate look at it.",
                     "reserved",
                 )
 
@@ -458,7 +464,8 @@ def _prompt_tag(tags: Any) -> bool:
 def _rows(session: Session, name: str) -> tuple[audit.Row, ...]:
     """The rows that say which versions were in Production and on which evidence, without that itself."""
     query = text(
-        "SELECT (body::jsonb - 'envelope')::text FROM greenroom.audit WHERE model = :name AND body::jsonb ->> 'action' "
+        "SELECT (body::jsonb - 'envelope')::text FROM greenroom.audit WHERE model = :name "
+        "AND body::jsonb ->> 'action' "
         "IN ('promoted', 'override', 'rollback', 'found', 'deleted', 'mismatch') ORDER BY id"
     )
     return tuple(audit.Row.model_validate_json(body) for (body,) in session.execute(query, {"name": name}))

@@ -16,7 +16,12 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_breast_cancer
 
+from registry import audit
+from registry.client import TrackingClient
+from registry.settings import RegistrySettings
+from registry.stages import MODEL_FILE, Registry, digest_of
 from tests.conftest import Stack
+from tests.evidence import key_settings
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +71,7 @@ def test_every_step_says_what_it_did(trained: tuple[Stack, str]) -> None:
     assert steps[:9] == before
     # The gate runs beside the logging.
     assert set(steps[9:11]) == {"check", "log"}
-    assert steps[11:] == ["register", "promote"]
+    assert steps[11:] == ["register", "attest", "promote"]
 
 
 def test_production_version_is_served(trained: tuple[Stack, str], folder: Path) -> None:
@@ -103,6 +108,27 @@ def test_mlflow_holds_what_a_data_scientist_compares(trained: tuple[Stack, str])
     assert parent.data.tags["check.TrainTestSamplesMix"] == "passed"
     assert "check.SimpleModelComparison" in parent.data.metrics
     assert parent.data.tags["mlflow.source.git.commit"]
+
+
+def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tuple[Stack, str]) -> None:
+    stack, printed = trained
+    with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as tracking:
+        registry = Registry(tracking)
+        version = registry.version("tumour", 1)
+        evidence = registry.evidence(version, key_settings(stack))
+        verdict = registry.verdict(version)
+        assert (evidence.model, evidence.version, evidence.source) == ("tumour", 1, version.source)
+        assert evidence.files == registry.files(version)
+        assert digest_of(evidence.files, MODEL_FILE) == verdict.model_digest
+        assert {"MLmodel", "input_example.json"} <= set(evidence.files), "all files, not the model alone"
+        assert evidence.report_digest == registry.report_digest(version)
+        assert evidence.policy_digest == verdict.policy_digest
+        assert evidence.incumbent is None, "there was no other version"
+        rows = audit.history(tracking, "tumour")
+    assert f"signed {evidence.digest[:19]}" in printed
+    moves = [(row.action, row.to_stage) for row in rows if row.version == 1][:2]
+    assert moves == [("staged", "Staging"), ("promoted", "Production")]
+    assert {row.evidence for row in rows if row.action == "promoted"} == {evidence.digest}
 
 
 def test_artifacts_hold_reports_pictures_and_both_forms_of_the_model(trained: tuple[Stack, str]) -> None:
@@ -188,31 +214,100 @@ def test_a_model_that_learned_nothing_is_registered_but_not_promoted(
     newest = max(mlflow.search_model_versions("name = 'tumour'"), key=lambda v: int(v.version))
     assert newest.current_stage == "None"
     assert newest.tags["greenroom.gate"] == "refused"
+    assert "check.IncumbentComparison" in mlflow.get_run(newest.run_id).data.tags
 
     for stage in ("Staging", "Production"):
         refused = stack.greenroom(
             "promote", "tumour", newest.version, "--to", stage, GREENROOM_CATALOG_PATH=catalogue
         )
         assert refused.returncode == 1
+        assert f"Greenroom refused: The gate refused tumour version {newest.version}" in refused.stderr
         assert "SimpleModelComparison" in refused.stderr
     gate = stack.greenroom("gate", "tumour", newest.version, GREENROOM_CATALOG_PATH=catalogue)
     assert gate.returncode == 1
     assert mlflow.get_model_version("tumour", "1").current_stage == "Production"
 
 
+def finish(stack: Stack, name: str, catalogue: str) -> "subprocess.CompletedProcess[str]":
+    """Do what `up` does about models, for one of them."""
+    code = (
+        "import sys; from infra.local import stack; from catalog import loader;"
+        "only = {sys.argv[1]: loader.get_model(sys.argv[1])}; stack.load_catalog = lambda: only;"
+        "assert stack.train_what_is_missing(print)"
+    )
+    environment = {**stack.environment, "GREENROOM_CATALOG_PATH": catalogue}
+    return subprocess.run(
+        [sys.executable, "-c", code, name], env=environment, capture_output=True, text=True, check=False
+    )
+
+
 def test_up_trains_nothing_twice(trained: tuple[Stack, str], folder: Path) -> None:
     """`up` with a catalogue of which every model has a version starts no training."""
     stack, _ = trained
     before = len(client(stack).search_model_versions("name = 'tumour'"))
-    code = (
-        "from infra.local import stack; from catalog import loader;"
-        "only = {'tumour': loader.get_model('tumour')}; stack.load_catalog = lambda: only;"
-        "assert stack.train_what_is_missing(print)"
-    )
-    environment = {**stack.environment, "GREENROOM_CATALOG_PATH": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = finish(stack, "tumour", str(folder))
     assert done.returncode == 0, done.stderr
     assert "Training" not in done.stdout
     assert len(client(stack).search_model_versions("name = 'tumour'")) == before
+
+
+def test_training_that_was_cut_short_before_its_evidence_is_finished_by_up(
+    trained: tuple[Stack, str], folder: Path, tmp_path: Path
+) -> None:
+    """Without the gate's key a version is registered and stays below; `up` lets the gate look again."""
+    stack, _ = trained
+    declared = (folder / "tumours.py").read_text().replace('name="tumour"', 'name="tumour-cut"')
+    (tmp_path / "tumours.py").write_text(declared)
+    shutil.copy(folder / "tumours.parquet", tmp_path)
+    catalogue = str(tmp_path)
+    done = stack.greenroom(
+        "train",
+        "tumour-cut",
+        "--promote",
+        GREENROOM_CATALOG_PATH=catalogue,
+        GREENROOM_GATE_KEY=str(tmp_path / "nothing.pem"),
+    )
+    assert "NOT SIGNED: There is no gate key to sign with" in done.stdout
+    found = client(stack).get_model_version("tumour-cut", "1")
+    assert found.current_stage == "None"
+    assert not {"greenroom.gate", "greenroom.evidence"} & set(found.tags)
+    assert done.returncode == 1, "asked to promote, and did not"
+
+    done = finish(stack, "tumour-cut", catalogue)
+    assert done.returncode == 0, done.stderr
+    assert "tumour-cut version 1 has no evidence; asking the gate" in done.stdout
+    assert "it is in Production now" in done.stdout
+    found = client(stack).get_model_version("tumour-cut", "1")
+    assert (found.current_stage, found.tags["greenroom.gate"]) == ("Production", "passed")
+
+
+def test_training_again_is_compared_with_what_is_in_production(
+    trained: tuple[Stack, str], folder: Path
+) -> None:
+    """The same data and seeds make an equal model, which takes the place of the first."""
+    stack, _ = trained
+    done = stack.greenroom("train", "tumour", "--promote", GREENROOM_CATALOG_PATH=str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    mlflow = client(stack)
+    newest = max(mlflow.search_model_versions("name = 'tumour'"), key=lambda v: int(v.version))
+    assert newest.current_stage == "Production"
+    assert mlflow.get_model_version("tumour", "1").current_stage == "Archived"
+    run = mlflow.get_run(newest.run_id).data
+    assert run.tags["check.IncumbentComparison"] == "passed"
+    assert run.metrics["check.IncumbentComparison"] == 0
+    assert "| IncumbentComparison | required | passed |" in run.tags["mlflow.note.content"]
+    with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as tracking:
+        registry = Registry(tracking)
+        verdict = registry.verdict(registry.version("tumour", int(newest.version)))
+        evidence = registry.evidence(registry.version("tumour", int(newest.version)), key_settings(stack))
+        assert verdict.incumbent == evidence.incumbent == registry.identity(registry.version("tumour", 1))
+        last = audit.history(tracking, "tumour")
+    promoted = [row for row in last if row.action == "promoted"][-1]
+    assert (promoted.version, promoted.incumbent) == (int(newest.version), 1)
+    (compared,) = [o for o in verdict.outcomes if o.check == "IncumbentComparison"]
+    assert "of version 1 in Production" in compared.reason
+    shown = stack.greenroom(
+        "gate", "tumour", newest.version, "--markdown", GREENROOM_CATALOG_PATH=str(folder)
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "compared with version 1 in Production" in shown.stdout

@@ -166,6 +166,45 @@ def test_files_with_secrets_are_for_their_owner_alone(stack: Stack) -> None:
     assert (stack.home / "postgres" / "data").stat().st_mode & 0o077 == 0
 
 
+def test_private_key_is_a_file_for_its_owner_alone_and_nowhere_else(stack: Stack) -> None:
+    private = stack.home / "keys" / "gate.pem"
+    assert private.stat().st_mode & 0o777 == 0o600
+    (public,) = (stack.home / "keys" / "trusted" / "gate").glob("*.pem")
+    assert "PRIVATE" not in public.read_text()
+    content = private.read_text()
+    assert content.startswith("-----BEGIN PRIVATE KEY-----")
+    secret = content.splitlines()[1]
+    assert not [n for n, v in settings_of(stack).items() if secret in v or "PEM" in n or "SIGN" in n]
+    seen = [*(stack.home / "logs").iterdir(), stack.home / "stack.env"]
+    assert not [file for file in seen if secret in file.read_text(errors="replace")]
+    for service, group in processes_of(stack).items():
+        for process in group:
+            assert secret not in " ".join([*process.cmdline(), *process.environ().values()]), service
+
+
+def test_no_service_is_given_the_superusers_password(stack: Stack) -> None:
+    """Whoever gets into MLflow's process must not be able to write the audit as the database's owner."""
+    password = secrets_of(stack)["GREENROOM_POSTGRES_PASSWORD"]
+    for service, group in processes_of(stack).items():
+        for process in group:
+            assert password not in " ".join(process.environ().values()), service
+
+
+def test_guard_is_there_from_the_first_start(stack: Stack) -> None:
+    """The server that came up refuses what has no evidence, in stock MLflow's own words for its clients."""
+    name = f"guarded-{os.getpid()}"
+    assert mlflow(stack, "POST", "mlflow/registered-models/create", json={"name": name}).is_success
+    run = mlflow(stack, "POST", "mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]
+    body = {"name": name, "source": run["artifact_uri"], "run_id": run["run_id"]}
+    assert mlflow(stack, "POST", "mlflow/model-versions/create", json=body).is_success
+    for stage in ("Staging", "Production"):
+        move = {"name": name, "version": "1", "stage": stage, "archive_existing_versions": True}
+        refused = mlflow(stack, "POST", "mlflow/model-versions/transition-stage", json=move)
+        assert refused.status_code == 403
+        assert refused.json()["error_code"] == "PERMISSION_DENIED"
+        assert f"{name} version 1 has no evidence of the gate" in refused.json()["message"]
+
+
 @pytest.mark.parametrize("verb", ["GET", "PUT", "DELETE"])
 def test_anonymous_s3_request_is_refused(stack: Stack, verb: str) -> None:
     base = f"http://127.0.0.1:{stack.ports['S3']}"

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from registered import Registrar
 
 from registry.client import TrackingClient
 from registry.settings import RegistrySettings
+from tests.conftest import Stack
+from tests.evidence import key_settings
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +21,31 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def client(stack: Any) -> Iterator[TrackingClient]:
+def client(stack: Stack) -> Iterator[TrackingClient]:
     with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
         yield client
 
 
 @pytest.fixture
-def registrar(client: TrackingClient) -> Registrar:
-    return Registrar(client)
+def registrar(stack: Stack, client: TrackingClient) -> Registrar:
+    return Registrar(client, key_settings(stack))
+
+
+@pytest.fixture(scope="module")
+def module_registrar(stack: Stack) -> Iterator[Registrar]:
+    """One model for all tests of a module, which leave it as it was."""
+    with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
+        yield Registrar(client, key_settings(stack))
+
+
+@pytest.fixture
+def sql(stack: Stack) -> Iterator[Any]:
+    """A cursor as the role that MLflow's server runs as: the way behind the guard's back."""
+    lines = (stack.home / "stack.env").read_text().splitlines()
+    password = dict(line.split("=", 1) for line in lines)["GREENROOM_MLFLOW_DB_PASSWORD"]
+    options = {"host": "127.0.0.1", "port": stack.ports["POSTGRES"], "user": "mlflow", "dbname": "mlflow"}
+    connection = psycopg2.connect(**options, password=password)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        yield cursor
+    connection.close()

@@ -4,15 +4,20 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from getpass import getuser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+from registry import audit
 from registry.client import TrackingClient
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
+from registry.headers import ACTOR_HEADER, REASON_HEADER
 from registry.settings import RegistrySettings
-from registry.stages import Registry, Stage
+from registry.stage import Stage
+from registry.stages import Registry
 
 
 @contextmanager
@@ -22,6 +27,7 @@ def server(status: int, content: bytes) -> Iterator[tuple[str, list[Any]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
             seen.append(self.headers)
             self.send_response(status)
             self.end_headers()
@@ -118,9 +124,46 @@ def test_credentials_in_the_settings_are_used() -> None:
         assert seen[0]["Authorization"] == "Basic c29tZW9uZTpodW50ZXIy"
 
 
-def test_artifacts_that_are_not_proxied_are_refused() -> None:
+def test_who_runs_it_and_why_is_told_to_the_server() -> None:
+    with server(200, b"{}") as (url, seen):
+        with connect(url) as client:
+            client.post("x", {}, {REASON_HEADER: "Tournée: 50 %\r\nX-Evil: 1"})
+            client.get("x")
+        assert unquote(seen[0][ACTOR_HEADER]).startswith(getuser())
+        assert unquote(seen[0][REASON_HEADER]) == "Tournée: 50 %\r\nX-Evil: 1"
+        assert "X-Evil" not in seen[0]
+        assert REASON_HEADER not in seen[1]
+
+
+def test_a_refusal_of_the_guard_is_told_as_it_is() -> None:
+    said = b'{"error_code": "PERMISSION_DENIED", "message": "Greenroom refused: genre version 1 is ill."}'
     with (
-        connect("http://127.0.0.1:9") as client,
-        pytest.raises(RegistryRefusedError, match="--serve-artifacts"),
+        server(403, said) as (url, _),
+        connect(url) as client,
+        pytest.raises(RegistryRefusedError, match=r"^Greenroom refused: genre version 1 is ill\.$"),
     ):
-        client.artifact("s3://bucket/1/run/artifacts", "model.onnx")
+        client.post("model-versions/transition-stage", {})
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        # MLflow's own two answers for an alias that there is not.
+        b'{"error_code": "INVALID_PARAMETER_VALUE", "message": "Registered model alias x not found."}',
+        b'{"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Registered Model with name=x not found"}',
+    ],
+)
+def test_a_server_without_a_guard_is_told_apart(said: bytes) -> None:
+    with (
+        server(404 if b"RESOURCE" in said else 400, said) as (url, _),
+        connect(url) as client,
+        pytest.raises(RegistryRefusedError, match=r"has no guard: it would let anyone promote anything"),
+    ):
+        audit.require_guard(client, "genre")
+
+
+def test_artifacts_that_are_not_proxied_are_refused() -> None:
+    with connect("http://127.0.0.1:9") as client:
+        for ask in (lambda uri: client.artifact(uri, "model.onnx"), client.artifact_paths):
+            with pytest.raises(RegistryRefusedError, match="--serve-artifacts"):
+                ask("s3://bucket/1/run/artifacts")

@@ -15,10 +15,16 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, regression, undescribed
-from predictor_process import Running, Start, free_port
+from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
+from predictor_process import Published, Running, Start, free_port
 
 from catalog.tracks import FEATURES
+from registry.client import TrackingClient
+from registry.settings import RegistrySettings
+from registry.stage import Stage
+from registry.stages import MODEL_FILE
+from tests.conftest import Stack
+from tests.evidence import Gate, key_settings
 
 PREFIX = f"t{uuid4().hex[:8]}"
 
@@ -32,7 +38,10 @@ MODEL = BASE.model_copy(update={{"name": "{name}"}})
 @pytest.fixture(scope="session")
 def names() -> dict[str, str]:
     """Names of this run's models by what is the matter with them."""
-    kinds = ("genre", "energy", "orphan", "undescribed", "strange", "mapped", "infinite", "wrong-task")
+    kinds = (
+        *("genre", "energy", "orphan", "undescribed", "strange", "mapped", "infinite", "wrong-task"),
+        *("exchanged", "overridden"),
+    )
     return {kind: f"{PREFIX}-{kind}" for kind in kinds}
 
 
@@ -89,11 +98,12 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="session")
-def published(stack: Any, names: dict[str, str]) -> str:
-    """Put models into Production, good and bad ones; return the tracking server's address."""
+def published(stack: Stack, names: dict[str, str]) -> Published:
+    """Put models into Production, good and bad ones; return how a predictor gets at them."""
     without_energy = tuple(name for name in FEATURES if name != "energy")
-    publish(
-        stack.tracking_url,
+    good = regression(without_energy, WEIGHTS, BIAS)
+    versions = publish(
+        stack,
         {
             # Backwards, so that only a predictor that goes by the model's own order gets it right.
             names["genre"]: classifier(FEATURES[::-1]),
@@ -103,15 +113,30 @@ def published(stack: Any, names: dict[str, str]) -> str:
             names["mapped"]: classifier(FEATURES, zipmap=True),
             names["infinite"]: divides_by_zero(without_energy),
             names["wrong-task"]: classifier(without_energy),
+            names["exchanged"]: good,
         },
     )
-    return str(stack.tracking_url)
+    with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
+        gate = Gate(client, key_settings(stack))
+        # Another model that would do just as well, by whoever can write artifacts.
+        answer = client.get("model-versions/get-download-uri", {"name": names["exchanged"], "version": 1})
+        other = regression(without_energy, WEIGHTS, BIAS + 1).SerializeToString()
+        client.put_artifact(answer["artifact_uri"], MODEL_FILE, other)
+        assert gate.registry.model_bytes(versions[names["exchanged"]]) == other
+        gate.registry.override(
+            register(gate, stack, names["overridden"], good),
+            Stage.PRODUCTION,
+            reason="the gate's machine is down",
+            operator="ann",
+            settings=gate.settings,
+        )
+    return Published(stack.tracking_url, str(stack.home / "keys" / "trusted"))
 
 
 @pytest.fixture(scope="session")
-def predictor(start: Start, published: str) -> Running:
+def predictor(start: Start, published: Published) -> Running:
     """A predictor that has loaded all it can."""
-    running = start(published)
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted)
     running.loaded()
     return running
 

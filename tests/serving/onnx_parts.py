@@ -9,7 +9,12 @@ from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from registry.client import TrackingClient
 from registry.onnx_model import Description
+from registry.settings import RegistrySettings
+from registry.stages import Version
+from tests.conftest import Stack
+from tests.evidence import Gate, key_settings
 
 CLASSES = ("country", "metal", "rock")
 WEIGHTS = {"danceability": 0.5, "duration_ms": 0.001, "explicit": 4.0}
@@ -68,22 +73,27 @@ def undescribed(features: tuple[str, ...]) -> onnx.ModelProto:
     return model
 
 
-def publish(tracking_url: str, models: dict[str, onnx.ModelProto]) -> None:
-    """Log and register each model with MLflow's own client and put it into Production."""
+def publish(stack: Stack, models: dict[str, onnx.ModelProto]) -> dict[str, Version]:
+    """Register each model, sign that it passed the gate, and put it into Production."""
+    with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
+        gate = Gate(client, key_settings(stack))
+        return {
+            name: gate.to_production(register(gate, stack, name, model)) for name, model in models.items()
+        }
+
+
+def register(gate: Gate, stack: Stack, name: str, model: onnx.ModelProto) -> Version:
+    """Log and register a model with MLflow's own client."""
     import mlflow  # noqa: PLC0415 - seconds of import that most tests do without
     import mlflow.onnx  # noqa: PLC0415
 
-    mlflow.set_tracking_uri(tracking_url)
-    client = mlflow.MlflowClient()
-    for name, model in models.items():
-        with mlflow.start_run():
-            # Without requirements it would infer them by loading the model in another process.
-            logged: Any = mlflow.onnx.log_model(
-                model, name="model", registered_model_name=name, pip_requirements=["onnxruntime"]
-            )
-        client.transition_model_version_stage(
-            name, str(logged.registered_model_version), "Production", archive_existing_versions=True
+    mlflow.set_tracking_uri(stack.tracking_url)
+    with mlflow.start_run():
+        # Without requirements it would infer them by loading the model in another process.
+        logged: Any = mlflow.onnx.log_model(
+            model, name="model", registered_model_name=name, pip_requirements=["onnxruntime"]
         )
+    return gate.registry.version(name, int(logged.registered_model_version))
 
 
 def json_of(text: str) -> Any:

@@ -12,6 +12,14 @@ from typing import Any
 import httpx
 
 
+@dataclass(frozen=True)
+class Published:
+    """A tracking server with models in Production, and the folder of the keys that signed for them."""
+
+    url: str
+    trusted: str
+
+
 @dataclass
 class Running:
     """A predictor process."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from onnx_parts import json_of
-from predictor_process import Running, Start
+from predictor_process import Published, Running, Start
 
 from serving.schemas import ErrorBody
 
@@ -35,14 +35,18 @@ runpy.run_module("serving", run_name="__main__")
 
 def test_nothing_heavy_is_imported_and_nothing_is_unpickled(  # noqa: PLR0917 - fixtures
     start: Start,
-    published: str,
+    published: Published,
     names: dict[str, str],
     track: dict[str, Any],
     track_without_energy: dict[str, Any],
     tmp_path: Path,
 ) -> None:
     report = tmp_path / "report.json"
-    running = start(published, ("-c", _WATCHED.format(report=str(report))))
+    running = start(
+        published.url,
+        ("-c", _WATCHED.format(report=str(report))),
+        GREENROOM_TRUSTED_KEYS=published.trusted,
+    )
     running.loaded()
     assert running.post(names["genre"], json=track).status_code == 200
     assert running.post(names["energy"], json=track_without_energy).status_code == 200
@@ -97,9 +101,9 @@ def test_a_tracking_server_that_hangs_holds_up_neither_start_nor_stop(start: Sta
 
 
 def test_stopping_lets_a_request_under_way_finish(
-    start: Start, published: str, names: dict[str, str], track: dict[str, Any]
+    start: Start, published: Published, names: dict[str, str], track: dict[str, Any]
 ) -> None:
-    running = start(published)
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted)
     running.loaded()
     host, port = running.url.removeprefix("http://").split(":")
     body = json.dumps(track).encode()
