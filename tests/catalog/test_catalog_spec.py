@@ -70,6 +70,14 @@ def test_a_policy_with_one_check_twice_is_refused() -> None:
         GatePolicy(checks=(CHECK, CHECK.model_copy(update={"condition": "d"})))
 
 
+def test_a_policy_lets_nothing_be_worse_unless_it_says_how_much() -> None:
+    assert GatePolicy(checks=(CHECK,)).max_worse == 0
+    assert GatePolicy(checks=(CHECK,), max_worse=0.02).max_worse == 0.02
+    for wrong in (-0.01, float("inf"), float("nan"), "much"):
+        with pytest.raises(ValidationError, match="max_worse"):
+            GatePolicy(checks=(CHECK,), max_worse=wrong)
+
+
 @pytest.mark.parametrize("split", [{"test_fraction": 0}, {"test_fraction": 0.5}, {"folds": 1}, {"folds": 11}])
 def test_a_split_that_holds_out_nothing_or_too_much_is_refused(split: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

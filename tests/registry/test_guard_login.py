@@ -25,14 +25,10 @@ from tests.conftest import Stack
 pytestmark = pytest.mark.slow
 
 ADMIN = "admin"
-# What each may do with the model of a test; olga alone is a promoter.
-GRANTS = {
-    "olga": "EDIT",
-    "emil": "EDIT",
-    "mona": "MANAGE",
-    "rita": "READ",
-    "nina": "NO_PERMISSIONS",
-}
+# What each may do with the model of a test; olga alone is a promoter. Nina has no permissions: that is what
+# the server gives to whom nobody granted any.
+GRANTS = {"olga": "EDIT", "emil": "EDIT", "mona": "MANAGE", "rita": "READ", "dora": "DENY"}
+USERS = (*GRANTS, "nina")
 _PRODUCTION = "model-versions/transition-stage"
 
 
@@ -80,6 +76,16 @@ class Login:
         body = {"name": version.model, "version": str(version.number), "stage": stage}
         return self.send(user, "POST", _PRODUCTION, body, **headers)
 
+    def grant(self, user: str, model: str, permission: str) -> None:
+        body = {"resource_type": "registered_model", "resource_id": model, "permission": permission}
+        httpx.post(
+            f"{self.url}/api/3.0/mlflow/users/permissions/grant",
+            json={"username": user, **body},
+            auth=(ADMIN, _password(ADMIN)),
+            timeout=30,
+            trust_env=False,
+        ).raise_for_status()
+
     def close(self) -> None:
         for client in self._open:
             client.close()
@@ -109,7 +115,7 @@ def with_login(variables: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     config = folder / "basic_auth.ini"
     config.write_text(
         "[mlflow]\n"
-        "default_permission = READ\n"
+        "default_permission = NO_PERMISSIONS\n"
         f"database_uri = sqlite:///{folder}/users.db\n"
         f"admin_username = {ADMIN}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
@@ -129,13 +135,13 @@ def login(with_login: dict[str, str], tmp_path_factory: pytest.TempPathFactory) 
     env = {**with_login, "GREENROOM_PROMOTERS": "petra, olga"}
     with tracking_server(folder, env, ("--app-name", "basic-auth")) as url:
         found = Login(url)
-        for user in GRANTS:
+        for user in USERS:
             body = {"username": user, "password": _password(user)}
             found.send(ADMIN, "POST", "users/create", body).raise_for_status()
         yield found
         found.close()
     said = log_of(folder)
-    assert not [user for user in (*GRANTS, ADMIN) if _password(user) in said]
+    assert not [user for user in (*USERS, ADMIN) if _password(user) in said]
 
 
 @pytest.fixture
@@ -144,19 +150,7 @@ def share(login: Login) -> Callable[[Registrar], None]:
 
     def shared(registrar: Registrar) -> None:
         for user, permission in GRANTS.items():
-            answer = httpx.post(
-                f"{login.url}/api/3.0/mlflow/users/permissions/grant",
-                json={
-                    "username": user,
-                    "resource_type": "registered_model",
-                    "resource_id": registrar.name,
-                    "permission": permission,
-                },
-                auth=(ADMIN, _password(ADMIN)),
-                timeout=30,
-                trust_env=False,
-            )
-            assert answer.is_success, answer.text
+            login.grant(user, registrar.name, permission)
 
     return shared
 
@@ -342,15 +336,18 @@ def test_the_history_is_for_those_who_may_read_the_model(login: Login, live: Ver
             "Production",
         ]
         assert audit.chain(login.client(user), live.model)
-    for read in (audit.history, audit.chain):
+    for user in ("nina", "dora"):
         with pytest.raises(RegistryRefusedError, match=r"403.*Permission denied"):
-            read(login.client("nina"), live.model)  # type: ignore[operator]
+            login.history(live, user)
+        with pytest.raises(RegistryRefusedError, match=r"403.*Permission denied"):
+            audit.chain(login.client(user), live.model)
     for kind in (audit.HISTORY, audit.CHAIN):
         page = {"name": live.model, "alias": f"{audit.ALIAS_PREFIX}{kind}-0"}
         for prefix in ("api/2.0", "ajax-api/2.0"):
             url = f"{login.url}/{prefix}/mlflow/registered-models/alias"
-            answer = httpx.get(url, params=page, auth=("nina", _password("nina")), trust_env=False)
-            assert (answer.status_code, answer.text) == (403, "Permission denied")
+            for user in ("nina", "dora"):
+                answer = httpx.get(url, params=page, auth=(user, _password(user)), trust_env=False)
+                assert (answer.status_code, answer.text) == (403, "Permission denied")
             assert httpx.get(url, params=page, trust_env=False).status_code == 401
 
 
@@ -359,6 +356,7 @@ def test_the_right_to_read_one_model_shows_no_history_of_another(
 ) -> None:
     # nina may read a model of her own, and asks with its name in front of the other's, or behind.
     own = Registrar(registrar.client, registrar.gate.settings)
+    login.grant("nina", own.name, "READ")
     alias = f"{audit.ALIAS_PREFIX}{audit.HISTORY}-0"
     auth = ("nina", _password("nina"))
     url = f"{login.url}/api/2.0/mlflow/registered-models/alias"
