@@ -13,7 +13,7 @@ from rich.table import Table
 
 from catalog.loader import UnknownModelError, get_model
 from catalog.spec import ModelSpec
-from checks.comparing import Rival
+from checks.comparing import find_rival
 from checks.errors import GateInputError
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
@@ -103,10 +103,11 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
             current = registry.in_stage(version.model, Stage.PRODUCTION)
             rows = audit.history(client, version.model)
             situation = rules.Situation(
-                incumbent=registry.identity(current) if current else None,
+                incumbent=registry.named(current) if current else None,
                 now=datetime.now(UTC),
                 max_age=timedelta(days=settings.evidence_max_age),
                 policy_digest=policy_digest(spec.gate),
+                changed_at=audit.production_changed(rows),
                 used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
             )
             rules.require_good(evidence, version.candidate, situation)
@@ -142,7 +143,7 @@ def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
             model=model,
             report_dir=folder,
             git_commit=before.git_commit if before else None,
-            rival=_rival(registry, version),
+            rival=find_rival(registry, version.model, version.number),
         )
         if before and before.dataset_digests != verdict.dataset_digests:
             raise GateInputError(
@@ -154,13 +155,6 @@ def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
             if file.name not in ROWS_FILES.values():
                 registry.put_artifact(version, f"gate/{file.name}", file.read_bytes())
     registry.attest(version, verdict, KeySettings())
-
-
-def _rival(registry: Registry, version: Version) -> Rival | None:
-    current = registry.in_stage(version.model, Stage.PRODUCTION)
-    if current is None or current.number == version.number:
-        return None
-    return Rival(registry.identity(current), OnnxModel(registry.model_bytes(current), threads=2))
 
 
 def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) -> None:

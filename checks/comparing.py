@@ -1,6 +1,7 @@
 """Challenger against incumbent: both predict the same held-out rows, and the difference gets an interval."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer
 
 from catalog.spec import ModelSpec
+from registry.errors import ModelFormatError
 from registry.evidence import CheckOutcome, Incumbent
 from registry.onnx_model import OnnxModel
+from registry.stage import Stage
+from registry.stages import Registry
 
 NAME = "IncumbentComparison"
 # Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): rows are
@@ -24,10 +28,31 @@ _INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Rival:
-    """The version in Production: which one it is, and its model."""
+    """The version in Production: which one it is, and how to come by its model."""
 
     incumbent: Incumbent
-    model: OnnxModel
+    load: Callable[[], OnnxModel]
+
+
+def find_rival(registry: Registry, model: str, challenger: int | None = None) -> Rival | None:
+    """Return the version in Production, which a challenger must not be worse than; None if there is no other.
+
+    It is named by the digest of its own evidence, as the server names it. One that does not hold those bytes
+    any more, or cannot be loaded, is nothing to be better than: the comparison fails.
+    """
+    current = registry.in_stage(model, Stage.PRODUCTION)
+    if current is None or current.number == challenger:
+        return None
+    named = registry.named(current)
+
+    def load() -> OnnxModel:
+        if registry.identity(current) != named:
+            raise ModelFormatError(
+                f"{current} does not hold the bytes that were checked; `greenroom rollback {model}` first"
+            )
+        return OnnxModel(registry.model_bytes(current), threads=2)
+
+    return Rival(named, load)
 
 
 def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, rival: Rival) -> CheckOutcome:
@@ -39,7 +64,7 @@ def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, riva
     """
     number = rival.incumbent.version
     try:
-        scores = _scores(spec, held_out, (challenger, rival.model))
+        scores = _scores(spec, held_out, (challenger, rival.load()))
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime or a scorer raises: no comparison, no pass
         reason = f"could not be compared with version {number} in Production: {type(error).__name__}: {error}"
         return _outcome("error", reason, None)

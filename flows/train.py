@@ -24,7 +24,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from checks.comparing import Rival
+from checks.comparing import find_rival
 from checks.gate import run_gate
 from flows import data, models, pictures, tracking
 from registry.client import TrackingClient
@@ -192,16 +192,16 @@ def convert(spec: ModelSpec, winner: models.Fitted, test: Rows) -> tuple[bytes, 
 def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: Path) -> Verdict:
     """Run the gate on the very bytes that would be served."""
     with step(spec, "check") as say:
-        rival = _rival(spec)
-        verdict = run_gate(
-            spec,
-            train=train.frame,
-            test=test.frame,
-            model=OnnxModel(content),
-            report_dir=report_dir,
-            git_commit=tracking.git_commit(),
-            rival=rival,
-        )
+        with TrackingClient() as client:
+            verdict = run_gate(
+                spec,
+                train=train.frame,
+                test=test.frame,
+                model=OnnxModel(content),
+                report_dir=report_dir,
+                git_commit=tracking.git_commit(),
+                rival=find_rival(Registry(client), spec.name),
+            )
         good = sum(o.status == "passed" for o in verdict.outcomes)
         say(f"{'passed' if verdict.passed else 'REFUSED'}; {good} of {len(verdict.outcomes)} checks passed")
         for refusal in verdict.refusals:
@@ -308,7 +308,9 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
             number = register(spec, model_id, verdict, score)
     signed = attest(spec, number, verdict)
     stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
-    if promote_passed and verdict.passed and signed:
+    if promote_passed and verdict.passed and not signed:
+        refusals.append("not signed: the gate's key is not here")
+    elif promote_passed and verdict.passed:
         try:
             stage = promote(spec, number)
         except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
@@ -324,16 +326,6 @@ def train(model: str, promote_passed: bool = False) -> Outcome:
         stage=stage,
         refusals=tuple(refusals),
     )
-
-
-def _rival(spec: ModelSpec) -> Rival | None:
-    """The version in Production, which the new one must not be worse than."""
-    with TrackingClient() as client:
-        registry = Registry(client)
-        current = registry.in_stage(spec.name, Stage.PRODUCTION)
-        if current is None:
-            return None
-        return Rival(registry.identity(current), OnnxModel(registry.model_bytes(current), threads=2))
 
 
 def _log_run(spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[Rows, Rows]) -> Any:

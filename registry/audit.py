@@ -7,10 +7,11 @@ login, the right to read the model.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from registry.client import TrackingClient
 from registry.errors import NotFoundError, RegistryRefusedError
@@ -21,6 +22,7 @@ HISTORY = "history"
 CHAIN = "chain"
 PAGE = 200
 PRODUCTION = "Production"
+UNREADABLE = "unreadable"
 _LEADING = frozenset({"promoted", "override", "rollback", "found"})
 
 
@@ -95,8 +97,8 @@ def good_versions(rows: Iterable[Row]) -> list[int]:
     for row in rows:
         if row.version is None:
             continue
-        if row.action == "deleted" and row.version in good:
-            good.remove(row.version)
+        if row.action in ("deleted", "renamed"):  # whatever has its number next is another version
+            good = [version for version in good if version != row.version]
         if row.to_stage != PRODUCTION or row.action not in _LEADING:
             continue
         if row.action == "rollback" and row.version in good:
@@ -111,12 +113,26 @@ def rollback_targets(rows: Iterable[Row], current: int | None) -> list[int]:
     return [version for version in reversed(good_versions(rows)) if version != current]
 
 
+def read(text: str) -> Row:
+    """Return a row from its text; one that cannot be read says so, and hides no other."""
+    try:
+        return Row.model_validate_json(text)
+    except ValidationError:
+        return Row(id=0, at="", action=UNREADABLE, model="", actor="")
+
+
 def history(client: TrackingClient, model: str) -> list[Row]:
     """Return a model's rows, oldest first.
 
     Raises `RegistryRefusedError` when the tracking server has no guard, which is who keeps the audit.
     """
-    return [Row.model_validate_json(text) for text in history_texts(client, model).values()]
+    return [read(text) for text in history_texts(client, model).values()]
+
+
+def production_changed(rows: Iterable[Row]) -> datetime | None:
+    """Return when what is in Production changed last."""
+    changes = [r.at for r in rows if PRODUCTION in (r.from_stage, r.to_stage) and r.from_stage != r.to_stage]
+    return datetime.fromisoformat(changes[-1]) if changes else None
 
 
 def history_texts(client: TrackingClient, model: str) -> dict[int, str]:

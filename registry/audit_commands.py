@@ -12,6 +12,7 @@ from registry import audit, diffing, verifying
 from registry.audit import Row
 from registry.client import TrackingClient
 from registry.errors import NotFoundError
+from registry.printing import printable
 from registry.settings import KeySettings
 from registry.stages import Registry
 
@@ -43,7 +44,7 @@ def history(model: str, *, as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for row in rows:
         style = _LOUD.get(row.action, "")
-        table.add_row(*map(escape, _cells(row)), style=style)
+        table.add_row(*(escape(printable(text)) for text in _cells(row)), style=style)
     Console().print(table)
 
 
@@ -65,11 +66,11 @@ def verify(expect_head: str | None, *, as_json: bool) -> None:
         click.echo(json.dumps(found.__dict__, indent=2))
     else:
         for problem in found.problems:
-            click.secho(f"PROBLEM  {problem}", fg="red")
+            click.secho(f"PROBLEM  {printable(problem)}", fg="red")
         for note in found.notes:
-            click.secho(f"note     {note}", fg="yellow")
+            click.secho(f"note     {printable(note)}", fg="yellow")
         for checked in found.checked:
-            click.echo(f"checked  {checked}")
+            click.echo(f"checked  {printable(checked)}")
         head = f", head {found.head}" if found.head else ""
         click.echo(f"{found.rows} rows in the audit{head}. {len(found.problems)} problems.")
     sys.exit(1 if found.problems else 0)
@@ -99,7 +100,7 @@ def diff(model: str, a: int | None, b: int | None, *, as_json: bool, everything:
         for heading in ("", f"version {left.number}", f"version {right.number}"):
             table.add_column(heading, overflow="fold")
         for line in shown:
-            table.add_row(*(escape(text or "-") for text in (line.name, line.a, line.b)))
+            table.add_row(*(escape(printable(text or "-")) for text in (line.name, line.a, line.b)))
         console.print(table)
         console.print()
     same = sum(not line.differs for line in lines)

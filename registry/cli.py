@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from catalog.loader import CatalogError
 from registry.errors import RegistryError, RegistryUnavailableError
+from registry.printing import printable
 
 
 class _Rooms(click.Group):
@@ -83,5 +84,5 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    click.secho(f"greenroom: {error}", fg="red", err=True)
+    click.secho(f"greenroom: {printable(str(error))}", fg="red", err=True)
     sys.exit(code)

@@ -62,6 +62,7 @@ def create(role: Role, settings: KeySettings, *, replace: bool = False) -> Trust
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     made = CryptoSigner(private)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The public key first: a key that nobody trusts yet would sign evidence that is refused.
     public_path = _trusted_folder(role, settings) / f"{made.public_key.keyid}.pem"
     _write(public_path, public, 0o644)
@@ -119,7 +120,10 @@ def _trusted_folder(role: Role, settings: KeySettings) -> Path:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Write a key. Folders of private keys are for their owner, those of public ones for everybody."""
+    folder = 0o755 if mode & 0o044 else 0o700
+    for parent in (path.parent.parent, path.parent):
+        parent.mkdir(parents=True, exist_ok=True, mode=folder)
     new = path.with_suffix(".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:

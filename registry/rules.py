@@ -41,6 +41,7 @@ class Situation:
     """What evidence is held against.
 
     `policy_digest` is that of the policy that applies now, None where the catalogue has no such model;
+    `changed_at` is when what is in Production changed last, None if it never did;
     `used` holds the digests of evidence that took a version of this model to Production before.
     """
 
@@ -48,6 +49,7 @@ class Situation:
     now: datetime
     max_age: timedelta
     policy_digest: str | None = None
+    changed_at: datetime | None = None
     used: Set[str] = frozenset()
 
 
@@ -96,6 +98,11 @@ def require_good(evidence: Evidence, candidate: Candidate, situation: Situation)
     if evidence.digest in situation.used:
         raise EvidenceUsedError(
             f"The evidence on {candidate} took it to Production before and counts once. {_again(candidate)}"
+        )
+    if situation.changed_at and evidence.created_at < situation.changed_at:
+        # Else somebody could take a better version away for a moment, and with it what had to be beaten.
+        raise EvidenceIncumbentError(
+            f"What is in Production changed since {candidate} was compared with it. {_again(candidate)}"
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from registry.tags import folded
+
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -60,6 +62,17 @@ class KeySettings(GreenroomSettings):
         gt=0,
         description="GREENROOM_OVERRIDE_MAX_AGE: minutes within which a signed override must be used.",
     )
+
+    production_aliases: str = Field(
+        default="production,prod,champion,live",
+        description="GREENROOM_PRODUCTION_ALIASES: aliases, separated by commas, that mean Production, in "
+        "any case: they can only point at the version in Production, and follow a promotion.",
+    )
+
+    @property
+    def production_alias_names(self) -> frozenset[str]:
+        """The aliases that mean Production, as `registry.tags.folded` writes them."""
+        return frozenset(folded(name) for name in self.production_aliases.split(",") if name.strip())
 
     @property
     def gate_key_path(self) -> Path:

@@ -70,7 +70,7 @@ class Registry:
     def versions(self, model: str) -> list[Version]:
         """Return all versions of a model, newest first; none if the model is not registered."""
         found = self._client.pages(
-            "model-versions/search", {"filter": f"name = '{_quoted(model)}'"}, "model_versions"
+            "model-versions/search", {"filter": f"name = {_quoted(model)}"}, "model_versions"
         )
         return sorted(map(_version, found), key=lambda version: version.number, reverse=True)
 
@@ -148,6 +148,13 @@ class Registry:
         """Return which version this is, by the files that it holds now."""
         return Incumbent(version=version.number, digest=tree_digest(self.files(version)))
 
+    def named(self, version: Version) -> Incumbent:
+        """Return which version this is, by the files that its evidence is about: as the server names it."""
+        for tag in (EVIDENCE, OVERRIDE):
+            if tag in version.tags and (found := peek(version.tags[tag])):
+                return Incumbent(version=version.number, digest=found.files_digest)
+        return self.identity(version)
+
     # Evidence
 
     def attest(self, version: Version, verdict: Verdict, settings: KeySettings) -> Evidence:
@@ -161,7 +168,7 @@ class Registry:
         if digest_of(files, MODEL_FILE) != verdict.model_digest:
             raise EvidenceBytesError(
                 f"{version} does not hold the model that was checked: its {MODEL_FILE} is "
-                f"{digest_of(files, MODEL_FILE)}, the verdict is about {verdict.model_digest}."
+                f"{digest_of(files, MODEL_FILE) or 'not there'}, the verdict is about {verdict.model_digest}."
             )
         envelope = attest_verdict(
             verdict,
@@ -240,7 +247,7 @@ class Registry:
             version=version.number,
             source=version.source,
             files=self.files(version),
-            incumbent=self._named(current) if current and current.number != version.number else None,
+            incumbent=self.named(current) if current and current.number != version.number else None,
             reason=reason,
             operator=operator,
             signer=signer,
@@ -267,13 +274,6 @@ class Registry:
             headers,
         )
         return _version(self._client.require(answer, "model_version"))
-
-    def _named(self, version: Version) -> Incumbent:
-        """The incumbent as its own evidence has it: an override must work when its bytes are broken, too."""
-        for tag in (EVIDENCE, OVERRIDE):
-            if tag in version.tags and (found := peek(version.tags[tag])):
-                return Incumbent(version=version.number, digest=found.files_digest)
-        return self.identity(version)
 
     def _digests(self, uri: str) -> dict[str, str]:
         return {
@@ -308,6 +308,8 @@ def _version(raw: dict[str, Any]) -> Version:
 
 
 def _quoted(name: str) -> str:
-    if "'" in name:
-        raise RegistryRefusedError(f"A model's name cannot hold a quote: {name}")
-    return name
+    """Return a name as MLflow's searches take it: in quotes that it does not hold itself."""
+    for quote in ("'", '"'):
+        if quote not in name:
+            return f"{quote}{name}{quote}"
+    raise RegistryRefusedError(f"MLflow cannot search for a name that holds both kinds of quotes: {name}")

@@ -53,7 +53,7 @@ class Gate:
         current = self.registry.in_stage(version.model, Stage.PRODUCTION)
         if current and current.number == version.number:
             current = None
-        incumbent: Incumbent | None = self.registry.identity(current) if current else None
+        incumbent: Incumbent | None = self.registry.named(current) if current else None
         verdict = Verdict(
             model=changed.get("model", version.model),
             task="regression",

@@ -19,8 +19,10 @@ def digests(location: str) -> dict[str, str]:
     They are read anew each time: whoever can write artifacts can write other bytes of the same size. Raises
     `MlflowException` (503) when the store does not answer, so that nothing is decided on half of them.
     """
-    repository, root = _repository(location)
     try:
+        repository, root = _repository(location)
+        if not repository.list_artifacts(root or None):
+            return {}  # deleted, or never there
         with TemporaryDirectory(prefix="greenroom-digests-") as folder:
             base = Path(repository.download_artifacts(root, folder) or folder)
             return {

@@ -1,18 +1,22 @@
 """The guard's part of the database: installing it, and refusing to work without it."""
 
 import os
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 from psycopg2 import sql
 from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from registry.errors import RegistryError
 from registry.server.settings import GuardSettings, MigrationSettings
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+]*")
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _MIGRATE = (
     "Run `greenroom migrate` (docs/promotion.md says what it needs and does), then start the server again."
@@ -41,15 +45,28 @@ def server_url(settings: GuardSettings) -> str:
 
 
 def normalised(url: str, setting: str) -> str:
-    """Return a PostgreSQL URL with the driver that MLflow works with; `DatabaseError` for any other."""
-    if not url.startswith("postgresql"):
-        kind = url.partition(":")[0] or "nothing"
+    """Return a PostgreSQL URL with the driver that MLflow works with; `DatabaseError` for any other.
+
+    The error never shows the address: whatever its form, it may hold a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not scheme.startswith("postgresql"):
+        kind = f"{scheme} database" if separator and _SCHEME.fullmatch(scheme) else "something else"
         raise DatabaseError(
-            f"Greenroom's guard lives in PostgreSQL, and the database given is {kind}. Set {setting}, or "
-            "MLflow's --backend-store-uri, to postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            f"Greenroom's guard lives in PostgreSQL, and the address given is that of {kind}. Set {setting}, "
+            "or MLflow's --backend-store-uri, to postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         )
-    # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-    return "postgresql+psycopg2:" + url.partition(":")[2]
+    try:
+        # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
+        found = make_url(f"postgresql+psycopg2://{rest}")
+    except (ArgumentError, ValueError):
+        found = None
+    if found is None or "@" in (found.host or "") or rest.count("@") > 1:
+        raise DatabaseError(
+            f"{setting} is no address that can be read: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. In a "
+            "password write @ as %40, : as %3A and / as %2F."
+        ) from None
+    return found.render_as_string(hide_password=False)
 
 
 def installed_digest() -> str:
@@ -62,12 +79,17 @@ def require_installed(engine: Engine) -> None:
     with engine.connect() as connection:
         if _installed(connection) != installed_digest():
             raise DatabaseError(f"{explain(connection)} {_MIGRATE}")
-        problems = _weaknesses(connection)
+        role = str(connection.execute(text("SELECT current_user")).scalar())
+        problems = _weaknesses(connection, role)
     if problems:
-        raise DatabaseError(
-            f"The role that MLflow's server logs in as {' and '.join(problems)}, so the audit and the guards "
-            f"in the database could be gone round. Give the server a role of its own. {_MIGRATE}"
-        )
+        raise DatabaseError(f"{_too_strong(role, problems)} {_MIGRATE}")
+
+
+def _too_strong(role: str, problems: list[str]) -> str:
+    return (
+        f"The role {role} that MLflow's server logs in as {' and '.join(problems)}, so the audit and the "
+        "guards in the database could be gone round. Give the server a role of its own."
+    )
 
 
 def explain(connection: Connection) -> str:
@@ -111,7 +133,7 @@ def install(settings: MigrationSettings, *, keep: dict[str, int], dry_run: bool)
     """Bring MLflow's tables up to date, install the guard, and return what was done, a sentence each.
 
     `keep` says which version stays in Production of a model that has several; the others are archived.
-    Raises `DatabaseError`, and then nothing was changed but MLflow's own migrations.
+    Raises `DatabaseError` when something has to be decided or corrected first; then nothing was changed.
     """
     admin = normalised(settings.database_admin_url.get_secret_value(), "GREENROOM_DATABASE_ADMIN_URL")
     app = make_url(server_url(settings)).username or ""
@@ -122,21 +144,37 @@ def install(settings: MigrationSettings, *, keep: dict[str, int], dry_run: bool)
             "and name it in MLflow's --backend-store-uri."
         )
     engine = create_engine(admin)
-    said = []
     try:
-        with engine.connect() as connection:
-            if _installed(connection) == installed_digest():
-                return ["The guard is installed, and up to date."]
-        with engine.begin() as connection:
-            _require_role(connection, app)
-            said += _take_over(connection, app, dry_run=dry_run)
-        if not dry_run:
-            _migrate_mlflow(engine)
-            said.append(f"MLflow's tables are those of MLflow {version('mlflow')}.")
-        with engine.begin() as connection:
-            said += _install(connection, app, keep, dry_run=dry_run)
+        return _installed_by(engine, app, keep, dry_run=dry_run)
+    except (SQLAlchemyError, psycopg2.Error) as error:
+        # The driver's first line says what PostgreSQL said; the statement would tell nobody anything.
+        said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise DatabaseError(
+            f"PostgreSQL did not do what GREENROOM_DATABASE_ADMIN_URL was to do: {said}. That role must own "
+            "MLflow's tables, or be a superuser."
+        ) from error
     finally:
         engine.dispose()
+
+
+def _installed_by(engine: Engine, app: str, keep: dict[str, int], *, dry_run: bool) -> list[str]:
+    with engine.connect() as connection:
+        _require_role(connection, app)
+        if _installed(connection) == installed_digest() and _has_rights(connection, app):
+            return ["The guard is installed, and up to date."]
+        if inspect(connection).has_table("model_versions"):
+            _to_archive(staged(connection), keep)  # decided before anything is touched
+    said = []
+    with engine.begin() as connection:
+        said += _take_over(connection, app, dry_run=dry_run)
+    if not dry_run:
+        _migrate_mlflow(engine)
+        said.append(f"MLflow's tables are those of MLflow {version('mlflow')}.")
+    with engine.begin() as connection:
+        said += _install(connection, app, keep, dry_run=dry_run)
+        problems = [] if dry_run else _weaknesses(connection, app)
+        if problems:
+            raise DatabaseError(f"{_too_strong(app, problems)} Then run `greenroom migrate` again.")
     return said
 
 
@@ -230,20 +268,38 @@ def _require_role(connection: Connection, app: str) -> None:
 
 
 def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
-    """Let the installing role own what the server's role owned: an owner can drop every guard."""
-    owns = connection.execute(
-        text("SELECT count(*) FROM pg_tables WHERE tableowner = :r AND schemaname = current_schema()"),
-        {"r": app},
-    ).scalar()
-    if not owns:
-        return []
-    if not dry_run:
-        # Role names come from the server's own URL; quoted all the same.
-        quoted = connection.dialect.identifier_preparer.quote(app)
-        connection.execute(text(f"REASSIGN OWNED BY {quoted} TO CURRENT_USER"))
-    return [
-        f"{owns} tables that {app} owned {'would belong' if dry_run else 'belong'} to the installing role."
-    ]
+    """Let the installing role own what the server's role owned here: an owner can drop every guard."""
+    quote = connection.dialect.identifier_preparer.quote
+    found = connection.execute(
+        text(
+            "SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.relname "
+            "FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN "
+            "('r', 'p', 'v', 'S') AND c.relowner = CAST(:r AS regrole) AND NOT EXISTS (SELECT 1 FROM "
+            "pg_depend d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i') AND c.relkind = 'S')"
+        ),
+        {"r": quote(app)},
+    ).all()
+    commands = [f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER" for kind, name in found]
+    said = []
+    if found:
+        verb = "would belong" if dry_run else "belong"
+        said.append(f"{len(found)} tables that {app} owned {verb} to the installing role.")
+    owned = connection.execute(
+        text(
+            "SELECT current_database(), datdba = CAST(:r AS regrole), current_schema(), "
+            "nspowner = CAST(:r AS regrole) FROM pg_database, pg_namespace "
+            "WHERE datname = current_database() AND nspname = current_schema()"
+        ),
+        {"r": quote(app)},
+    ).one()
+    for kind, name, is_owner in (("DATABASE", *owned[:2]), ("SCHEMA", *owned[2:])):
+        if is_owner:
+            commands.append(f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER")
+            verb = "would belong" if dry_run else "belongs"
+            said.append(f"The {kind.lower()} {name}, which {app} owned, {verb} to the installing role.")
+    for command in [] if dry_run else commands:
+        connection.execute(text(command))
+    return said
 
 
 def _installed(connection: Connection) -> str | None:
@@ -253,19 +309,40 @@ def _installed(connection: Connection) -> str | None:
     return found
 
 
-def _weaknesses(connection: Connection) -> list[str]:
+def _has_rights(connection: Connection, role: str) -> bool:
+    """Whether the server's role can work, and no more than that."""
     query = text(
-        "SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), "
-        "pg_has_role((SELECT tableowner FROM pg_tables WHERE tablename = 'model_versions' "
-        "             AND schemaname = current_schema())::name, 'USAGE'), "
-        "has_table_privilege('greenroom.audit', 'INSERT, UPDATE, DELETE, TRUNCATE')"
+        "SELECT has_table_privilege(:r, 'model_versions', 'SELECT') AND "
+        "has_table_privilege(:r, 'model_versions', 'UPDATE') AND "
+        "has_schema_privilege(:r, 'greenroom', 'USAGE') AND "
+        "has_table_privilege(:r, 'greenroom.audit', 'SELECT')"
     )
-    superuser, owner, writes = connection.execute(query).one()
-    problems = []
-    if superuser:
-        problems.append("is a superuser")
-    if owner:
-        problems.append("owns MLflow's tables")
-    if writes:
-        problems.append("can write to the audit")
-    return problems
+    return bool(connection.execute(query, {"r": role}).scalar()) and not _weaknesses(connection, role)
+
+
+def _weaknesses(connection: Connection, role: str) -> list[str]:
+    """Return what makes a role able to go round the guards. Membership counts: a member can SET ROLE."""
+    query = text(
+        "SELECT rolsuper, rolcreaterole, "
+        "pg_has_role(:r, (SELECT relowner FROM pg_class WHERE oid = 'model_versions'::regclass), 'MEMBER'), "
+        "pg_has_role(:r, (SELECT datdba FROM pg_database WHERE datname = current_database()), 'MEMBER'), "
+        "EXISTS (SELECT 1 FROM pg_namespace WHERE nspname IN (current_schema(), 'greenroom') "
+        "        AND pg_has_role(:r, nspowner, 'MEMBER')), "
+        "has_table_privilege(:r, 'model_versions', 'TRIGGER'), "
+        "has_table_privilege(:r, 'model_versions', 'TRUNCATE'), "
+        "has_table_privilege(:r, 'greenroom.audit', 'INSERT, UPDATE, DELETE, TRUNCATE') "
+        "OR has_table_privilege(:r, 'greenroom.head', 'INSERT, UPDATE, DELETE, TRUNCATE') "
+        "FROM pg_roles WHERE rolname = :r"
+    )
+    found = connection.execute(query, {"r": role}).one()
+    said = (
+        "is a superuser",
+        "may create roles",
+        "owns MLflow's tables",
+        "owns the database",
+        "owns the schema",
+        "may set triggers on MLflow's tables",
+        "may truncate MLflow's tables",
+        "can write to the audit",
+    )
+    return [problem for problem, true in zip(said, found, strict=True) if true]

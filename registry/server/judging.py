@@ -10,7 +10,7 @@ from typing import Any
 from catalog.loader import load_catalog
 from registry import keys, rules
 from registry.attestation import Evidence, Kind, verify
-from registry.audit import Row, rollback_targets
+from registry.audit import Row, production_changed, rollback_targets
 from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
@@ -22,6 +22,8 @@ from registry.server.settings import GuardSettings
 from registry.stage import Stage
 from registry.tags import EVIDENCE, OVERRIDE
 
+# Reads the SHA-256 of each file that a version holds, by path.
+Files = Callable[[], Mapping[str, str]]
 _KINDS: Mapping[str, Kind] = {EVIDENCE: "gate", OVERRIDE: "override"}
 
 
@@ -38,6 +40,7 @@ class View:
     override: str | None
     incumbent: Incumbent | None
     used: frozenset[str]
+    changed_at: datetime | None
     history: tuple[Row, ...] = field(default=(), compare=False)
 
     @property
@@ -75,6 +78,10 @@ class Judge:
         # Now, so that a broken declaration stops the server's start and not a promotion.
         self._policies = {name: policy_digest(spec.gate) for name, spec in load_catalog().items()}
 
+    def declares(self, name: str) -> bool:
+        """Whether the catalogue declares a model of that name."""
+        return name in self._policies
+
     def view(
         self,
         row: Any,
@@ -97,6 +104,7 @@ class Judge:
             override=tags.get(OVERRIDE),
             incumbent=self._incumbent(other, other_tags) if other is not None else None,
             used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
+            changed_at=production_changed(rows),
             history=rows,
         )
 
@@ -111,25 +119,34 @@ class Judge:
         before = view.evidence if key == EVIDENCE else view.override
         if before and before != envelope:
             there = self._believed(before)
-            if there and there.created_at >= evidence.created_at and there.digest != evidence.digest:
+            # The same in another writing would only disturb a promotion that is under way.
+            if there and there.created_at >= evidence.created_at:
                 raise EvidenceStaleError(
                     f"{view.candidate} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} "
                     "UTC; older evidence cannot take its place."
                 )
         return evidence
 
-    def promotion(self, view: View, target: Stage, files: Mapping[str, str]) -> Decision:
-        """Return on what ground a version may move to Staging or Production; raises `EvidenceError`."""
+    def promotion(self, view: View, target: Stage, files: Files) -> Decision:
+        """Return on what ground a version may move to Staging or Production; raises `EvidenceError`.
+
+        `files` reads what the version holds, and is asked last: all else is decided without.
+        """
         try:
             evidence = self._gate_evidence(view, files)
             return Decision("promoted" if target is Stage.PRODUCTION else "staged", evidence, view.evidence)
         except EvidenceError as refusal:
             if not view.override:
                 raise
-            override = self._override(view, files, refusal)
+            try:
+                override = self._override(view, files)
+            except EvidenceError as error:
+                raise type(refusal)(
+                    f"{refusal} There is an override, which does not hold either: {error}"
+                ) from error
             return Decision("override", override, view.override, f"Overrode: {refusal}")
 
-    def rollback(self, view: View, files: Mapping[str, str], reason: str | None) -> Decision:
+    def rollback(self, view: View, files: Files, reason: str | None) -> Decision:
         """Return on what ground a version that was in Production before may come back; raises
         `EvidenceError`.
 
@@ -147,29 +164,33 @@ class Judge:
                 f"A rollback needs a reason: `greenroom rollback {view.name} --reason …`."
             )
         evidence, envelope = self._genuine(view)
-        rules.require_bytes(evidence, view.candidate, files)
+        rules.require_bytes(evidence, view.candidate, files())
         return Decision("rollback", evidence, envelope)
 
-    def confirmation(self, view: View, files: Callable[[], Mapping[str, str]]) -> Decision | None:
+    def confirmation(self, view: View, files: Files) -> Decision | None:
         """Return an override of a version that is in its stage already,
         if it has one that is new and good.
         """
-        override = self._believed(view.override) if view.override else None
-        if not override or override.digest in view.used:
+        if not view.override:
             return None
-        found = self._override(view, files(), None)
-        return Decision("override", found, view.override, "It was in the stage already.")
+        try:
+            override = self._override(view, files)
+        except EvidenceError:
+            return None  # nothing was asked for that it would have to allow
+        if any(row.evidence == override.digest for row in view.history):
+            return None
+        return Decision("override", override, view.override, "It was in the stage already.")
 
-    def mismatch(self, view: View, files: Mapping[str, str]) -> EvidenceBytesError | None:
+    def mismatch(self, view: View, files: Files) -> EvidenceBytesError | None:
         """Return how a version's bytes differ from its evidence, or None."""
         try:
             evidence, _ = self._genuine(view)
-            rules.require_bytes(evidence, view.candidate, files)
+            rules.require_bytes(evidence, view.candidate, files())
         except EvidenceBytesError as error:
             return error
         return None
 
-    def _gate_evidence(self, view: View, files: Mapping[str, str]) -> Evidence:
+    def _gate_evidence(self, view: View, files: Files) -> Evidence:
         if not view.evidence:
             raise rules.missing(view.candidate)
         evidence = self._verify(view.evidence)
@@ -178,32 +199,25 @@ class Judge:
             now=datetime.now(UTC),
             max_age=timedelta(days=self._settings.evidence_max_age),
             policy_digest=self._policies.get(view.name),
+            changed_at=view.changed_at,
             used=view.used,
         )
         rules.require_good(evidence, view.candidate, situation)
-        rules.require_bytes(evidence, view.candidate, files)
+        rules.require_bytes(evidence, view.candidate, files())
         return evidence
 
-    def _override(self, view: View, files: Mapping[str, str], refusal: EvidenceError | None) -> Evidence:
-        """Return an operator's override that holds now;
-        else raise the gate's refusal with what is wrong with it.
-        """
+    def _override(self, view: View, files: Files) -> Evidence:
+        """Return an operator's override that holds now; else raise what is wrong with it."""
         situation = rules.Situation(
             incumbent=view.incumbent,
             now=datetime.now(UTC),
             max_age=timedelta(minutes=self._settings.override_max_age),
+            changed_at=view.changed_at if view.stage is not Stage.PRODUCTION else None,
             used=view.used,
         )
-        try:
-            override = self._verify(view.override or "")
-            rules.require_good(override, view.candidate, situation)
-            rules.require_bytes(override, view.candidate, files)
-        except EvidenceError as error:
-            if refusal is None:
-                raise
-            raise type(refusal)(
-                f"{refusal} There is an override, which does not hold either: {error}"
-            ) from error
+        override = self._verify(view.override or "")
+        rules.require_good(override, view.candidate, situation)
+        rules.require_bytes(override, view.candidate, files())
         return override
 
     def _genuine(self, view: View) -> tuple[Evidence, str]:

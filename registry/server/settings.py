@@ -18,11 +18,6 @@ class GuardSettings(KeySettings):
         description="GREENROOM_PROMOTERS: names of MLflow users (basic-auth), separated by commas, who may "
         "change what is in Production. With a login on and no names, nobody may.",
     )
-    production_aliases: str = Field(
-        default="production,prod,champion,live",
-        description="GREENROOM_PRODUCTION_ALIASES: aliases, separated by commas, that mean Production, in "
-        "any case: they can only point at the version in Production, and follow a promotion.",
-    )
 
     @property
     def promoter_names(self) -> frozenset[str]:

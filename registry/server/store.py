@@ -6,6 +6,7 @@ one transaction with its row in the audit, which triggers in the database write 
 """
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -24,7 +25,13 @@ from mlflow.store.model_registry.dbmodels.models import (
 )
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.time import get_current_time_millis
-from mlflow.utils.validation import _validate_model_version
+from mlflow.utils.validation import (
+    _validate_model_name,
+    _validate_model_version,
+    _validate_model_version_tag,
+    _validate_registered_model_tag,
+    _validate_tag_name,
+)
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -32,11 +39,12 @@ from registry import audit
 from registry.errors import EvidenceError
 from registry.server import artifacts, database
 from registry.server.caller import Caller, caller
-from registry.server.judging import Decision, Judge, View
+from registry.server.judging import Decision, Files, Judge, View
 from registry.server.settings import GuardSettings
 from registry.stage import GATED, Stage
 from registry.tags import EVIDENCE, GATE, OVERRIDE, REPORT, folded, is_reserved
 
+_log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 # The session of the guarded transaction that is under way in this thread.
 _current: ContextVar[Session | None] = ContextVar("greenroom_session", default=None)
@@ -58,7 +66,7 @@ class GuardedStore(SqlAlchemyStore):
         super().__init__(database.server_url(self._settings))
         database.require_installed(self.engine)
         self._judge = Judge(self._settings)
-        self._aliases = {folded(a) for a in self._settings.production_aliases.split(",") if a.strip()}
+        self._aliases = self._settings.production_alias_names
         self._own_sessions: Callable[..., AbstractContextManager[Session]] = self.ManagedSessionMaker
         self.ManagedSessionMaker = self._joined
 
@@ -96,7 +104,7 @@ class GuardedStore(SqlAlchemyStore):
         """Return on what ground a version may move; raises `EvidenceError`. Outside of any transaction."""
         if target not in GATED:
             return Decision("archived" if target is Stage.ARCHIVED else "moved")
-        files = artifacts.digests(view.location)
+        files = _files(view)
         if who.rollback:
             if target is not Stage.PRODUCTION:
                 raise RefusedError("A rollback goes to Production.", "rollback")
@@ -126,11 +134,14 @@ class GuardedStore(SqlAlchemyStore):
 
     def _confirmed(self, view: View, who: Caller) -> ModelVersion:
         """A version that is in the stage already stays; an operator's override of it is written down."""
-        decision = self._judge.confirmation(view, lambda: artifacts.digests(view.location))
+        decision = self._judge.confirmation(view, _files(view))
         if decision:
-            entry = {**decision.context(), **_who(who), "model": view.name, "version": view.number}
-            with self._own_sessions(read_only=False) as session:
-                self._record(session, {**entry, "from": view.stage.value, "to": view.stage.value})
+            self._require_promoter(who, {view.stage})
+            stage = view.stage.value
+            entry = {"model": view.name, "version": view.number, "from": stage, "to": stage}
+            with self._transaction(view.name, who, {"action": "override"}) as session:
+                if self._view(view.name, view.number) == view:
+                    self._record(session, {**decision.context(), **_who(who), **entry})
         return super().get_model_version(view.name, view.number)
 
     def _archive_incumbents(self, session: Session, view: View) -> None:
@@ -223,17 +234,21 @@ class GuardedStore(SqlAlchemyStore):
         self, name: str, tags: Any = None, description: Any = None, deployment_job_id: Any = None
     ) -> RegisteredModel:
         """Create a model; not with reserved tags."""
+        _validate_model_name(name)
         with self._refusals(caller(), name):
             self._refuse_reserved(name, tags)
+            if _prompt_tag(tags):
+                self._require_unknown(name)
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
     def create_model_version(self, name: str, source: str, *args: Any, **kwargs: Any) -> ModelVersion:
         """Create a version; not with reserved tags, which a copy would bring from another version."""
+        _validate_model_name(name)
         tags = kwargs.get("tags") or (args[1] if len(args) > 1 else None)
         with self._refusals(caller(), name):
             self._refuse_reserved(name, tags)
-            if _prompt_tag(tags):
-                self._require_prompt(name)
+            # MLflow itself lets a version that is marked as a prompt have no model for its source.
+            self._require_prompt(name, is_one=_prompt_tag(tags))
         return super().create_model_version(name, source, *args, **kwargs)
 
     # Tags
@@ -241,11 +256,13 @@ class GuardedStore(SqlAlchemyStore):
     def set_model_version_tag(self, name: str, version: Any, tag: ModelVersionTag) -> None:
         """Set a tag; a reserved one only to valid, newer evidence about this very version."""
         number = _validate_model_version(version)
+        _validate_model_name(name)
+        _validate_model_version_tag(tag.key, tag.value)
         who = caller()
         if not is_reserved(tag.key):
             if tag.key == IS_PROMPT_TAG_KEY:
                 with self._refusals(who, name, number):
-                    self._require_prompt(name)
+                    self._require_prompt(name, is_one=True)
             super().set_model_version_tag(name, number, tag)
             return
         with self._refusals(who, name, number):
@@ -263,25 +280,34 @@ class GuardedStore(SqlAlchemyStore):
 
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
         """Delete a tag; reserved ones stay."""
+        _validate_model_name(name)
+        _validate_tag_name(key)
         with self._refusals(caller(), name, _validate_model_version(version)):
             if is_reserved(key):
                 raise RefusedError(f"The tag {key!r} holds evidence and cannot be deleted.", "reserved")
+            if key == IS_PROMPT_TAG_KEY:
+                self._require_prompt(name, is_one=False)
         super().delete_model_version_tag(name, version, key)
 
     def set_registered_model_tag(self, name: str, tag: Any) -> None:
         """Set a tag of a model; reserved names are for versions."""
-        with self._refusals(caller(), name):
+        _validate_model_name(name)
+        _validate_registered_model_tag(tag.key, tag.value)
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
             self._refuse_reserved(name, [tag])
             if tag.key == IS_PROMPT_TAG_KEY:
-                self._require_no_versions(name)
-        super().set_registered_model_tag(name, tag)
+                self._require_no_versions(session, name)
+                self._require_unknown(name)
+            super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Delete a tag of a model; what makes it a prompt stays while it has versions."""
-        with self._refusals(caller(), name):
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
             if key == IS_PROMPT_TAG_KEY:
-                self._require_no_versions(name)
-        super().delete_registered_model_tag(name, key)
+                self._require_no_versions(session, name)
+            super().delete_registered_model_tag(name, key)
 
     # The audit, read
 
@@ -346,12 +372,21 @@ class GuardedStore(SqlAlchemyStore):
                 **_who(who),
             }
             wanted = {"version": number, "changed": {"wanted": more} if more else None}
-            with self._own_sessions(read_only=False) as session:
-                self._record(session, {**entry, **wanted})
+            try:
+                with self._own_sessions(read_only=False) as session:
+                    self._record(session, {**entry, **wanted})
+            except MlflowException:
+                # It stays refused, whatever became of the note about it.
+                _log.exception("A refusal could not be written to the audit: %s", refusal.code)
             raise
 
     def _record(self, session: Session, entry: dict[str, Any]) -> None:
-        session.execute(text("SELECT greenroom.record(CAST(:e AS jsonb))"), {"e": json.dumps(entry)})
+        # PostgreSQL's JSON holds no NUL and no half of a surrogate pair.
+        clean = {
+            k: v.replace("\0", "").encode("utf-8", "replace").decode() if isinstance(v, str) else v
+            for k, v in entry.items()
+        }
+        session.execute(text("SELECT greenroom.record(CAST(:e AS jsonb))"), {"e": json.dumps(clean)})
 
     def _view(self, name: str, number: int) -> View:
         with self.ManagedSessionMaker() as session:
@@ -371,7 +406,11 @@ class GuardedStore(SqlAlchemyStore):
         and record.
         """
         view = self._view(name, number)
-        error = self._judge.mismatch(view, artifacts.digests(view.location))
+        if view.stage not in GATED:
+            raise RefusedError(
+                f"{name} version {number} is in {view.stage}, where its bytes do not matter.", "unfounded"
+            )
+        error = self._judge.mismatch(view, _files(view))
         if error is None:
             raise RefusedError(
                 f"{name} version {number} holds the bytes that its evidence is about.", "unfounded"
@@ -440,17 +479,32 @@ class GuardedStore(SqlAlchemyStore):
             t.value.lower() == "true" for t in query.filter_by(name=name, key=IS_PROMPT_TAG_KEY) if t.value
         )
 
-    def _require_prompt(self, name: str) -> None:
+    def _require_prompt(self, name: str, *, is_one: bool) -> None:
         with self._own_sessions() as session:
-            if not self._is_prompt(session, name):
-                raise RefusedError(f"{name} is a model; its versions cannot be marked as prompts.", "prompt")
+            prompt = self._is_prompt(session, name)
+        if is_one and not prompt:
+            raise RefusedError(f"{name} is a model; its versions cannot be marked as prompts.", "prompt")
+        if prompt and not is_one:
+            raise RefusedError(f"{name} is a prompt, and holds no versions of models.", "prompt")
 
-    def _require_no_versions(self, name: str) -> None:
+    def _require_no_versions(self, session: Session, name: str) -> None:
+        if self._get_query(session, SqlModelVersion).filter_by(name=name).first():
+            raise RefusedError(
+                f"{name} has versions, so it can neither become a prompt nor stop being one.", "prompt"
+            )
+
+    def _require_unknown(self, name: str) -> None:
+        """A name that is, or was, a model's is not a prompt's: apps would find the prompt under it."""
         with self._own_sessions() as session:
-            if self._get_query(session, SqlModelVersion).filter_by(name=name).first():
-                raise RefusedError(
-                    f"{name} has versions, so it can neither become a prompt nor stop being one.", "prompt"
-                )
+            known = session.execute(
+                text("SELECT 1 FROM greenroom.audit WHERE model = :name LIMIT 1"), {"name": name}
+            ).scalar()
+        if known or self._judge.declares(name):
+            raise RefusedError(f"{name} is the name of a model; choose another one for the prompt.", "prompt")
+
+
+def _files(view: View) -> Files:
+    return lambda: artifacts.digests(view.location)
 
 
 def _who(who: Caller) -> dict[str, Any]:
@@ -466,9 +520,11 @@ def _rows(session: Session, name: str) -> tuple[audit.Row, ...]:
     query = text(
         "SELECT (body::jsonb - 'envelope')::text FROM greenroom.audit WHERE model = :name "
         "AND body::jsonb ->> 'action' "
-        "IN ('promoted', 'override', 'rollback', 'found', 'deleted', 'mismatch') ORDER BY id"
+        "IN "
+        "('promoted', 'override', 'rollback', 'found', 'deleted', 'renamed', 'mismatch', 'staged') "
+        "OR model = :name AND 'Production' IN (body::jsonb ->> 'from', body::jsonb ->> 'to') ORDER BY id"
     )
-    return tuple(audit.Row.model_validate_json(body) for (body,) in session.execute(query, {"name": name}))
+    return tuple(audit.read(body) for (body,) in session.execute(query, {"name": name}))
 
 
 def _page(session: Session, name: str, kind: str, after: int) -> list[tuple[int, str]]:

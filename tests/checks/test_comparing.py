@@ -23,7 +23,7 @@ INTERVAL = re.compile(r"95 % interval ([+-]\S+) to ([+-]\S+);")
 
 
 def rival(model: OnnxModel) -> Rival:
-    return Rival(INCUMBENT, model)
+    return Rival(INCUMBENT, lambda: model)
 
 
 def allowing(spec: ModelSpec, worse: float) -> ModelSpec:

@@ -288,6 +288,34 @@ def test_rerun_compares_with_what_is_in_production_now(client: MemoryClient, add
     assert "compared with version 2 in Production" in run("1", "--markdown").stdout
 
 
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_incumbent_that_cannot_be_loaded_is_a_comparison_that_failed(
+    client: MemoryClient, add: Add, content: bytes | None
+) -> None:
+    add(client, "Production", trees=2)
+    if content:
+        client.files["2/model/model.onnx"] = content
+    else:
+        del client.files["2/model/model.onnx"]
+    result = run("1", "--rerun", "--json")
+    assert result.exit_code == 1
+    (compared,) = [
+        o for o in json.loads(result.stdout)["verdict"]["outcomes"] if o["check"] == "IncumbentComparison"
+    ]
+    assert compared["status"] == "error"
+
+
+def test_incumbent_whose_bytes_were_exchanged_is_nothing_to_be_better_than(
+    client: MemoryClient, add: Add
+) -> None:
+    """The server asks for a comparison with what was promoted, so a pass here would be none there."""
+    add(client, "Production", trees=2)
+    client.files["2/model/model.onnx"] = client.files["1/model/model.onnx"]
+    result = run("1", "--rerun")
+    assert result.exit_code == 1
+    assert "may leave the green room" not in result.output
+
+
 def test_version_in_production_is_not_compared_with_itself(client: MemoryClient) -> None:
     client.found[1]["current_stage"] = "Production"
     assert run().exit_code == 0

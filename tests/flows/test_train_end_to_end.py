@@ -251,27 +251,41 @@ def test_up_trains_nothing_twice(trained: tuple[Stack, str], folder: Path) -> No
     assert len(client(stack).search_model_versions("name = 'tumour'")) == before
 
 
-def test_training_that_was_cut_short_before_its_evidence_is_finished_by_up(
-    trained: tuple[Stack, str], folder: Path, tmp_path: Path
-) -> None:
-    """Without the gate's key a version is registered and stays below; `up` lets the gate look again."""
+@pytest.fixture(scope="module")
+def unsigned(
+    trained: tuple[Stack, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[Stack, str, subprocess.CompletedProcess[str]]":
+    """Another model, trained to be promoted where the gate's key is not at hand."""
     stack, _ = trained
+    catalogue = tmp_path_factory.mktemp("unsigned")
     declared = (folder / "tumours.py").read_text().replace('name="tumour"', 'name="tumour-cut"')
-    (tmp_path / "tumours.py").write_text(declared)
-    shutil.copy(folder / "tumours.parquet", tmp_path)
-    catalogue = str(tmp_path)
+    (catalogue / "tumours.py").write_text(declared)
+    shutil.copy(folder / "tumours.parquet", catalogue)
     done = stack.greenroom(
         "train",
         "tumour-cut",
         "--promote",
-        GREENROOM_CATALOG_PATH=catalogue,
-        GREENROOM_GATE_KEY=str(tmp_path / "nothing.pem"),
+        GREENROOM_CATALOG_PATH=str(catalogue),
+        GREENROOM_GATE_KEY=str(catalogue / "nothing.pem"),
     )
+    return stack, str(catalogue), done
+
+
+def test_training_that_could_not_promote_does_not_end_well(
+    unsigned: "tuple[Stack, str, subprocess.CompletedProcess[str]]",
+) -> None:
+    assert unsigned[2].returncode == 1
+
+
+def test_training_that_was_cut_short_before_its_evidence_is_finished_by_up(
+    unsigned: "tuple[Stack, str, subprocess.CompletedProcess[str]]",
+) -> None:
+    """Without the gate's key a version is registered and stays below; `up` lets the gate look again."""
+    stack, catalogue, done = unsigned
     assert "NOT SIGNED: There is no gate key to sign with" in done.stdout
     found = client(stack).get_model_version("tumour-cut", "1")
     assert found.current_stage == "None"
     assert not {"greenroom.gate", "greenroom.evidence"} & set(found.tags)
-    unsigned = done.returncode
 
     done = finish(stack, "tumour-cut", catalogue)
     assert done.returncode == 0, done.stderr
@@ -279,7 +293,6 @@ def test_training_that_was_cut_short_before_its_evidence_is_finished_by_up(
     assert "it is in Production now" in done.stdout
     found = client(stack).get_model_version("tumour-cut", "1")
     assert (found.current_stage, found.tags["greenroom.gate"]) == ("Production", "passed")
-    assert unsigned == 1, "it was asked to promote, and did not"
 
 
 def test_training_again_is_compared_with_what_is_in_production(

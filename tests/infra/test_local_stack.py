@@ -191,10 +191,12 @@ def test_no_service_is_given_the_superusers_password(stack: Stack) -> None:
 
 
 def test_guard_is_there_from_the_first_start(stack: Stack) -> None:
-    """The server that came up refuses what has no evidence, in stock MLflow's own words for its clients."""
+    """The server that came up refuses what has no evidence, whoever asks."""
     name = f"guarded-{os.getpid()}"
     assert mlflow(stack, "POST", "mlflow/registered-models/create", json={"name": name}).is_success
     run = mlflow(stack, "POST", "mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]
+    path = run["artifact_uri"].partition(":")[2].strip("/")
+    assert mlflow(stack, "PUT", f"mlflow-artifacts/artifacts/{path}/model.onnx", content=b"model").is_success
     body = {"name": name, "source": run["artifact_uri"], "run_id": run["run_id"]}
     assert mlflow(stack, "POST", "mlflow/model-versions/create", json=body).is_success
     for stage in ("Staging", "Production"):

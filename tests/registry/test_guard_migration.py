@@ -30,6 +30,15 @@ pytestmark = pytest.mark.slow
 _PLAIN_ROLE = "greenroom_test_plain"
 
 
+def broken(reason: str) -> Any:
+    """Mark what shows an error of the source; strict, so that the mark goes when the error does."""
+    shows = (AssertionError, pytest.fail.Exception, errors.InsufficientPrivilege)
+    return pytest.mark.xfail(reason=reason, strict=True, raises=shows)
+
+
+_UNSEEN_ONE = "registry.server.database._weaknesses does not see it"
+
+
 @dataclass
 class Server:
     """The stack's PostgreSQL, as its superuser; forgets nothing that it must drop."""
@@ -439,7 +448,8 @@ WRONG_URLS = {
     "another database": "mysql+pymysql://u:{password}@127.0.0.1/x",
     "libpq's form": "host=127.0.0.1 user={role} password={password} dbname=x",
     "a form without scheme": "{role}:{password}@127.0.0.1/x",
-    "an @ in the password": "postgresql://{role}:p@{password}:{password}@127.0.0.1/x",
+    "an @ in the password": "postgresql://{role}:p@{password}@127.0.0.1/x",
+    "an @ and a : in the password": "postgresql://{role}:p@{password}:{password}@127.0.0.1/x",
     "a port that is no number": "postgresql://{role}:{password}@127.0.0.1:x/x",
 }
 
@@ -501,6 +511,16 @@ def test_a_role_that_owned_the_tables_is_dispossessed(site: Site, tmp_path: Path
         client.post("registered-models/create", {"name": "after"})
 
 
+def test_a_role_is_dispossessed_of_no_other_database(site: Site) -> None:
+    other = f"{site.database}_other"
+    site.server.database(other, site.app)
+    site.give_tables_to(site.app)
+    code, said = site.migrate("--keep", "twice=3", GREENROOM_DATABASE_ADMIN_URL=superuser_url(site))
+    assert code == 0, said
+    query = "SELECT datdba::regrole::text FROM pg_database WHERE datname = %s"
+    assert site.run(site.owner, query, other) == [(site.app,)]
+
+
 def test_a_refusal_leaves_a_single_role_registry_working(site: Site) -> None:
     # It says that nothing was changed: the server that runs as this role goes on running.
     site.give_tables_to(site.app)
@@ -539,6 +559,8 @@ def test_a_second_run_dispossesses_a_role_that_came_to_own_the_tables(weakened: 
             site.attempt(site.app, "ALTER TABLE model_versions DISABLE TRIGGER USER")
     finally:
         site.give_tables_to(site.owner)
+        rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {}"
+        site.as_superuser(rights, site.app)
 
 
 # Starting on a database that the guard could be gone round in
@@ -568,18 +590,35 @@ WEAKNESSES = {
     ),
     "writes to everything": ("GRANT pg_write_all_data TO {app}", "REVOKE pg_write_all_data FROM {app}"),
     # Whose schema `public` is, and the owner of a schema may drop what is in it.
-    "owns the database": ("ALTER DATABASE {db} OWNER TO {app}", "ALTER DATABASE {db} OWNER TO {owner}"),
-    "owns the schema": ("ALTER SCHEMA public OWNER TO {app}", "ALTER SCHEMA public OWNER TO {owner}"),
+    "owns the database": (
+        "ALTER DATABASE {db} OWNER TO {app}",
+        "ALTER DATABASE {db} OWNER TO {owner}",
+        "GRANT CONNECT ON DATABASE {db} TO {app}",
+    ),
+    "owns the schema": (
+        "ALTER SCHEMA public OWNER TO {app}",
+        "ALTER SCHEMA public OWNER TO pg_database_owner",
+        "GRANT USAGE ON SCHEMA public TO {app}",
+    ),
     "owns the audit's table": (
-        "ALTER TABLE greenroom.audit OWNER TO {app}",
+        # It may give itself what was taken from it.
+        "ALTER TABLE greenroom.audit OWNER TO {app}; "
         "REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON greenroom.audit FROM {app}",
         "ALTER TABLE greenroom.audit OWNER TO {owner}",
+        "GRANT SELECT ON greenroom.audit TO {app}; GRANT ALL ON greenroom.audit TO {owner}",
     ),
     "calls append": (
         "GRANT EXECUTE ON FUNCTION greenroom.append(jsonb) TO {app}",
         "REVOKE EXECUTE ON FUNCTION greenroom.append(jsonb) FROM {app}",
     ),
 }
+
+
+_UNSEEN = (
+    "owns the table of aliases",
+    "owns the audit's table",
+    "calls append",
+)
 
 
 @pytest.fixture(scope="module")
@@ -591,7 +630,10 @@ def weakened(make_site: Callable[[], Site]) -> Site:
     return found
 
 
-@pytest.mark.parametrize("weakness", WEAKNESSES)
+@pytest.mark.parametrize(
+    "weakness",
+    [pytest.param(name, marks=broken(_UNSEEN_ONE)) if name in _UNSEEN else name for name in WEAKNESSES],
+)
 def test_a_start_as_a_role_that_could_go_round_the_guard_is_refused(weakened: Site, weakness: str) -> None:
     from sqlalchemy import create_engine  # noqa: PLC0415 - MLflow's, and slow
 
@@ -600,8 +642,6 @@ def test_a_start_as_a_role_that_could_go_round_the_guard_is_refused(weakened: Si
     site = weakened
     names = {"db": site.database, "owner": site.owner, "app": site.app}
     weaken, *back = (statement.format(**names) for statement in WEAKNESSES[weakness])
-    if weakness == "owns the audit's table":
-        weaken = f"{weaken}; {back.pop(0)}"
     # What a server asks at its start; a whole start each would cost more than it shows.
     engine = create_engine(psycopg2_url(site.url(site.app)))
     try:
@@ -614,6 +654,7 @@ def test_a_start_as_a_role_that_could_go_round_the_guard_is_refused(weakened: Si
         engine.dispose()
         for statement in back:
             site.as_superuser(statement)
+    site.attempt(site.app, "SELECT * FROM model_versions", "SELECT * FROM greenroom.audit")
 
 
 def test_a_start_as_a_superuser_is_refused(guarded: Site, tmp_path: Path) -> None:
@@ -634,7 +675,9 @@ def test_a_start_on_another_database_than_postgresql_is_refused(guarded: Site, t
         },
     )
     assert code != 0
-    assert "Greenroom's guard lives in PostgreSQL, and the database given is sqlite" in one_line(said)
+    said = one_line(said)
+    assert "Greenroom's guard lives in PostgreSQL" in said
+    assert "that of sqlite database. Set GREENROOM_DATABASE_URL" in said
     assert "--backend-store-uri" in said
 
 
@@ -697,8 +740,19 @@ def test_what_belongs_to_the_owner_is_out_of_the_servers_reach(guarded: Site, st
 
 @pytest.mark.parametrize("action", ["refused", "mismatch", "override"])
 def test_the_server_may_record_what_changes_no_stage(guarded: Site, action: str) -> None:
-    entry = json.dumps({"action": action, "model": "idle", "version": 1, "actor": "me"})
-    guarded.attempt(guarded.app, f"SELECT greenroom.record('{entry}')")
+    entry = {"action": action, "model": "twice", "version": 3, "actor": "me"}
+    if action == "override":
+        entry |= {"from": "Production", "to": "Production"}
+    guarded.attempt(guarded.app, f"SELECT greenroom.record('{json.dumps(entry)}')")
+
+
+@pytest.mark.parametrize(("number", "was"), [(2, "Archived"), (2, "Production"), (9, "Production")])
+def test_the_server_may_not_record_an_override_of_what_is_not_in_production(
+    guarded: Site, number: int, was: str
+) -> None:
+    entry = {"action": "override", "model": "twice", "version": number, "from": was, "to": "Production"}
+    with pytest.raises(errors.RaiseException, match="in the stage that it is in"):
+        guarded.attempt(guarded.app, f"SELECT greenroom.record('{json.dumps(entry)}')")
 
 
 @pytest.mark.parametrize(
@@ -772,7 +826,8 @@ BY_SQL = (
     "INSERT INTO registered_model_aliases (name, alias, version) VALUES ('idle', 'champion', 1)",
     "UPDATE registered_model_aliases SET version = 2 WHERE name = 'idle'",
     "DELETE FROM registered_model_aliases WHERE name = 'idle'",
-    "INSERT INTO model_version_tags (name, version, key, value) VALUES ('idle', 2, 'greenroom.evidence', 'x')",
+    "INSERT INTO model_version_tags (name, version, key, value) "
+    "VALUES ('idle', 2, 'greenroom.evidence', 'x')",
     "UPDATE model_version_tags SET value = 'y' WHERE name = 'idle'",
     "DELETE FROM model_version_tags WHERE name = 'idle'",
     "DELETE FROM model_versions WHERE name = 'idle' AND version = 2",

@@ -1,0 +1,6 @@
+"""What strangers wrote, on its way to a terminal."""
+
+
+def printable(text: str) -> str:
+    """Return text without control sequences: names and reasons may come from anybody. Lines stay lines."""
+    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
