@@ -5,25 +5,18 @@ one transaction with its row in the audit, which triggers in the database write 
 403 with a sentence that says what is missing, and has a row of its own.
 """
 
-import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_CONFLICT
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_CONFLICT
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
-    SqlRegisteredModel,
     SqlRegisteredModelAlias,
-    SqlRegisteredModelTag,
 )
-from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.validation import (
     _validate_model_name,
@@ -32,12 +25,11 @@ from mlflow.utils.validation import (
     _validate_registered_model_tag,
     _validate_tag_name,
 )
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from registry import audit
-from registry.errors import EvidenceError
-from registry.server import artifacts, database
+from registry.server import artifacts, prompts
+from registry.server.audited import AuditedStore, RefusedError, rows_of, who_fields
 from registry.server.caller import Caller, caller
 from registry.server.judging import Decision, Files, Judge, View
 from registry.server.settings import GuardSettings
@@ -46,29 +38,15 @@ from registry.tags import EVIDENCE, GATE, OVERRIDE, REPORT, folded, is_reserved
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 3
-# The session of the guarded transaction that is under way in this thread.
-_current: ContextVar[Session | None] = ContextVar("greenroom_session", default=None)
 
 
-class RefusedError(MlflowException):
-    """403: the guard refuses. `code` says of which kind the refusal is."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(f"Greenroom refused: {message}", error_code=PERMISSION_DENIED)
-        self.code, self.reason = code, message
-
-
-class GuardedStore(SqlAlchemyStore):
+class GuardedStore(AuditedStore):
     """MLflow's store with the guard in front of everything that writes."""
 
     def __init__(self, settings: GuardSettings | None = None) -> None:
-        self._settings = settings or GuardSettings()
-        super().__init__(database.server_url(self._settings))
-        database.require_installed(self.engine)
+        super().__init__(settings or GuardSettings())
         self._judge = Judge(self._settings)
         self._aliases = self._settings.production_alias_names
-        self._own_sessions: Callable[..., AbstractContextManager[Session]] = self.ManagedSessionMaker
-        self.ManagedSessionMaker = self._joined
 
     # What moves versions through stages
 
@@ -141,7 +119,7 @@ class GuardedStore(SqlAlchemyStore):
             entry = {"model": view.name, "version": view.number, "from": stage, "to": stage}
             with self._transaction(view.name, who, {"action": "override"}) as session:
                 if self._view(view.name, view.number) == view:
-                    self._record(session, {**decision.context(), **_who(who), **entry})
+                    self._record(session, {**decision.context(), **who_fields(who), **entry})
         return super().get_model_version(view.name, view.number)
 
     def _archive_incumbents(self, session: Session, view: View) -> None:
@@ -237,8 +215,9 @@ class GuardedStore(SqlAlchemyStore):
         _validate_model_name(name)
         with self._refusals(caller(), name):
             self._refuse_reserved(name, tags)
-            if _prompt_tag(tags):
-                self._require_unknown(name)
+            if prompts.marked(tags):
+                with self._own_sessions() as session:
+                    prompts.require_unknown(session, name, declared=self._judge.declares(name))
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
     def create_model_version(self, name: str, source: str, *args: Any, **kwargs: Any) -> ModelVersion:
@@ -248,7 +227,8 @@ class GuardedStore(SqlAlchemyStore):
         with self._refusals(caller(), name):
             self._refuse_reserved(name, tags)
             # MLflow itself lets a version that is marked as a prompt have no model for its source.
-            self._require_prompt(name, is_one=_prompt_tag(tags))
+            with self._own_sessions() as session:
+                prompts.require(session, name, prompt=prompts.marked(tags))
         return super().create_model_version(name, source, *args, **kwargs)
 
     # Tags
@@ -261,8 +241,8 @@ class GuardedStore(SqlAlchemyStore):
         who = caller()
         if not is_reserved(tag.key):
             if tag.key == IS_PROMPT_TAG_KEY:
-                with self._refusals(who, name, number):
-                    self._require_prompt(name, is_one=True)
+                with self._refusals(who, name, number), self._own_sessions() as session:
+                    prompts.require(session, name, prompt=True)
             super().set_model_version_tag(name, number, tag)
             return
         with self._refusals(who, name, number):
@@ -286,7 +266,8 @@ class GuardedStore(SqlAlchemyStore):
             if is_reserved(key):
                 raise RefusedError(f"The tag {key!r} holds evidence and cannot be deleted.", "reserved")
             if key == IS_PROMPT_TAG_KEY:
-                self._require_prompt(name, is_one=False)
+                with self._own_sessions() as session:
+                    prompts.require(session, name, prompt=False)
         super().delete_model_version_tag(name, version, key)
 
     def set_registered_model_tag(self, name: str, tag: Any) -> None:
@@ -297,8 +278,8 @@ class GuardedStore(SqlAlchemyStore):
         with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
             self._refuse_reserved(name, [tag])
             if tag.key == IS_PROMPT_TAG_KEY:
-                self._require_no_versions(session, name)
-                self._require_unknown(name)
+                prompts.require_no_versions(session, name)
+                prompts.require_unknown(session, name, declared=self._judge.declares(name))
             super().set_registered_model_tag(name, tag)
 
     def delete_registered_model_tag(self, name: str, key: str) -> None:
@@ -306,87 +287,10 @@ class GuardedStore(SqlAlchemyStore):
         who = caller()
         with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
             if key == IS_PROMPT_TAG_KEY:
-                self._require_no_versions(session, name)
+                prompts.require_no_versions(session, name)
             super().delete_registered_model_tag(name, key)
 
-    # The audit, read
-
-    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
-        """Return the version that an alias points at, or a page of the audit (registry/audit.py)."""
-        kind, _, after = alias.removeprefix(audit.ALIAS_PREFIX).partition("-")
-        if not alias.startswith(audit.ALIAS_PREFIX):
-            return super().get_model_version_by_alias(name, alias)
-        if kind not in (audit.HISTORY, audit.CHAIN) or not after.isdecimal():
-            raise MlflowException(f"{alias!r} is no page of the audit.", error_code=INVALID_PARAMETER_VALUE)
-        with self._own_sessions() as session:
-            page = _page(session, name, kind, int(after[:18]))
-        tags = [ModelVersionTag(str(number), content) for number, content in page]
-        return ModelVersion(name, "0", 0, 0, tags=tags)
-
     # Parts
-
-    @contextmanager
-    def _joined(self, read_only: bool = True) -> Iterator[Session]:
-        """MLflow's own methods, called inside a guarded transaction, are part of it."""
-        session = _current.get()
-        if session is not None:
-            yield session
-            return
-        with self._own_sessions(read_only=read_only) as session:
-            yield session
-
-    @contextmanager
-    def _transaction(self, name: str, who: Caller, context: dict[str, Any]) -> Iterator[Session]:
-        """One transaction, alone with this model, that says to the audit's triggers who does what."""
-        with self._own_sessions(read_only=False) as session:
-            self._get_query(session, SqlRegisteredModel).filter_by(name=name).with_for_update().all()
-            session.execute(
-                text("SELECT set_config('greenroom.context', :context, true)"),
-                {"context": json.dumps({**context, **_who(who)})},
-            )
-            token = _current.set(session)
-            try:
-                yield session
-            except EvidenceError as error:
-                # Here already: MLflow's session turns what it does not know into a 500.
-                raise RefusedError(str(error), error.code) from error
-            finally:
-                _current.reset(token)
-
-    @contextmanager
-    def _refusals(
-        self, who: Caller, name: str, number: int | None = None, more: dict[str, Any] | None = None
-    ) -> Iterator[None]:
-        """Turn evidence errors into refusals, and write each refusal down in a transaction of its own."""
-        try:
-            try:
-                yield
-            except EvidenceError as error:
-                raise RefusedError(str(error), error.code) from error
-        except RefusedError as refusal:
-            entry = {
-                "action": "refused",
-                "model": name,
-                "code": refusal.code,
-                "message": refusal.reason,
-                **_who(who),
-            }
-            wanted = {"version": number, "changed": {"wanted": more} if more else None}
-            try:
-                with self._own_sessions(read_only=False) as session:
-                    self._record(session, {**entry, **wanted})
-            except MlflowException:
-                # It stays refused, whatever became of the note about it.
-                _log.exception("A refusal could not be written to the audit: %s", refusal.code)
-            raise
-
-    def _record(self, session: Session, entry: dict[str, Any]) -> None:
-        # PostgreSQL's JSON holds no NUL and no half of a surrogate pair.
-        clean = {
-            k: v.replace("\0", "").encode("utf-8", "replace").decode() if isinstance(v, str) else v
-            for k, v in entry.items()
-        }
-        session.execute(text("SELECT greenroom.record(CAST(:e AS jsonb))"), {"e": json.dumps(clean)})
 
     def _view(self, name: str, number: int) -> View:
         with self.ManagedSessionMaker() as session:
@@ -396,7 +300,7 @@ class GuardedStore(SqlAlchemyStore):
             tags = {tag.key: tag.value for tag in row.model_version_tags}
             # More than one only by SQL before the guard was installed, which its index rules out.
             other = self._get_sql_model_version(session, name, min(others)) if others else None
-            history = _rows(session, name)
+            history = rows_of(session, name)
             return self._judge.view(
                 row, tags, other, {t.key: t.value for t in other.model_version_tags} if other else {}, history
             )
@@ -426,7 +330,7 @@ class GuardedStore(SqlAlchemyStore):
             "message": str(error),
         }
         with self._own_sessions(read_only=False) as session:
-            self._record(session, {**entry, **_who(who)})
+            self._record(session, {**entry, **who_fields(who)})
 
     def _require_promoter(self, who: Caller, stages: set[Stage]) -> None:
         names = self._settings.promoter_names
@@ -446,7 +350,7 @@ class GuardedStore(SqlAlchemyStore):
             )
 
     def _means_production(self, session: Session, name: str, alias: str) -> bool:
-        return folded(alias) in self._aliases and not self._is_prompt(session, name)
+        return folded(alias) in self._aliases and not prompts.is_prompt(session, name)
 
     def _in_production(self, session: Session, name: str) -> set[int]:
         rows = self._get_query(session, SqlModelVersion).filter(
@@ -470,73 +374,6 @@ class GuardedStore(SqlAlchemyStore):
                     "reserved",
                 )
 
-    # MLflow keeps prompts in the same tables and hides from searches whatever is marked as one; their aliases
-    # are theirs. So a model must not become a prompt, nor a prompt a model.
-
-    def _is_prompt(self, session: Session, name: str) -> bool:
-        query = self._get_query(session, SqlRegisteredModelTag)
-        return any(
-            t.value.lower() == "true" for t in query.filter_by(name=name, key=IS_PROMPT_TAG_KEY) if t.value
-        )
-
-    def _require_prompt(self, name: str, *, is_one: bool) -> None:
-        with self._own_sessions() as session:
-            prompt = self._is_prompt(session, name)
-        if is_one and not prompt:
-            raise RefusedError(f"{name} is a model; its versions cannot be marked as prompts.", "prompt")
-        if prompt and not is_one:
-            raise RefusedError(f"{name} is a prompt, and holds no versions of models.", "prompt")
-
-    def _require_no_versions(self, session: Session, name: str) -> None:
-        if self._get_query(session, SqlModelVersion).filter_by(name=name).first():
-            raise RefusedError(
-                f"{name} has versions, so it can neither become a prompt nor stop being one.", "prompt"
-            )
-
-    def _require_unknown(self, name: str) -> None:
-        """A name that is, or was, a model's is not a prompt's: apps would find the prompt under it."""
-        with self._own_sessions() as session:
-            known = session.execute(
-                text("SELECT 1 FROM greenroom.audit WHERE model = :name LIMIT 1"), {"name": name}
-            ).scalar()
-        if known or self._judge.declares(name):
-            raise RefusedError(f"{name} is the name of a model; choose another one for the prompt.", "prompt")
-
 
 def _files(view: View) -> Files:
     return lambda: artifacts.digests(view.location)
-
-
-def _who(who: Caller) -> dict[str, Any]:
-    return {"actor": who.actor, "proven": who.proven, "address": who.address, "reason": who.reason}
-
-
-def _prompt_tag(tags: Any) -> bool:
-    return any(tag.key == IS_PROMPT_TAG_KEY for tag in tags or [])
-
-
-def _rows(session: Session, name: str) -> tuple[audit.Row, ...]:
-    """The rows that say which versions were in Production and on which evidence, without that itself."""
-    query = text(
-        "SELECT (body::jsonb - 'envelope')::text FROM greenroom.audit WHERE model = :name "
-        "AND body::jsonb ->> 'action' "
-        "IN "
-        "('promoted', 'override', 'rollback', 'found', 'deleted', 'renamed', 'mismatch', 'staged') "
-        "OR model = :name AND 'Production' IN (body::jsonb ->> 'from', body::jsonb ->> 'to') ORDER BY id"
-    )
-    return tuple(audit.read(body) for (body,) in session.execute(query, {"name": name}))
-
-
-def _page(session: Session, name: str, kind: str, after: int) -> list[tuple[int, str]]:
-    if kind == audit.HISTORY:
-        query = (
-            "SELECT id, body FROM greenroom.audit WHERE model = :name AND id > :after ORDER BY id LIMIT :page"
-        )
-    else:
-        query = (
-            "SELECT id, json_build_object('id', id, 'model', model, 'hash', hash, "
-            "'body', encode(sha256(convert_to(body, 'UTF8')), 'hex'))::text "
-            "FROM greenroom.audit WHERE id > :after AND :name = :name ORDER BY id LIMIT :page"
-        )
-    found = session.execute(text(query), {"name": name, "after": after, "page": audit.PAGE})
-    return [(number, content) for number, content in found]
