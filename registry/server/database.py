@@ -297,6 +297,13 @@ def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
             commands.append(f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER")
             verb = "would belong" if dry_run else "belongs"
             said.append(f"The {kind.lower()} {name}, which {app} owned, {verb} to the installing role.")
+    if found:
+        # At once, so that a server which runs as that role goes on should anything after this fail.
+        schema = quote(str(owned[2]))
+        commands.append(f"GRANT USAGE ON SCHEMA {schema} TO {quote(app)}")
+        commands.append(
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {quote(app)}"
+        )
     for command in [] if dry_run else commands:
         connection.execute(text(command))
     return said
@@ -324,7 +331,8 @@ def _weaknesses(connection: Connection, role: str) -> list[str]:
     """Return what makes a role able to go round the guards. Membership counts: a member can SET ROLE."""
     query = text(
         "SELECT rolsuper, rolcreaterole, "
-        "pg_has_role(:r, (SELECT relowner FROM pg_class WHERE oid = 'model_versions'::regclass), 'MEMBER'), "
+        "EXISTS (SELECT 1 FROM pg_class WHERE relkind IN ('r', 'p') AND pg_has_role(:r, relowner, 'MEMBER') "
+        "        AND relnamespace IN (current_schema()::regnamespace, 'greenroom'::regnamespace)), "
         "pg_has_role(:r, (SELECT datdba FROM pg_database WHERE datname = current_database()), 'MEMBER'), "
         "EXISTS (SELECT 1 FROM pg_namespace WHERE nspname IN (current_schema(), 'greenroom') "
         "        AND pg_has_role(:r, nspowner, 'MEMBER')), "
@@ -332,13 +340,14 @@ def _weaknesses(connection: Connection, role: str) -> list[str]:
         "has_table_privilege(:r, 'model_versions', 'TRUNCATE'), "
         "has_table_privilege(:r, 'greenroom.audit', 'INSERT, UPDATE, DELETE, TRUNCATE') "
         "OR has_table_privilege(:r, 'greenroom.head', 'INSERT, UPDATE, DELETE, TRUNCATE') "
+        "OR has_function_privilege(:r, 'greenroom.append(jsonb)', 'EXECUTE') "
         "FROM pg_roles WHERE rolname = :r"
     )
     found = connection.execute(query, {"r": role}).one()
     said = (
         "is a superuser",
         "may create roles",
-        "owns MLflow's tables",
+        "owns tables of MLflow's or of the audit",
         "owns the database",
         "owns the schema",
         "may set triggers on MLflow's tables",

@@ -343,9 +343,10 @@ class GuardedStore(AuditedStore):
                 "not-proven",
             )
         if who.actor not in names:
+            others = "Ask one of those who may, or" if names else "Nobody is named who may: ask"
             raise RefusedError(
-                f"{who.actor} may not change what is in Production. Ask one of those who may, or whoever "
-                "runs the server to add the name to GREENROOM_PROMOTERS.",
+                f"{who.actor} may not change what is in Production. {others} whoever runs the server to add "
+                "the name to GREENROOM_PROMOTERS.",
                 "not-a-promoter",
             )
 

@@ -30,15 +30,6 @@ pytestmark = pytest.mark.slow
 _PLAIN_ROLE = "greenroom_test_plain"
 
 
-def broken(reason: str) -> Any:
-    """Mark what shows an error of the source; strict, so that the mark goes when the error does."""
-    shows = (AssertionError, pytest.fail.Exception, errors.InsufficientPrivilege)
-    return pytest.mark.xfail(reason=reason, strict=True, raises=shows)
-
-
-_UNSEEN_ONE = "registry.server.database._weaknesses does not see it"
-
-
 @dataclass
 class Server:
     """The stack's PostgreSQL, as its superuser; forgets nothing that it must drop."""
@@ -614,13 +605,6 @@ WEAKNESSES = {
 }
 
 
-_UNSEEN = (
-    "owns the table of aliases",
-    "owns the audit's table",
-    "calls append",
-)
-
-
 @pytest.fixture(scope="module")
 def weakened(make_site: Callable[[], Site]) -> Site:
     """A migrated registry, for tests that weaken it and take that back."""
@@ -630,10 +614,7 @@ def weakened(make_site: Callable[[], Site]) -> Site:
     return found
 
 
-@pytest.mark.parametrize(
-    "weakness",
-    [pytest.param(name, marks=broken(_UNSEEN_ONE)) if name in _UNSEEN else name for name in WEAKNESSES],
-)
+@pytest.mark.parametrize("weakness", WEAKNESSES)
 def test_a_start_as_a_role_that_could_go_round_the_guard_is_refused(weakened: Site, weakness: str) -> None:
     from sqlalchemy import create_engine  # noqa: PLC0415 - MLflow's, and slow
 
