@@ -30,6 +30,7 @@ from flows import data, models, pictures, tracking
 from registry.client import TrackingClient
 from registry.errors import KeyFileError, RegistryRefusedError, RegistryUnavailableError
 from registry.evidence import Verdict
+from registry.nudging import nudge
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stage import Stage
@@ -270,6 +271,7 @@ def promote(spec: ModelSpec, number: int) -> str:
         version = registry.version(spec.name, number)
         for stage in (Stage.STAGING, Stage.PRODUCTION):
             version = registry.promote(version, stage)
+        nudge(say)
         say(f"version {number} is in {version.stage}")
     return version.stage.value
 

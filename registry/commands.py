@@ -9,6 +9,7 @@ from registry import audit
 from registry import keys as signing
 from registry.client import TrackingClient
 from registry.errors import NotFoundError, RegistryRefusedError
+from registry.nudging import nudge
 from registry.settings import KeySettings
 from registry.stage import Stage
 from registry.stages import Registry
@@ -67,6 +68,8 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
             if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
                 found = registry.promote(found, Stage.STAGING, reason)
             moved = registry.promote(found, target, reason)
+    if Stage.PRODUCTION in (found.stage, target):
+        nudge(_note)
     how = ", by override; the audit says so" if override else ""
     click.echo(f"{moved} is in {moved.stage}{how}.")
 
@@ -99,6 +102,7 @@ def rollback(model: str, reason: str, number: int | None) -> None:
                     raise
                 click.secho(f"Version {target} cannot come back. {error}", fg="yellow", err=True)
                 continue
+            nudge(_note)
             was = f"; version {current.number} is archived" if current else ""
             click.echo(f"{moved} is in Production again{was}.")
             return
@@ -156,6 +160,10 @@ def list_keys() -> None:
             f"No key is trusted in {settings.trusted_keys_path}; `greenroom keys create gate` makes one."
         )
         sys.exit(1)
+
+
+def _note(text: str) -> None:
+    click.secho(text, fg="yellow", err=True)
 
 
 def _said(key: signing.TrustedKey, what: str) -> None:

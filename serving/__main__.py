@@ -14,11 +14,18 @@ from serving.settings import ServingSettings
 
 
 class _NotHealth(logging.Filter):
-    """Keeps what orchestrators ask every few seconds out of the access log."""
+    """Keeps out of the access log what is asked every few seconds, and queries.
+
+    No route reads a query, but a caller may have put a key into one.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        path = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
-        return path not in ("/healthz", "/readyz")
+        if not isinstance(record.args, tuple) or len(record.args) < 3:
+            return True
+        client, method, full_path, *rest = record.args
+        path = str(full_path).partition("?")[0]
+        record.args = (client, method, path, *rest)
+        return path not in ("/healthz", "/readyz", "/metrics")
 
 
 def main() -> None:

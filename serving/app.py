@@ -2,21 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
-from threading import Thread
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from catalog.loader import load_catalog
-from serving import http_errors
+from serving import api_keys, http_errors
+from serving.admin import admin_routes
 from serving.headers import SecurityHeaders
-from serving.loading import load_production
+from serving.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.openapi import RequestSchemas
+from serving.overload import LimitConcurrency, Turns
 from serving.predictor import Predictor
 from serving.routes import health_routes, model_routes
 from serving.settings import ServingSettings
+from serving.watching import Watcher
 
 _DESCRIPTION = """\
 Predictions by the model versions that are in Production.
@@ -34,14 +35,15 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     settings = settings or ServingSettings()
     predictor = Predictor(load_catalog())
     schemas = RequestSchemas(predictor.requests)
+    metrics = Metrics(predictor.specs)
+    watcher = Watcher(predictor, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # In the background, so that the process answers (and stops) while a tracking server does not; a
-        # daemon, because a download under way has nothing to lose.
-        load = partial(predictor.load, partial(load_production, settings))
-        Thread(target=load, name="load-models", daemon=True).start()
+        # In the background, so that the process answers (and stops) while a tracking server does not.
+        watcher.start()
         yield
+        watcher.stop()
 
     # The docs page with its scripts from this machine: FastAPI's own takes them from a CDN.
     app = FastAPIOffline(
@@ -56,7 +58,33 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     app.state.predictor = predictor
     app.include_router(model_routes(predictor, settings, schemas))
     app.include_router(health_routes(predictor))
-    app.add_middleware(SecurityHeaders)
+    app.include_router(admin_routes(watcher, settings))
+    if settings.serving_metrics:
+        app.include_router(metrics_routes(metrics))
     http_errors.install(app)
     schemas.install(app)
+    _add_guards(app, settings, metrics)
     return app
+
+
+def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics) -> None:
+    # The one added last sees a request first: headers go on every answer, refusals are counted, and who
+    # has no key takes nobody's turn.
+    turns = Turns(
+        settings.serving_max_concurrency, settings.serving_max_queue, settings.serving_queue_timeout
+    )
+    metrics.watch_queue(lambda: turns.taken, lambda: turns.waiting)
+    app.add_middleware(
+        LimitConcurrency,
+        turns=turns,
+        timeout=settings.serving_queue_timeout,
+        rejected=metrics.rejected,
+    )
+    keys = settings.api_keys
+    if keys or settings.metrics_shut:
+        shut = api_keys.shut_paths(keys=bool(keys), metrics=settings.metrics_shut)
+        app.add_middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected)
+        api_keys.document(app, shut)
+    if settings.serving_metrics:
+        app.add_middleware(MeasureRequests, metrics=metrics)
+    app.add_middleware(SecurityHeaders)

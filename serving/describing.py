@@ -3,7 +3,14 @@
 from typing import Any
 
 from serving.predictor import Predictor, Served
-from serving.schemas import FeatureInfo, ModelInfo, ModelReadiness, Readiness
+from serving.schemas import (
+    FeatureInfo,
+    ModelInfo,
+    ModelReadiness,
+    Readiness,
+    RefusedVersion,
+    RegistryReadiness,
+)
 
 
 def model_info(predictor: Predictor, name: str) -> ModelInfo:
@@ -22,19 +29,34 @@ def model_info(predictor: Predictor, name: str) -> ModelInfo:
         version=served.version if served else None,
         digest=served.model.digest if served else None,
         loaded_at=served.loaded_at if served else None,
+        source=served.source if served else None,
+        refused=_refused(predictor, name),
     )
 
 
 def readiness(predictor: Predictor) -> Readiness:
     """Return which models are served; ready means at least one."""
     models = {
-        name: ModelReadiness(status="serving", version=state.version)
+        name: ModelReadiness(
+            status="serving", version=state.version, source=state.source, refused=_refused(predictor, name)
+        )
         if isinstance(state, Served)
-        else ModelReadiness(status="unavailable", reason=state.reason)
+        else ModelReadiness(status="unavailable", reason=state.reason, refused=_refused(predictor, name))
         for name, state in predictor.states.items()
     }
     ready = any(model.status == "serving" for model in models.values())
-    return Readiness(status="ready" if ready else "not_ready", models=models)
+    asked = predictor.registry
+    registry = RegistryReadiness(
+        status="unknown" if asked.checked_at is None else "unreachable" if asked.problem else "reachable",
+        checked_at=asked.checked_at,
+        reason=asked.problem,
+    )
+    return Readiness(status="ready" if ready else "not_ready", models=models, registry=registry)
+
+
+def _refused(predictor: Predictor, name: str) -> RefusedVersion | None:
+    found = predictor.refused.get(name)
+    return RefusedVersion(version=found.version, reason=found.reason, at=found.at) if found else None
 
 
 def _features(predictor: Predictor, name: str) -> tuple[FeatureInfo, ...]:

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 # One body can hold thousands of misspelt fields; the answer need not.
-_MAX_DETAILS = 20
+MAX_DETAILS = 20
 _MAX_NAME = 100
 
 
 @dataclass(frozen=True)
 class Detail:
-    """One field of the input and what is wrong with it; `body` is the input as a whole."""
+    """One field of the input and what is wrong with it; `body` is the input as a whole.
+
+    In a list the index of the object comes first, counted from 0: `3.energy`, or `3` as a whole.
+    """
 
     field: str
     problem: str
@@ -40,15 +43,31 @@ class InvalidInputError(PredictorError):
     code = "invalid_input"
 
     @classmethod
-    def of(cls, model: str, details: Iterable[Detail]) -> Self:
-        """Return the error for a list of problems, cut to a length a person can read."""
-        found = [Detail(shorten(detail.field), detail.problem) for detail in details]
-        fields = ", ".join(dict.fromkeys(detail.field for detail in found[:_MAX_DETAILS]))
-        rest = f" and {len(found) - _MAX_DETAILS} more" if len(found) > _MAX_DETAILS else ""
+    def of(cls, model: str, details: Sequence[Detail], total: int | None = None) -> Self:
+        """Return the error for a list of problems, cut to a length a person can read.
+
+        `total` is how many there are, where `details` are but the first of them.
+        """
+        found = [Detail(shorten(detail.field), detail.problem) for detail in details[:MAX_DETAILS]]
+        fields = ", ".join(dict.fromkeys(detail.field for detail in found))
+        more = (len(details) if total is None else total) - len(found)
+        rest = f" and {more} more" if more else ""
         return cls(
             f"The input of the model {model!r} is not valid: {fields}{rest}. /docs shows what it reads.",
-            found[:_MAX_DETAILS],
+            found,
         )
+
+
+class TooManyRowsError(PredictorError):
+    """The input is a list of more objects than one request may hold."""
+
+    code = "too_many_rows"
+
+    @classmethod
+    def of(cls, most: int) -> Self:
+        """Return the error, saying the limit."""
+        message = f"The list has more than {most} objects, the most that one request may hold; send several."
+        return cls(message, [Detail("body", message)])
 
 
 class UnknownModelNameError(PredictorError):

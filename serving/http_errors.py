@@ -15,6 +15,7 @@ from serving.errors import (
     ModelUnavailableError,
     PredictionFailedError,
     PredictorError,
+    TooManyRowsError,
     UnknownModelNameError,
     UnreadableInputError,
     describe,
@@ -27,6 +28,7 @@ PREDICT = "/api/predict/"
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
     UnknownModelNameError: 404,
+    TooManyRowsError: 413,
     InvalidInputError: 422,
     PredictionFailedError: 500,
     ModelUnavailableError: 503,
@@ -56,7 +58,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         400: "The body is not JSON.",
         408: "The body did not arrive in time.",
-        413: "The body is too large.",
+        413: "The body is too large, or its list has too many objects (`too_many_rows`).",
         415: "The body is not declared as JSON.",
         422: "The input breaks the model's contract; `details` names each field.",
         500: "The model failed on valid input.",
@@ -69,8 +71,8 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
     if isinstance(error, BodyError):
         # What is left of the body is not read, so the connection cannot be used again.
         headers = {"Connection": "close"} if error.status in (408, 413) else None
-        return _respond(error.status, error.body_code, error.message, error.details, headers)
-    return _respond(_STATUS[type(error)], error.code, error.message, error.details)
+        return respond(error.status, error.body_code, error.message, error.details, headers)
+    return respond(_STATUS[type(error)], error.code, error.message, error.details)
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -87,26 +89,27 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     else:
         message = str(error.detail)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-    return _respond(error.status_code, code, message, headers=error.headers)
+    return respond(error.status_code, code, message, headers=error.headers)
 
 
 async def _invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
-    return _respond(422, InvalidInputError.code, "The request is not valid.", describe(error.errors()))
+    return respond(422, InvalidInputError.code, "The request is not valid.", describe(error.errors()))
 
 
 async def _unexpected(request: Request, _: Exception) -> JSONResponse:
     # The traceback goes to the log (Starlette raises the error again), never to the caller.
     message = f"{request.method} {shorten(request.scope['path'])} failed; the predictor's log says why."
-    return _respond(500, PredictorError.code, message)
+    return respond(500, PredictorError.code, message)
 
 
-def _respond(
+def respond(
     status: int,
     code: str,
     message: str,
     details: tuple[Detail, ...] | list[Detail] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
+    """Return an error in the one form; for those who answer outside of FastAPI, too."""
     body = ErrorBody(
         error=ErrorContent(
             code=code,

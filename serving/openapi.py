@@ -1,4 +1,4 @@
-"""The OpenAPI page: each model's request with its rules and an example."""
+"""The OpenAPI page: each model's request, in its two forms, with its rules and examples."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,12 +19,23 @@ class RequestSchemas:
             [(model, "validation") for model in requests.values()], ref_template=_REF
         )
         self._refs = {name: refs[model, "validation"] for name, model in requests.items()}
+        self._examples = {name: _examples(model) for name, model in requests.items()}
         self._components: dict[str, Any] = schema.get("$defs", {})
 
-    def body(self, name: str) -> dict[str, Any]:
-        """Return the OpenAPI entry of one model's required JSON body."""
-        content = {"application/json": {"schema": self._refs[name]}}
-        return {"requestBody": {"required": True, "content": content}}
+    def body(self, name: str, max_rows: int = 1000) -> dict[str, Any]:
+        """Return the OpenAPI entry of one model's required JSON body: an object, or 1 to `max_rows`."""
+        one = self._refs[name]
+        many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_rows}
+        content: dict[str, Any] = {"schema": {"oneOf": [one, many]}}
+        if examples := self._examples[name]:
+            content["examples"] = {
+                "object": {"summary": "One object", "value": examples[0]},
+                "list": {
+                    "summary": f"A list of 1 to {max_rows} objects",
+                    "value": [examples[0], examples[-1]][:max_rows],
+                },
+            }
+        return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
     def install(self, app: FastAPI) -> None:
         """Add the schemas to the page of `app`."""
@@ -36,3 +47,8 @@ class RequestSchemas:
             return schema
 
         app.openapi = openapi  # type: ignore[method-assign] # the hook that FastAPI documents
+
+
+def _examples(model: type[BaseModel]) -> list[Any]:
+    found: list[Any] = model.model_json_schema().get("examples", [])
+    return found

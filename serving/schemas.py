@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from catalog.spec import Task
 
 ModelStatus = Literal["serving", "unavailable"]
+Source = Literal["registry", "cache"]
 
 
 class _Answer(BaseModel):
@@ -37,6 +38,40 @@ class NumberPrediction(_Answer):
 Prediction = ClassPrediction | NumberPrediction
 
 
+class ClassRow(_Answer):
+    """A classifier's answer to one object of a list."""
+
+    prediction: str = Field(description="The predicted class.")
+    probabilities: dict[str, float] = Field(
+        description="Probability of each class, 0..1; they sum to 1 within float32 precision."
+    )
+
+
+class NumberRow(_Answer):
+    """A regression's answer to one object of a list."""
+
+    prediction: float = Field(description="The predicted number; GET /api/models says its unit.")
+
+
+class ClassPredictions(_Answer):
+    """A classifier's answer to a list."""
+
+    model: str = Field(description="Name of the model.")
+    version: int = Field(description="Version in the registry that gave all of these answers.")
+    predictions: list[ClassRow] = Field(description="One answer for each object, in their order.")
+
+
+class NumberPredictions(_Answer):
+    """A regression's answer to a list."""
+
+    model: str = Field(description="Name of the model.")
+    version: int = Field(description="Version in the registry that gave all of these answers.")
+    predictions: list[NumberRow] = Field(description="One answer for each object, in their order.")
+
+
+Predictions = ClassPredictions | NumberPredictions
+
+
 class FeatureInfo(_Answer):
     """One field of a model's input."""
 
@@ -46,6 +81,14 @@ class FeatureInfo(_Answer):
     minimum: float | None = Field(description="Smallest value that is accepted.")
     maximum: float | None = Field(description="Largest value that is accepted.")
     required: bool
+
+
+class RefusedVersion(_Answer):
+    """A version in Production that this process did not take; what it served before goes on."""
+
+    version: int
+    reason: str = Field(description="What is wrong with it and what to do.")
+    at: datetime = Field(description="When it was tried last.")
 
 
 class ModelInfo(_Answer):
@@ -62,6 +105,8 @@ class ModelInfo(_Answer):
     version: int | None = Field(description="Version that is served.")
     digest: str | None = Field(description="SHA-256 of the served ONNX file, as `sha256:HEX`.")
     loaded_at: datetime | None = Field(description="When this process loaded it.")
+    source: Source | None = Field(description="Loaded from the registry, or from this machine's cache.")
+    refused: RefusedVersion | None = Field(description="A newer version that was not taken, if there is one.")
 
 
 class ModelList(_Answer):
@@ -76,6 +121,18 @@ class ModelReadiness(_Answer):
     status: ModelStatus
     version: int | None = None
     reason: str | None = None
+    source: Source | None = Field(
+        default=None, description="`cache` while the registry has not answered yet."
+    )
+    refused: RefusedVersion | None = None
+
+
+class RegistryReadiness(_Answer):
+    """Whether the registry answered last; predictions do not need it."""
+
+    status: Literal["unknown", "reachable", "unreachable"]
+    checked_at: datetime | None = None
+    reason: str | None = None
 
 
 class Readiness(_Answer):
@@ -83,6 +140,13 @@ class Readiness(_Answer):
 
     status: Literal["ready", "not_ready"]
     models: dict[str, ModelReadiness]
+    registry: RegistryReadiness
+
+
+class Refreshing(_Answer):
+    """The registry is being asked."""
+
+    status: Literal["checking"] = "checking"
 
 
 class Liveness(_Answer):
@@ -94,7 +158,10 @@ class Liveness(_Answer):
 class ErrorDetail(_Answer):
     """One field of the input and what is wrong with it."""
 
-    field: str = Field(description="Name of the field; `body` is the input as a whole.")
+    field: str = Field(
+        description="Name of the field; `body` is the input as a whole. In a list the index of the object "
+        "comes first, counted from 0: `3.energy`."
+    )
     problem: str
 
 

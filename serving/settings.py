@@ -1,19 +1,27 @@
 """Settings of the predictor."""
 
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import SettingsConfigDict
 
-from registry.settings import RegistrySettings
+from registry.settings import RegistrySettings, home
+from serving.api_keys import parse_pairs
 
 
 class ServingSettings(RegistrySettings):
     """Where the predictor listens and what it accepts; how it reaches the tracking server is inherited."""
 
+    # What does not validate may be a secret.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
     serving_host: str = Field(
         default="127.0.0.1",
-        description="GREENROOM_SERVING_HOST: address to listen on. The predictor asks nobody who they are, "
-        "so listen beyond this machine only behind something that does.",
+        description="GREENROOM_SERVING_HOST: address to listen on. The predictor asks nobody who they are "
+        "unless GREENROOM_SERVING_API_KEYS is set, and it speaks no TLS: listen beyond this machine only "
+        "with keys and behind something that encrypts.",
     )
     serving_port: int = Field(
         default=8000,
@@ -24,17 +32,71 @@ class ServingSettings(RegistrySettings):
     serving_max_body_bytes: int = Field(
         default=64 * 1024,
         ge=1,
-        description="GREENROOM_SERVING_MAX_BODY_BYTES: largest request body; a longer one answers 413.",
+        description="GREENROOM_SERVING_MAX_BODY_BYTES: largest request body; a longer one answers 413. A "
+        "list may be as large as its rows need.",
+    )
+    serving_max_rows: int = Field(
+        default=1000,
+        ge=1,
+        le=10_000,
+        description="GREENROOM_SERVING_MAX_ROWS: most objects in the list of one request; more answer 413.",
     )
     serving_body_timeout: float = Field(
         default=10.0,
         gt=0,
         description="GREENROOM_SERVING_BODY_TIMEOUT: seconds to wait for a whole request body; then 408.",
     )
+    # A row is predicted in about 50 µs and never beside another, so it is slow callers and lists that are
+    # under way at once: 64 bodies in memory at the most. 256 waiting rows are worked off in a fraction of a
+    # second; who has waited for a whole one waits behind something slow, and does better to hear it.
+    serving_max_concurrency: int = Field(
+        default=64,
+        ge=1,
+        description="GREENROOM_SERVING_MAX_CONCURRENCY: requests for a prediction that are under way at "
+        "once, from reading the body to the end of the answer.",
+    )
+    serving_max_queue: int = Field(
+        default=256,
+        ge=0,
+        description="GREENROOM_SERVING_MAX_QUEUE: requests that may wait for their turn; one more gets 503.",
+    )
+    serving_queue_timeout: float = Field(
+        default=1.0,
+        gt=0,
+        description="GREENROOM_SERVING_QUEUE_TIMEOUT: seconds that a request waits for its turn; then 503.",
+    )
+    serving_api_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="GREENROOM_SERVING_API_KEYS: pairs NAME:SHA256HEX, separated by commas, which "
+        "`greenroom api-key NAME` makes. Set, everything but health and docs needs one of the keys.",
+    )
+    serving_metrics: bool = Field(
+        default=True, description="GREENROOM_SERVING_METRICS: whether there is GET /metrics, for Prometheus."
+    )
+    serving_metrics_need_key: bool = Field(
+        default=True,
+        description="GREENROOM_SERVING_METRICS_NEED_KEY: whether /metrics needs an API key; on a loopback "
+        "address only if keys are set, beyond it always.",
+    )
     serving_shutdown_timeout: int = Field(
         default=10,
         ge=1,
         description="GREENROOM_SERVING_SHUTDOWN_TIMEOUT: seconds that requests under way get to finish.",
+    )
+    serving_poll: float = Field(
+        default=1.0,
+        gt=0,
+        description="GREENROOM_SERVING_POLL: seconds between two looks at what is in Production.",
+    )
+    serving_cache: str = Field(
+        default="",
+        description="GREENROOM_SERVING_CACHE: folder that keeps the last good version of each model for when "
+        "the registry does not answer. Default: GREENROOM_HOME/serving-cache.",
+    )
+    serving_admin_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="GREENROOM_SERVING_ADMIN_TOKEN: who has it may tell the predictor to look at the "
+        "registry now (POST /api/admin/refresh). Without it there is no such route.",
     )
     serving_access_log: bool = Field(
         default=True,
@@ -43,3 +105,31 @@ class ServingSettings(RegistrySettings):
     serving_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="GREENROOM_SERVING_LOG_LEVEL: debug, info, warning or error."
     )
+
+    @property
+    def serving_cache_path(self) -> Path:
+        """The folder of the last good versions."""
+        return Path(self.serving_cache).expanduser() if self.serving_cache else home() / "serving-cache"
+
+    @field_validator("serving_api_keys")
+    @classmethod
+    def _pairs(cls, value: SecretStr) -> SecretStr:
+        parse_pairs(value.get_secret_value())
+        return value
+
+    @property
+    def api_keys(self) -> dict[str, bytes]:
+        """The hashes of the API keys by their names; empty when none are needed."""
+        return parse_pairs(self.serving_api_keys.get_secret_value())
+
+    @property
+    def metrics_shut(self) -> bool:
+        """Whether /metrics needs a key. Beyond this machine without any keys that means: nobody gets it."""
+        return self.serving_metrics_need_key and (bool(self.api_keys) or not _loopback(self.serving_host))
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -62,7 +62,7 @@ def up(train: bool) -> None:
         settings = load_or_create()
         stack.start_services(settings, click.echo)
         trained = stack.train_what_is_missing(click.echo) if train else True
-        stack.refresh_predictor(settings, click.echo)
+        stack.await_predictor(settings, click.echo)
         _show(stack.describe(settings), settings)
     click.echo(
         f"\nReady after {time.monotonic() - began:.0f} s. `make down` stops it, `make status` shows it."
@@ -137,7 +137,7 @@ def _show(status: stack.Status, settings: LocalSettings) -> None:
             model.stage or "not trained",
             f"{model.metric} {model.score:.3f}" if model.score is not None else "-",
             f"[{'green' if gate == 'passed' else 'red'}]{gate}[/]",
-            f"version {model.serving}" if model.serving else "no",
+            _serving(model),
         )
     console.print()
     console.print(services)
@@ -150,6 +150,14 @@ def _show(status: stack.Status, settings: LocalSettings) -> None:
         click.echo(f"Every endpoint: {settings.serving_url}/docs")
     if status.problem:
         click.secho(f"\n{status.problem}", fg="red")
+
+
+def _serving(model: stack.ModelStatus) -> str:
+    if model.serving is not None or len(set(model.replicas.values())) == 1:
+        shown = f"version {model.serving}" if model.serving else "no"
+    else:
+        shown = ", ".join(f"version {v}" if v else "no" for v in model.replicas.values())
+    return shown if set(model.replicas.values()) == {model.production} else f"[red]{shown}[/]"
 
 
 def _curl(model: str, settings: LocalSettings) -> str:

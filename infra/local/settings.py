@@ -35,6 +35,7 @@ class LocalSettings(GreenroomSettings):
     postgres_password: SecretStr = Field(description="GREENROOM_POSTGRES_PASSWORD: superuser; generated.")
     mlflow_db_password: SecretStr = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: generated.")
     prefect_db_password: SecretStr = Field(description="GREENROOM_PREFECT_DB_PASSWORD: generated.")
+    serving_admin_token: SecretStr = Field(description="GREENROOM_SERVING_ADMIN_TOKEN: generated.")
 
     @property
     def mlflow_url(self) -> str:
@@ -70,6 +71,7 @@ _SECRETS = (
     "postgres_password",
     "mlflow_db_password",
     "prefect_db_password",
+    "serving_admin_token",
 )
 _PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
 
@@ -95,6 +97,7 @@ def load_or_create() -> LocalSettings:
     settings = LocalSettings()
     for name in _PORTS:
         known[_variable(name)] = str(getattr(settings, name))
+    known[_variable("predictors")] = settings.serving_url
     _write(file, known)
     return settings
 

@@ -21,6 +21,7 @@ from infra.local.services import all_services
 from infra.local.settings import LocalSettings, load_or_create
 from registry.client import TrackingClient
 from registry.errors import RegistryError, RegistryRefusedError
+from registry.nudging import NudgeSettings, nudge
 from registry.settings import home
 from registry.stage import Stage
 from registry.stages import Registry, Version
@@ -42,7 +43,10 @@ class ServiceStatus:
 
 @dataclass
 class ModelStatus:
-    """One model: its newest version, the one in Production, and the one that the predictor serves."""
+    """One model: its newest version, the one in Production, and the one that each predictor serves.
+
+    `serving` is what all predictors serve, None when they disagree or none does.
+    """
 
     name: str
     version: int | None = None
@@ -52,6 +56,7 @@ class ModelStatus:
     metric: str | None = None
     score: float | None = None
     gate: str | None = None
+    replicas: dict[str, int | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -165,16 +170,9 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
         say(f"{version} had passed the gate but was not promoted; it is in Production now")
 
 
-def refresh_predictor(settings: LocalSettings, say: Say) -> None:
-    """Restart the predictor if it serves other versions than the ones in Production."""
-    models = model_status(settings)
-    if all(model.production == model.serving for model in models):
-        return
-    predictor = next(s for s in all_services(settings) if s.name == "predictor")
-    say("Predictor: loading the Production versions")
-    stop(predictor)
-    start(predictor)
-    # It answers before its models are loaded; the table that follows should show what it serves.
+def await_predictor(settings: LocalSettings, say: Say) -> None:
+    """Wait until the predictor serves what is in Production, so that the table that follows shows it."""
+    nudge(say)
     deadline = time.monotonic() + _LOAD_SECONDS
     while any(m.production != m.serving for m in model_status(settings)) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -213,19 +211,24 @@ def describe(settings: LocalSettings) -> Status:
         status.problem = f"{down}: not up. `make up` starts what is missing; logs are in {home()}/logs."
     try:
         status.models = model_status(settings)
+        status.problem = status.problem or " ".join(disagreements(status.models)) or None
     except RegistryError as error:
         status.problem = status.problem or str(error)
     return status
 
 
 def model_status(settings: LocalSettings) -> list[ModelStatus]:
-    """Return each model of the catalogue as the registry and the predictor see it."""
-    served = _served(settings)
+    """Return each model of the catalogue as the registry and the predictors see it."""
+    urls = list(dict.fromkeys([settings.serving_url, *NudgeSettings().predictor_urls]))
+    served = {url: _served(url) for url in urls}
     found = []
     with TrackingClient() as client:
         registry = Registry(client)
         for name in load_catalog():
-            status = ModelStatus(name=name, serving=served.get(name))
+            replicas = {url: versions.get(name) for url, versions in served.items()}
+            all_serve = set(replicas.values())
+            status = ModelStatus(name=name, replicas=replicas)
+            status.serving = all_serve.pop() if len(all_serve) == 1 else None
             versions = registry.versions(name)
             production = next((v for v in versions if v.stage is Stage.PRODUCTION), None)
             shown = production or next(iter(versions), None)
@@ -239,9 +242,23 @@ def model_status(settings: LocalSettings) -> list[ModelStatus]:
     return found
 
 
-def _served(settings: LocalSettings) -> dict[str, int]:
+def disagreements(models: list[ModelStatus]) -> list[str]:
+    """Return a sentence for each predictor that serves another version than the one in Production."""
+    return [
+        f"{model.name}: {_called(model.production)} is in Production, and {url} serves {_called(version)}."
+        for model in models
+        for url, version in model.replicas.items()
+        if version != model.production
+    ]
+
+
+def _called(version: int | None) -> str:
+    return f"version {version}" if version else "no version"
+
+
+def _served(url: str) -> dict[str, int]:
     try:
-        answer = httpx.get(f"{settings.serving_url}/api/models", timeout=5, trust_env=False).json()
+        answer = httpx.get(f"{url}/api/models", timeout=5, trust_env=False).json()
         return {m["name"]: m["version"] for m in answer["models"] if m.get("version")}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         # Not there, or not our predictor: it serves nothing.

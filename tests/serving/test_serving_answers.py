@@ -50,10 +50,12 @@ def test_every_openapi_example_is_answered(predictor: Running, names: dict[str, 
     for path, item in page["paths"].items():
         if not path.startswith("/api/predict/"):
             continue
-        ref = item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        content = item["post"]["requestBody"]["content"]["application/json"]
+        ref = content["schema"]["oneOf"][0]["$ref"]
         examples = page["components"]["schemas"][ref.rpartition("/")[2]]["examples"]
-        assert examples
-        for example in examples:
+        forms = [form["value"] for form in content["examples"].values()]
+        assert forms == [examples[0], [examples[0], examples[-1]]]
+        for example in [*examples, *forms]:
             answer = httpx.post(predictor.url + path, json=example)
             posted.append((path, answer.status_code))
             assert str(answer.status_code) in item["post"]["responses"]
@@ -117,17 +119,23 @@ def test_what_cannot_be_served_says_why_and_leaves_the_others_alone(
     ready = predictor.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
     assert ready.json()["models"][names[kind]]["reason"] == error.message
-    assert ready.json()["models"][names["genre"]] == {"status": "serving", "version": 1, "reason": None}
+    assert ready.json()["models"][names["genre"]] == {
+        "status": "serving",
+        "version": 1,
+        "reason": None,
+        "source": "registry",
+        "refused": None,
+    }
 
 
-def test_model_that_answers_infinity_is_an_error_and_not_bad_json(
+def test_model_that_answers_infinity_is_not_served(
     predictor: Running, names: dict[str, str], track_without_energy: dict[str, Any]
 ) -> None:
     answer = predictor.post(names["infinite"], json=track_without_energy)
-    assert answer.status_code == 500
+    assert answer.status_code == 503
     error = ErrorBody.model_validate(json_of(answer.text)).error
-    assert error.code == "prediction_failed"
-    assert "Traceback" not in answer.text
+    assert error.code == "model_unavailable"
+    assert "answers inf to an example" in error.message
 
 
 def test_unknown_model_names_the_ones_there_are(predictor: Running, names: dict[str, str]) -> None:

@@ -89,7 +89,7 @@ def test_a_feature_the_model_does_not_read_is_refused(
     assert [detail.field for detail in body.error.details] == ["energy"]
 
 
-@pytest.mark.parametrize("content", ["null", "[]", "[{}]", '"track"', "3", "true", "NaN"])
+@pytest.mark.parametrize("content", ["null", '"track"', "3", "true", "NaN"])
 def test_what_is_not_an_object_is_refused(predictor: Running, names: dict[str, str], content: str) -> None:
     answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
     assert refused(answer, 422, "invalid_input").error.details[0].field == "body"

@@ -9,11 +9,12 @@ from fastapi import FastAPI
 from onnx_parts import CLASSES, classifier, divides_by_zero, regression
 from pydantic import BaseModel
 
+from catalog.contract import request_model
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
 from catalog.tracks import FEATURES
-from registry.errors import ModelFormatError, NotFoundError
+from registry.errors import ModelFormatError
 from registry.onnx_model import OnnxModel
 from serving.errors import (
     InvalidInputError,
@@ -21,8 +22,9 @@ from serving.errors import (
     PredictionFailedError,
     UnknownModelNameError,
 )
+from serving.loading import loaded as from_file
 from serving.openapi import RequestSchemas
-from serving.predictor import Predictor, Served, Unavailable, check_fits
+from serving.predictor import Predictor, Served, Unavailable
 from serving.schemas import NumberPrediction
 
 
@@ -51,29 +53,6 @@ def test_before_loading_a_model_says_that_it_is_being_loaded() -> None:
         predictor.predict("genre", b"{}")
 
 
-def test_one_model_that_cannot_be_loaded_does_not_stop_the_next() -> None:
-    model = loaded(regression(FEATURES, {}, 1.0))
-
-    def load(spec: ModelSpec) -> tuple[int, OnnxModel]:
-        if spec.name == "a":
-            raise NotFoundError("It has no version in Production.")
-        if spec.name == "b":
-            raise KeyError("a bug, with secrets")
-        return 4, model
-
-    specs = {name: ENERGY.model_copy(update={"name": name, "features": FEATURES}) for name in ("a", "b", "c")}
-    predictor = Predictor(specs)
-    predictor.load(load)
-    assert predictor.states["a"] == Unavailable(
-        "The model 'a' is not served. It has no version in Production."
-    )
-    state = predictor.states["b"]
-    assert isinstance(state, Unavailable)
-    assert "KeyError" in state.reason
-    assert "secrets" not in state.reason
-    assert isinstance(predictor.states["c"], Served)
-
-
 def test_a_snapshot_does_not_change_when_a_model_is_swapped() -> None:
     predictor = Predictor({"genre": GENRE})
     before = predictor.states
@@ -99,11 +78,17 @@ def test_unknown_model_is_named() -> None:
 )
 def test_a_model_that_does_not_fit_its_declaration_is_refused(model: Any, spec: ModelSpec, says: str) -> None:
     with pytest.raises(ModelFormatError, match=says):
-        check_fits(spec, loaded(model))
+        from_file(spec, request_model(spec), model.SerializeToString())
 
 
 def test_a_model_that_reads_fewer_features_than_declared_fits() -> None:
-    check_fits(GENRE, loaded(classifier(("tempo", "energy"))))
+    content = classifier(("tempo", "energy")).SerializeToString()
+    assert from_file(GENRE, request_model(GENRE), content).description.features == ("tempo", "energy")
+
+
+def test_a_model_that_fails_on_the_contracts_own_example_is_refused() -> None:
+    with pytest.raises(ModelFormatError, match="answers inf to an example"):
+        from_file(UNBOUNDED, Unbounded, divides_by_zero(("size", "count")).SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +139,7 @@ def test_two_models_whose_request_classes_share_a_name_are_kept_apart() -> None:
     schemas = RequestSchemas(predictor.requests)
     schemas.install(app)
     refs = [
-        schemas.body(name)["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        schemas.body(name)["requestBody"]["content"]["application/json"]["schema"]["oneOf"][0]["$ref"]
         for name in predictor.specs
     ]
     assert refs[0] != refs[1]

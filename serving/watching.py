@@ -1,0 +1,190 @@
+"""Keeps what is served equal to what is in Production, and never gives up a good version for a bad one.
+
+One thread asks the registry every second, or when it is nudged. A new version is loaded, verified and warmed
+beside the old one and then takes its place in one step. What cannot be loaded is refused, and said; while the
+registry does not answer, everything goes on as it is.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from threading import Event, Thread
+from typing import Protocol
+
+from catalog.spec import ModelSpec
+from registry.client import TrackingClient
+from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
+from registry.stage import Stage
+from registry.stages import Registry, Version
+from serving import loading
+from serving.cache import ModelCache
+from serving.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
+from serving.settings import ServingSettings
+
+_log = logging.getLogger("greenroom.serving")
+# Seconds after which a version that was refused is looked at again: evidence or a key may have come.
+_AGAIN = 15.0
+
+
+class Meters(Protocol):
+    """What the watcher counts; serving/metrics.py has it."""
+
+    def swapped(self, model: str, version: int | None) -> None:
+        """A version took its place, or none is served any more."""
+
+    def refused_load(self, model: str, reason_code: str) -> None:
+        """A version was not taken."""
+
+    def cache_state(self, model: str, source: str) -> None:
+        """What is served came from `registry` or from `cache`."""
+
+
+class Watcher:
+    """The thread that watches the registry for one process."""
+
+    def __init__(self, predictor: Predictor, settings: ServingSettings, meters: Meters) -> None:
+        self._predictor, self._settings, self._meters = predictor, settings, meters
+        self._cache = ModelCache(settings.serving_cache_path)
+        self._woken, self._stopped = Event(), Event()
+        # When each refused version may be tried again, by model and number.
+        self._again: dict[tuple[str, int], float] = {}
+
+    def start(self) -> None:
+        """Begin; a daemon, because a download under way has nothing to lose when the process ends."""
+        Thread(target=self._run, name="watch-registry", daemon=True).start()
+
+    def nudge(self) -> None:
+        """Look at once instead of at the next second: something was promoted."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+        self._woken.set()
+
+    def _run(self) -> None:
+        for name, spec in self._predictor.specs.items():
+            self._guarded(spec, partial(self._from_cache, spec, name))
+        while not self._stopped.is_set():
+            self._look()
+            self._woken.wait(self._settings.serving_poll)
+            self._woken.clear()
+
+    def _look(self) -> None:
+        try:
+            with TrackingClient(self._settings) as client:
+                registry = Registry(client)
+                found = registry.production_versions()
+                for name, spec in self._predictor.specs.items():
+                    if self._stopped.is_set():
+                        return
+                    version = found.get(name)
+                    if version is None and isinstance(self._predictor.states[name], Served):
+                        version = registry.in_stage(name, Stage.PRODUCTION)  # before it is taken for gone
+                    self._guarded(spec, partial(self._follow, registry, spec, version))
+            self._registry(None)
+        except RegistryUnavailableError as error:
+            self._registry(str(error))
+        except RegistryError as error:
+            self._registry(f"It refuses: {error}")
+
+    def _guarded(self, spec: ModelSpec, step: Callable[[], None]) -> None:
+        """One model must not take the others off the air, whatever it is that fails."""
+        try:
+            step()
+        except RegistryUnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the others go on
+            _log.exception("%s", spec.name)
+            reason = f"Loading it failed ({type(error).__name__}); the predictor's log says more."
+            self._unavailable(spec.name, reason)
+
+    def _follow(self, registry: Registry, spec: ModelSpec, version: Version | None) -> None:
+        """Serve what is in Production now, if that is not what is served already."""
+        name, state = spec.name, self._predictor.states[spec.name]
+        if version is None:
+            if isinstance(state, Served):
+                _log.warning("%s version %d was taken out of Production", name, state.version)
+                self._cache.forget(name)
+            self._predictor.refuse(name, None)
+            self._unavailable(
+                name,
+                f"It has no version in Production. Train one with `greenroom train {name}`, promote it with "
+                f"`greenroom promote {name} VERSION`.",
+                even_if_served=True,
+            )
+            return
+        if isinstance(state, Served) and state.version == version.number:
+            if state.source == "cache":  # the registry is back and says the same
+                self._swap(name, Served(state.version, state.model, state.loaded_at))
+            self._predictor.refuse(name, None)
+            return
+        if time.monotonic() < self._again.get((name, version.number), 0.0):
+            return
+        try:
+            content = loading.from_registry(registry, version, self._settings)
+            model = loading.loaded(spec, self._predictor.requests[name], content)
+        except RegistryUnavailableError:
+            raise
+        except RegistryError as error:
+            self._refuse(name, version.number, error)
+            return
+        self._swap(name, Served(version.number, model, datetime.now(UTC)))
+        self._cache.keep(version, content)
+        _log.info("%s version %d is served, %s", name, version.number, model.digest)
+
+    def _from_cache(self, spec: ModelSpec, name: str) -> None:
+        kept = self._cache.last_good(name)
+        if kept is None:
+            return
+        version, content = kept
+        try:
+            loading.require_checked(version, content, self._settings)
+            model = loading.loaded(spec, self._predictor.requests[name], content)
+        except RegistryError as error:
+            _log.warning("what was kept of %s is not used: %s", name, error)
+            return
+        self._swap(name, Served(version.number, model, datetime.now(UTC), source="cache"))
+        _log.info("%s version %d is served from the cache, %s", name, version.number, model.digest)
+
+    def _swap(self, name: str, served: Served) -> None:
+        self._predictor.swap(name, served)
+        self._predictor.refuse(name, None)
+        self._meters.swapped(name, served.version)
+        self._meters.cache_state(name, served.source)
+
+    def _refuse(self, name: str, number: int, error: RegistryError) -> None:
+        """Say that a version is not taken; what is served goes on."""
+        self._again[name, number] = time.monotonic() + _AGAIN
+        before = self._predictor.refused.get(name)
+        if before is None or (before.version, before.reason) != (number, str(error)):
+            _log.warning("%s version %d is refused: %s", name, number, error)
+            self._meters.refused_load(name, error.code if isinstance(error, EvidenceError) else "format")
+        self._predictor.refuse(name, RefusedLoad(number, str(error), datetime.now(UTC)))
+        self._unavailable(name, str(error))
+
+    def _unavailable(self, name: str, reason: str, *, even_if_served: bool = False) -> None:
+        """Say why nothing of a model is served; what is served stays, unless it was taken away."""
+        state = self._predictor.states[name]
+        if isinstance(state, Served) and not even_if_served:
+            return
+        reason = f"The model {name!r} is not served. {reason}"
+        if state != Unavailable(reason):
+            self._predictor.swap(name, Unavailable(reason))
+            self._meters.swapped(name, None)
+            _log.warning("%s", reason)
+
+    def _registry(self, problem: str | None) -> None:
+        before = self._predictor.registry
+        if (before.problem is None) != (problem is None) or before.checked_at is None:
+            if problem:
+                _log.warning("the registry does not answer; what is served goes on. %s", problem)
+            elif before.problem:
+                _log.info("the registry answers again")
+        self._predictor.registry = RegistryState(problem, datetime.now(UTC))
+        if problem:
+            for name, state in self._predictor.states.items():
+                if isinstance(state, Unavailable) and "being loaded" in state.reason:
+                    self._unavailable(name, problem)
