@@ -22,8 +22,8 @@ from serving.watching import Watcher
 _DESCRIPTION = """\
 Predictions by the model versions that are in Production.
 
-One POST per model, with one JSON object of features; `GET /api/models` says what is served and in which
-units. Every error has the form `{"error": {"code", "message", "details": [{"field", "problem"}]}}`.
+One POST per model, with one JSON object of features or a list of them; `GET /api/models` says what is
+served and in which units. Every error has the form `{"error": {"code", "message", "details": [{"field", "problem"}]}}`.
 """
 
 

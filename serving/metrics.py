@@ -82,11 +82,14 @@ class Metrics:
             self._rows_of[model] = self._rows.labels(model)
 
     def swapped(self, model: str, version: int | None) -> None:
-        """Count that `version` of `model` took over; None says that the model is served no more."""
-        label = self._known(model)
-        if version is not None:
+        """Count that `version` of `model` took over, unless it was served already.
+
+        None says that the model is served no more.
+        """
+        label, now = self._known(model), _NONE if version is None else str(version)
+        if now not in (_NONE, self._serving.get(label)):
             self._swaps.labels(label).inc()
-        self._serving[label] = _NONE if version is None else str(version)
+        self._serving[label] = now
         self._version.labels(label).set(version or 0)
 
     def refused_load(self, model: str, reason_code: str) -> None:

@@ -258,9 +258,10 @@ def _called(version: int | None) -> str:
 
 def _served(url: str) -> dict[str, int]:
     try:
-        answer = httpx.get(f"{url}/api/models", timeout=5, trust_env=False).json()
-        return {m["name"]: m["version"] for m in answer["models"] if m.get("version")}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        # Not /api/models, which may need a key.
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
+        return {name: m["version"] for name, m in answer["models"].items() if m.get("version")}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not our predictor: it serves nothing.
         return {}
 
