@@ -39,8 +39,16 @@ class Finding:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(client: TrackingClient, settings: KeySettings, *, expected_head: str | None = None) -> Finding:
-    """Check everything; `expected_head` is the head of an earlier run, which must still be in the chain.
+def verify(
+    client: TrackingClient,
+    settings: KeySettings,
+    models: Sequence[str] = (),
+    *,
+    expected_head: str | None = None,
+) -> Finding:
+    """Check the chain, and every model or the ones that are named.
+
+    `expected_head` is the head of an earlier run, which must still be in the chain.
 
     Raises `RegistryRefusedError` when the server has no guard, `RegistryUnavailableError` when it does not
     answer.
@@ -55,7 +63,9 @@ def verify(client: TrackingClient, settings: KeySettings, *, expected_head: str 
             f"the audit does not hold the row {expected_head[:12]}… that it held before: its end was cut off"
         )
     # The audit's models too: a model can be hidden from MLflow's searches.
-    for model in sorted({*registered, *(link.model for link in links)}):
+    known = {*registered, *(link.model for link in links)}
+    found.problems += [f"there is no model {name!r}, nor was there" for name in models if name not in known]
+    for model in sorted(known.intersection(models) if models else known):
         try:
             _verify_model(client, settings, model, links, found)
         except (RegistryRefusedError, NotFoundError) as error:

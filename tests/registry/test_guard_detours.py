@@ -26,7 +26,7 @@ def move(registrar: Registrar, number: int, stage: str, headers: dict[str, str] 
 
 def found(registrar: Registrar) -> tuple[list[str], list[str]]:
     """What `greenroom verify` says of this model: problems (but for the made-up reports) and notes."""
-    said = verifying.verify(registrar.client, registrar.gate.settings)
+    said = verifying.verify(registrar.client, registrar.gate.settings, [registrar.name])
     mine = [p for p in said.problems if registrar.name in p and "gate's reports" not in p]
     return mine, [note for note in said.notes if registrar.name in note]
 
@@ -220,14 +220,16 @@ def test_a_name_with_a_quote_stops_no_verification(registrar: Registrar) -> None
     registrar.client.post("registered-models/create", {"name": f"o'{registrar.name}"})
     registrar.client.post("registered-models/create", {"name": f"o'{registrar.name}\"s"})
     registrar.in_production()
-    said = verifying.verify(registrar.client, registrar.gate.settings)
+    names = [registrar.name, f"o'{registrar.name}", f"o'{registrar.name}\"s"]
+    said = verifying.verify(registrar.client, registrar.gate.settings, names)
     assert f"{registrar.name} version 1 in Production" in said.checked
     assert any("both kinds of quotes" in problem for problem in said.problems)
 
 
 def test_a_head_that_is_gone_is_missed_even_if_there_is_nothing_else(registrar: Registrar) -> None:
-    said = verifying.verify(registrar.client, registrar.gate.settings, expected_head="f" * 64)
+    said = verifying.verify(registrar.client, registrar.gate.settings, ["nobody"], expected_head="f" * 64)
     assert any("its end was cut off" in problem for problem in said.problems)
+    assert any("no model 'nobody'" in problem for problem in said.problems)
 
 
 @pytest.mark.parametrize("name", ["x" * 20_000, "nul\0", "half \ud800"])
