@@ -108,7 +108,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
                 max_age=timedelta(days=settings.evidence_max_age),
                 policy_digest=policy_digest(spec.gate),
                 changed_at=audit.production_changed(rows),
-                used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
+                used=audit.used_evidence(rows),
             )
             rules.require_good(evidence, version.candidate, situation)
         rules.require_bytes(evidence, version.candidate, registry.files(version))

@@ -129,6 +129,11 @@ def history(client: TrackingClient, model: str) -> list[Row]:
     return [read(text) for text in history_texts(client, model).values()]
 
 
+def used_evidence(rows: Iterable[Row]) -> frozenset[str]:
+    """Return the digests of the evidence that took versions to Production; each counts once."""
+    return frozenset(row.evidence for row in rows if row.evidence and row.to_stage == PRODUCTION)
+
+
 def production_changed(rows: Iterable[Row]) -> datetime | None:
     """Return when what is in Production changed last."""
     changes = [r.at for r in rows if PRODUCTION in (r.from_stage, r.to_stage) and r.from_stage != r.to_stage]

@@ -98,8 +98,3 @@ class Verdict(BaseModel):
     def refusals(self) -> list[CheckOutcome]:
         """The required checks that did not pass."""
         return [outcome for outcome in self.outcomes if outcome.required and outcome.status != "passed"]
-
-    def missing_from(self, policy: GatePolicy) -> list[str]:
-        """Return the checks that `policy` requires and this verdict does not show as required and passed."""
-        passed = {o.check for o in self.outcomes if o.required and o.status == "passed"}
-        return [check.check for check in policy.checks if check.required and check.check not in passed]

@@ -10,7 +10,7 @@ from typing import Any
 from catalog.loader import load_catalog
 from registry import keys, rules
 from registry.attestation import Evidence, Kind, verify
-from registry.audit import Row, production_changed, rollback_targets
+from registry.audit import Row, production_changed, rollback_targets, used_evidence
 from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
@@ -103,7 +103,7 @@ class Judge:
             evidence=tags.get(EVIDENCE),
             override=tags.get(OVERRIDE),
             incumbent=self._incumbent(other, other_tags) if other is not None else None,
-            used=frozenset(r.evidence for r in rows if r.evidence and r.to_stage == Stage.PRODUCTION),
+            used=used_evidence(rows),
             changed_at=production_changed(rows),
             history=rows,
         )

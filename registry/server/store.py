@@ -5,7 +5,6 @@ one transaction with its row in the audit, which triggers in the database write 
 403 with a sentence that says what is missing, and has a row of its own.
 """
 
-import logging
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
@@ -36,7 +35,6 @@ from registry.server.settings import GuardSettings
 from registry.stage import GATED, Stage
 from registry.tags import EVIDENCE, GATE, OVERRIDE, REPORT, folded, is_reserved
 
-_log = logging.getLogger(__name__)
 _ATTEMPTS = 3
 
 

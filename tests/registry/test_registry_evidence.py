@@ -54,15 +54,6 @@ def test_an_unknown_status_or_field_is_refused() -> None:
         Verdict.model_validate(stored)
 
 
-def test_a_check_counts_for_a_policy_only_as_required_and_passed() -> None:
-    assert verdict("m").missing_from(POLICY) == []
-    assert verdict("m", outcome("Drift")).missing_from(POLICY) == ["Performance"]
-    demoted = verdict("m", outcome("Drift"), outcome("Performance", required=False))
-    assert demoted.missing_from(POLICY) == ["Performance"]
-    failed = verdict("m", outcome("Drift", "failed"), outcome("Performance"))
-    assert failed.missing_from(POLICY) == ["Drift"]
-
-
 def test_digests_are_of_the_bytes_and_of_the_rules() -> None:
     assert digest(CONTENT) == f"sha256:{sha256(CONTENT).hexdigest()}"
     looser = GatePolicy(
