@@ -108,9 +108,9 @@ def test_two_hundred_promotions_at_once(stack: Stack, pair: Registrar) -> None:
     assert outcomes.total() == PROCESSES * ATTEMPTS
     assert watcher.problems == []
     assert watcher.looks > 50
-    # Most met another's promotion: refused for the incumbent (403) or told to try again (409), never a 500.
+    # Who met another's promotion is refused for the incumbent (403) or told to try again (409), never a 500.
+    # How many do is the scheduler's affair: hundreds on one machine, a handful on another.
     assert set(outcomes) <= {"promoted", "403", "409"}, outcomes
-    assert outcomes["403"] > 5, outcomes
     rows = audit.history(pair.client, pair.name)[before:]
     actions = Counter(row.action for row in rows)
     # Whoever asks for what somebody else did a moment before is told that it is so, and no row is written.
