@@ -22,7 +22,7 @@ def main() -> None:
     """Write each file; `app.txt` and `bootstrap.txt` keep to the versions of `dev.txt`, which holds them."""
     dev = str(FOLDER / "dev.txt")
     extras = ["pyproject.toml"]
-    for room in ("serving", "server", "flows", "local"):
+    for room in ("serving", "tracing", "server", "flows", "local"):
         extras += ["--extra", room]
     _compile([*extras, "--extra", "dev", "-o", dev])
     _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])

@@ -27,6 +27,14 @@ class ModelFormatError(RegistryError):
     """The file is not a model this project can serve."""
 
 
+class StorageUnavailableError(RegistryError):
+    """The S3 server did not take a request. Trying again may help."""
+
+
+class StorageMissingError(RegistryError):
+    """There is no such object in the bucket."""
+
+
 class KeyFileError(RegistryError):
     """A signing key is missing, exists already, or cannot be read."""
 
