@@ -13,7 +13,12 @@ from urllib.parse import quote
 
 import httpx
 
-from registry.errors import NotFoundError, RegistryRefusedError, RegistryUnavailableError
+from registry.errors import (
+    NotFoundError,
+    RegistryRefusedError,
+    RegistryUnavailableError,
+    TooLargeError,
+)
 from registry.headers import ACTOR_HEADER
 from registry.settings import RegistrySettings
 
@@ -97,11 +102,14 @@ class TrackingClient:
                 return
             query["page_token"] = token
 
-    def artifact(self, uri: str, path: str) -> bytes:
-        """Return the bytes of `path` under an artifact URI such as `mlflow-artifacts:/1/RUN/artifacts`."""
+    def artifact(self, uri: str, path: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the bytes of `path` under an artifact URI such as `mlflow-artifacts:/1/RUN/artifacts`.
+
+        Raises `TooLargeError` when there are more than `max_bytes`, without holding more than that.
+        """
         root = _proxied(uri)
         try:
-            return self._send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}").content
+            return self._send("GET", f"{_ARTIFACTS}/{quote(f'{root}/{path}')}", max_bytes=max_bytes).content
         except RegistryUnavailableError:
             # On S3 the server reports a missing file as a failure of its own (500); the listing tells.
             if self._lists(root, path):
@@ -131,9 +139,12 @@ class TrackingClient:
         listing = self._json(self._send("GET", _ARTIFACTS, params={"path": folder}))
         return any(str(file.get("path", "")).rpartition("/")[2] == name for file in listing.get("files", []))
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, *, max_bytes: int | None = None, **options: Any
+    ) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **options)
+            with self._http.stream(method, path, **options) as streamed:
+                response = _read(streamed, max_bytes)
         except httpx.HTTPError as error:
             raise RegistryUnavailableError(
                 f"The tracking server at {self.url} does not answer ({type(error).__name__}). "
@@ -162,6 +173,19 @@ class TrackingClient:
         if not isinstance(answer, dict):
             raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         return answer
+
+
+def _read(streamed: httpx.Response, max_bytes: int | None) -> httpx.Response:
+    """Return an answer read whole, or raise `TooLargeError`; its length is not believed, but counted."""
+    if max_bytes is None or not streamed.is_success:
+        streamed.read()
+        return streamed
+    content = bytearray()
+    for chunk in streamed.iter_bytes():
+        content += chunk
+        if len(content) > max_bytes:
+            raise TooLargeError(f"The tracking server sends more than {max_bytes} bytes.")
+    return httpx.Response(streamed.status_code, content=bytes(content))
 
 
 def _me() -> str:

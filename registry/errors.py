@@ -19,6 +19,10 @@ class NotFoundError(RegistryError):
     """There is no such model, version or artifact."""
 
 
+class TooLargeError(RegistryError):
+    """The artifact has more bytes than the caller wants to hold."""
+
+
 class BadTransitionError(RegistryError):
     """The version may not move from its stage to the one that was asked for."""
 

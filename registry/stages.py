@@ -18,8 +18,10 @@ from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
     EvidenceError,
+    ModelFormatError,
     NotFoundError,
     RegistryRefusedError,
+    TooLargeError,
 )
 from registry.evidence import VERDICT_ARTIFACT, Incumbent, Verdict, tree_digest
 from registry.headers import ACTION_HEADER, REASON_HEADER, ROLLBACK
@@ -137,10 +139,17 @@ class Registry:
         """Write an artifact to the run that made a version."""
         self._client.put_artifact(self._run_artifacts(version), path, content)
 
-    def model_bytes(self, version: Version) -> bytes:
-        """Return the ONNX file of a version, as the tracking server holds it now."""
+    def model_bytes(self, version: Version, *, max_bytes: int | None = None) -> bytes:
+        """Return the ONNX file of a version, as the tracking server holds it now.
+
+        Raises `ModelFormatError` when it is larger than `max_bytes`, without reading more than that.
+        """
         try:
-            return self._client.artifact(self._location(version), MODEL_FILE)
+            return self._client.artifact(self._location(version), MODEL_FILE, max_bytes=max_bytes)
+        except TooLargeError as error:
+            raise ModelFormatError(
+                f"The {MODEL_FILE} of {version} is larger than {max_bytes} bytes."
+            ) from error
         except NotFoundError as error:
             raise NotFoundError(f"{version} has no {MODEL_FILE}: only ONNX models are served.") from error
 

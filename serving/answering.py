@@ -1,6 +1,8 @@
 """From a model's output to the answer. Nothing here knows of HTTP or of a web framework."""
 
 import logging
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,24 +26,20 @@ _log = logging.getLogger("greenroom.serving")
 _MANY = 64
 
 
-def answer_one(name: str, version: int, model: OnnxModel, rows: Rows) -> Prediction:
-    """Return the answer to one row; raises `PredictionFailedError`."""
-    row = _predict(name, version, model, rows)[0]
-    if isinstance(row, NumberRow):
-        return NumberPrediction(model=name, version=version, prediction=row.prediction)
-    return ClassPrediction(
-        model=name, version=version, prediction=row.prediction, probabilities=row.probabilities
-    )
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model said to some rows, checked: a number each, or a class each and the share of every class.
+
+    `shares` has one list for each row, in the order of `classes`; None for a regression.
+    """
+
+    predictions: list[Any]
+    shares: list[list[float]] | None
+    classes: tuple[str, ...]
 
 
-def answer_all(name: str, version: int, model: OnnxModel, rows: Rows) -> Predictions:
-    """Return the answers to one row or more, in their order; raises `PredictionFailedError`."""
-    answers = _predict(name, version, model, rows)
-    kind = ClassPredictions if model.description.task == "classification" else NumberPredictions
-    return kind.model_validate({"model": name, "version": version, "predictions": answers})
-
-
-def _predict(name: str, version: int, model: OnnxModel, rows: Rows) -> list[ClassRow] | list[NumberRow]:
+def outputs(name: str, version: int, model: OnnxModel, rows: Rows) -> Outputs:
+    """Ask a model and check that what it says can be an answer; raises `PredictionFailedError`."""
     try:
         labels, probabilities = model.predict(rows)
         if len(labels) != len(rows):
@@ -57,16 +55,40 @@ def _predict(name: str, version: int, model: OnnxModel, rows: Rows) -> list[Clas
         ) from error
 
 
-def _numbers(values: npt.NDArray[np.generic]) -> list[NumberRow]:
+def answer_one(found: Outputs, **about: str | int) -> Prediction:
+    """Return the answer to one row; `about` are its id, model and version."""
+    if found.shares is None:
+        return NumberPrediction.model_validate({**about, "prediction": found.predictions[0]})
+    shares = dict(zip(found.classes, found.shares[0], strict=True))
+    return ClassPrediction.model_validate(
+        {**about, "prediction": found.predictions[0], "probabilities": shares}
+    )
+
+
+def answer_all(found: Outputs, **about: str | int) -> Predictions:
+    """Return the answers to one row or more, in their order; `about` are their id, model and version."""
+    if found.shares is None:
+        numbers = [NumberRow.model_construct(prediction=number) for number in found.predictions]
+        return NumberPredictions.model_validate({**about, "predictions": numbers})
+    rows = [
+        ClassRow.model_construct(
+            prediction=label, probabilities=dict(zip(found.classes, shares, strict=True))
+        )
+        for label, shares in zip(found.predictions, found.shares, strict=True)
+    ]
+    return ClassPredictions.model_validate({**about, "predictions": rows})
+
+
+def _numbers(values: npt.NDArray[np.generic]) -> Outputs:
     numbers = plain(values)
     if not np.isfinite(numbers).all():
         raise ValueError("it is not a finite number")
-    return [NumberRow(prediction=number) for number in numbers.tolist()]
+    return Outputs(numbers.tolist(), None, ())
 
 
 def _classes(
     classes: tuple[str, ...], values: npt.NDArray[np.generic], probabilities: npt.NDArray[np.float32]
-) -> list[ClassRow]:
+) -> Outputs:
     labels = list(map(str, values.tolist()))
     shares = plain(probabilities)
     # Written so that NaN fails as well.
@@ -74,10 +96,7 @@ def _classes(
         raise ValueError("its classes and probabilities do not fit")
     if not set(labels) <= set(classes):
         raise ValueError("it answers a class that it does not name")
-    return [
-        ClassRow(prediction=label, probabilities=dict(zip(classes, row, strict=True)))
-        for label, row in zip(labels, shares.tolist(), strict=True)
-    ]
+    return Outputs(labels, shares.tolist(), classes)
 
 
 def plain(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Literal
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http_errors import respond
@@ -122,23 +121,20 @@ def shut_paths(*, keys: bool, metrics: bool) -> Callable[[str], bool]:
     return shut
 
 
-def document(app: FastAPI, shut: Callable[[str], bool]) -> None:
-    """Say in the OpenAPI page of `app` how to bring a key, so that the docs page asks for it."""
-    described = app.openapi
+def document(shut: Callable[[str], bool]) -> Callable[[dict[str, Any]], None]:
+    """Return what says on an OpenAPI page how to bring a key, so that the docs page asks for it."""
 
-    def openapi() -> dict[str, Any]:
-        schema = described()
-        schema.setdefault("components", {})["securitySchemes"] = {
+    def change(page: dict[str, Any]) -> None:
+        page.setdefault("components", {})["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
-        for path, item in schema["paths"].items():
+        for path, item in page["paths"].items():
             for operation in item.values() if shut(path) else ():
                 operation["security"] = [{"bearer": []}, {"header": []}]
                 operation["responses"]["401"] = {"description": "The API key is missing or wrong."}
-        return schema
 
-    app.openapi = openapi  # type: ignore[method-assign] # the hook that FastAPI documents
+    return change
 
 
 def _given(headers: list[tuple[bytes, bytes]]) -> list[bytes]:

@@ -12,10 +12,10 @@ from serving import api_keys, http_errors
 from serving.admin import admin_routes
 from serving.headers import SecurityHeaders
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
-from serving.openapi import RequestSchemas
+from serving.openapi import OpenApi
 from serving.overload import LimitConcurrency, Turns
 from serving.predictor import Predictor
-from serving.routes import health_routes, model_routes
+from serving.routes import describe_predict, health_routes, model_routes
 from serving.settings import ServingSettings
 from serving.watching import Watcher
 
@@ -35,7 +35,6 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     """
     settings = settings or ServingSettings()
     predictor = Predictor(load_catalog())
-    schemas = RequestSchemas(predictor.requests)
     metrics = Metrics(predictor.specs)
     watcher = Watcher(predictor, settings, metrics)
 
@@ -57,18 +56,19 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.predictor = predictor
-    app.include_router(model_routes(predictor, settings, schemas))
+    app.include_router(model_routes(predictor, settings))
     app.include_router(health_routes(predictor))
     app.include_router(admin_routes(watcher, settings))
     if settings.serving_metrics:
         app.include_router(metrics_routes(metrics))
     http_errors.install(app)
-    schemas.install(app)
-    _add_guards(app, settings, metrics)
+    docs = OpenApi(app, lambda: predictor.contracts, [describe_predict(settings)])
+    app.openapi = docs.page  # type: ignore[method-assign] # the hook that FastAPI documents
+    _add_guards(app, settings, metrics, docs)
     return app
 
 
-def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics) -> None:
+def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs: OpenApi) -> None:
     # The one added last sees a request first: headers go on every answer, refusals are counted, and who
     # has no key takes nobody's turn.
     turns = Turns(
@@ -85,7 +85,7 @@ def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics) -> No
     if keys or settings.metrics_shut:
         shut = api_keys.shut_paths(keys=bool(keys), metrics=settings.metrics_shut)
         app.add_middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected)
-        api_keys.document(app, shut)
+        docs.finish.append(api_keys.document(shut))
     if settings.serving_metrics:
         app.add_middleware(MeasureRequests, metrics=metrics)
     app.add_middleware(SecurityHeaders)

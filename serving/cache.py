@@ -7,8 +7,10 @@ processes may share the folder, because every file is written beside and renamed
 
 import logging
 import os
+from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +20,8 @@ from registry.stages import Version
 from registry.tags import EVIDENCE, OVERRIDE
 
 _log = logging.getLogger("greenroom.serving")
+# Beyond, a name's own text may be too long for a file's.
+_LONG = 60
 
 
 class _Kept(BaseModel):
@@ -79,12 +83,18 @@ class ModelCache:
         )
         return version, content
 
+    def names(self) -> list[str]:
+        """Return the names of the models of which something is kept."""
+        return sorted(filter(None, map(_model_of, self._models.glob("*.json"))))
+
     def forget(self, model: str) -> None:
         """Keep nothing of a model any more: it was taken out of Production."""
         self._pointer(model).unlink(missing_ok=True)
 
     def _pointer(self, model: str) -> Path:
-        return self._models / f"{model}.json"
+        # A model that the catalogue does not declare may be called anything, a path for one.
+        name = quote(model, safe="") if len(model) < _LONG else sha256(model.encode()).hexdigest()
+        return self._models / f"{name}.json"
 
     def _blob(self, found: str) -> Path:
         return self._blobs / found.removeprefix("sha256:")
@@ -100,6 +110,13 @@ class ModelCache:
         for blob in self._blobs.iterdir():
             if blob.name not in named and not blob.name.startswith("."):
                 blob.unlink(missing_ok=True)
+
+
+def _model_of(pointer: Path) -> str | None:
+    try:
+        return _Kept.model_validate_json(pointer.read_bytes()).model
+    except (OSError, ValidationError):
+        return None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from serving.contracts import Contract
 from serving.predictor import Predictor, Served
 from serving.schemas import (
     FeatureInfo,
@@ -14,15 +15,16 @@ from serving.schemas import (
 
 
 def model_info(predictor: Predictor, name: str) -> ModelInfo:
-    """Return what there is to know of one model of the catalogue."""
-    spec, state = predictor.specs[name], predictor.states[name]
+    """Return what there is to know of one model."""
+    state, contract = predictor.states[name], predictor.contracts.get(name)
     served = state if isinstance(state, Served) else None
     return ModelInfo(
         name=name,
-        description=spec.description,
-        task=spec.task,
-        unit=spec.unit,
-        features=_features(predictor, name),
+        declared=name in predictor.specs,
+        description=contract.description if contract else "A registered model that could not be read.",
+        task=contract.task if contract else None,
+        unit=contract.unit if contract else None,
+        features=_features(contract) if contract else (),
         classes=(served.model.description.classes or None) if served else None,
         status="serving" if served else "unavailable",
         reason=None if isinstance(state, Served) else state.reason,
@@ -59,8 +61,8 @@ def _refused(predictor: Predictor, name: str) -> RefusedVersion | None:
     return RefusedVersion(version=found.version, reason=found.reason, at=found.at) if found else None
 
 
-def _features(predictor: Predictor, name: str) -> tuple[FeatureInfo, ...]:
-    schema = predictor.requests[name].model_json_schema()
+def _features(contract: Contract) -> tuple[FeatureInfo, ...]:
+    schema = contract.request.model_json_schema()
     properties: dict[str, dict[str, Any]] = schema["properties"]
     return tuple(
         FeatureInfo(

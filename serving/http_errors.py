@@ -57,6 +57,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of the errors that a route may answer."""
     words = {
         400: "The body is not JSON.",
+        404: "The model is not there any more: it has been taken out of Production.",
         408: "The body did not arrive in time.",
         413: "The body is too large, or its list has too many objects (`too_many_rows`).",
         415: "The body is not declared as JSON.",
@@ -78,7 +79,7 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     path = request.scope["path"]
     if error.status_code == 404 and path.startswith(PREDICT):
-        unknown = UnknownModelNameError.of(path.removeprefix(PREDICT), request.app.state.predictor.specs)
+        unknown = UnknownModelNameError.of(path.removeprefix(PREDICT), request.app.state.predictor.states)
         return await _predictor_error(request, unknown)
     where = f"{request.method} {shorten(path)}"
     if error.status_code == 404:

@@ -2,29 +2,31 @@
 
 import logging
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic.errors import PydanticUserError
 
 from catalog.contract import to_row
-from catalog.spec import ModelSpec
+from catalog.spec import Dataset
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
 from registry.evidence import digest
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stages import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
+from serving.contracts import Contract, derived
 
 _log = logging.getLogger("greenroom.serving")
 
 
-def from_registry(registry: Registry, version: Version, settings: KeySettings) -> bytes:
+def from_registry(registry: Registry, version: Version, settings: KeySettings, max_bytes: int) -> bytes:
     """Return the file of the version in Production, held against its evidence.
 
     A mismatch is also reported to the tracking server, which records it. Raises an `EvidenceError` that says
     what is wrong, and whatever `Registry` raises.
     """
-    content = registry.model_bytes(version)
+    content = registry.model_bytes(version, max_bytes=max_bytes)
     try:
         require_checked(version, content, settings)
     except EvidenceBytesError:
@@ -46,17 +48,37 @@ def require_checked(version: Version, content: bytes, settings: KeySettings) -> 
         )
 
 
-def loaded(spec: ModelSpec, request: type[BaseModel], content: bytes) -> OnnxModel:
-    """Return the model in a file, warm, or raise `ModelFormatError` when it cannot do its work.
+def loaded(
+    contract: Contract | None, name: str, content: bytes, datasets: Iterable[Dataset] = ()
+) -> tuple[OnnxModel, Contract]:
+    """Return the model in a file, warm, and its contract; `ModelFormatError` when it cannot do its work.
 
     It must do the declared task, read nothing that the contract does not send, and answer the contract's own
-    example with a finite number or with probabilities.
+    example with a finite number or with probabilities. Without a declared `contract` it is derived from the
+    file, and from `datasets` where the model reads their rows.
     """
     model = OnnxModel(content)
-    _require_fit(spec, model)
+    if contract is None:
+        contract = _derived(name, model, datasets)
+    else:
+        _require_fit(contract, model)
+    _warm(model, contract)
+    return model, contract
+
+
+def _derived(name: str, model: OnnxModel, datasets: Iterable[Dataset]) -> Contract:
+    try:
+        return derived(name, model.description, datasets)
+    except (TypeError, ValueError, PydanticUserError) as error:
+        raise ModelFormatError(f"No request can be made of the features it reads: {error}") from error
+
+
+def _warm(model: OnnxModel, contract: Contract) -> None:
     features = model.description.features
-    examples = request.model_json_schema().get("examples") or []
-    row = to_row(request.model_validate(examples[0]), features) if examples else [0.0] * len(features)
+    row = [0.0] * len(features)
+    if example := contract.example:
+        request = contract.request.model_validate(example)
+        row = to_row(request, [contract.attributes[feature] for feature in features])
     try:
         for _ in range(3):  # the first calls allocate
             labels, probabilities = model.predict(np.array([row], dtype=np.float32))
@@ -65,14 +87,15 @@ def loaded(spec: ModelSpec, request: type[BaseModel], content: bytes) -> OnnxMod
     answer = labels[0] if probabilities is None else probabilities.sum()
     if not math.isfinite(float(answer)):
         raise ModelFormatError(f"The version answers {answer} to an example, which is no finite number.")
-    return model
 
 
-def _require_fit(spec: ModelSpec, model: OnnxModel) -> None:
+def _require_fit(contract: Contract, model: OnnxModel) -> None:
     found = model.description
-    if found.task != spec.task:
-        raise ModelFormatError(f"The version is a {found.task} model, the catalogue declares {spec.task}.")
-    if strange := [feature for feature in found.features if feature not in spec.features]:
+    if found.task != contract.task:
+        raise ModelFormatError(
+            f"The version is a {found.task} model, the catalogue declares {contract.task}."
+        )
+    if strange := [feature for feature in found.features if feature not in contract.attributes]:
         raise ModelFormatError(
             f"The version reads features that the catalogue does not declare: {', '.join(strange)}. "
             "Declare them, or promote a version trained on the declared features."

@@ -41,7 +41,8 @@ class Metrics:
     """One app's metrics, in a registry of their own. All methods may be called from any thread."""
 
     def __init__(self, models: Iterable[str]) -> None:
-        self._models = frozenset(models)
+        # What callers ask for is a label only once it was served: they can make up names without end.
+        self._models = set(models)
         self._registry = CollectorRegistry()
         # The process's memory, CPU time and open files, read when Prometheus asks.
         ProcessCollector(registry=self._registry)
@@ -86,6 +87,9 @@ class Metrics:
 
         None says that the model is served no more.
         """
+        if version is not None and model not in self._models:
+            self._models.add(model)
+            self._rows_of[model] = self._rows.labels(model)
         label, now = self._known(model), _NONE if version is None else str(version)
         if now not in (_NONE, self._serving.get(label)):
             self._swaps.labels(label).inc()

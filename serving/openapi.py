@@ -1,13 +1,23 @@
-"""The OpenAPI page: each model's request, in its two forms, with its rules and examples."""
+"""The OpenAPI page: each model's request, in its two forms, with its rules and examples.
 
-from collections.abc import Mapping
+Models come and go while the process runs, so the page is made of what is known when it is asked for, and made
+anew only when that has changed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.contracts import Contract
+
 _REF = "#/components/schemas/{model}"
+
+# Adds one model's routes to a router that is only there to be described.
+Describe = Callable[[APIRouter, Contract, "RequestSchemas"], None]
 
 
 class RequestSchemas:
@@ -20,7 +30,7 @@ class RequestSchemas:
         )
         self._refs = {name: refs[model, "validation"] for name, model in requests.items()}
         self._examples = {name: _examples(model) for name, model in requests.items()}
-        self._components: dict[str, Any] = schema.get("$defs", {})
+        self.components: dict[str, Any] = schema.get("$defs", {})
 
     def body(self, name: str, max_rows: int = 1000) -> dict[str, Any]:
         """Return the OpenAPI entry of one model's required JSON body: an object, or 1 to `max_rows`."""
@@ -37,16 +47,55 @@ class RequestSchemas:
             }
         return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
-    def install(self, app: FastAPI) -> None:
-        """Add the schemas to the page of `app`."""
-        described = app.openapi
+    def object_body(self, name: str) -> dict[str, Any]:
+        """Return the OpenAPI entry of one model's required JSON body where it can only be one object."""
+        content: dict[str, Any] = {"schema": self._refs[name]}
+        if examples := self._examples[name]:
+            content["example"] = examples[0]
+        return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
-        def openapi() -> dict[str, Any]:
-            schema = described()
-            schema.setdefault("components", {}).setdefault("schemas", {}).update(self._components)
-            return schema
 
-        app.openapi = openapi  # type: ignore[method-assign] # the hook that FastAPI documents
+class OpenApi:
+    """The page of an app whose models come and go."""
+
+    def __init__(
+        self, app: FastAPI, contracts: Callable[[], Mapping[str, Contract]], describe: Iterable[Describe]
+    ) -> None:
+        """Describe the app's own routes, and what each of `describe` adds for every model of `contracts`."""
+        self._app, self._contracts, self._describe = app, contracts, tuple(describe)
+        self._made: tuple[tuple[Contract, ...], dict[str, Any]] | None = None
+        # Changes that others make to the finished page, in their order.
+        self.finish: list[Callable[[dict[str, Any]], None]] = []
+
+    def page(self) -> dict[str, Any]:
+        """Return the page, for `FastAPI.openapi`."""
+        contracts = self._contracts()
+        known = tuple(contracts.values())
+        made = self._made
+        if (
+            made is None
+            or len(made[0]) != len(known)
+            or any(a is not b for a, b in zip(made[0], known, strict=True))
+        ):
+            made = self._made = known, self._page(contracts)
+        return made[1]
+
+    def _page(self, contracts: Mapping[str, Contract]) -> dict[str, Any]:
+        schemas = RequestSchemas({name: contract.request for name, contract in contracts.items()})
+        described = APIRouter()
+        for contract in contracts.values():
+            for describe in self._describe:
+                describe(described, contract, schemas)
+        page = get_openapi(
+            title=self._app.title,
+            version=self._app.version,
+            description=self._app.description,
+            routes=[*self._app.routes, *described.routes],
+        )
+        page.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components)
+        for change in self.finish:
+            change(page)
+        return page
 
 
 def _examples(model: type[BaseModel]) -> list[Any]:

@@ -1,19 +1,19 @@
 """Predicts with the versions that are in Production. Nothing here knows of HTTP or of a web framework."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import BaseModel
-
-from catalog.contract import request_model
 from catalog.spec import ModelSpec
-from registry.onnx_model import OnnxModel
-from serving.answering import answer_all, answer_one
+from registry.onnx_model import OnnxModel, Rows
+from serving.answering import Outputs, answer_all, answer_one, outputs
+from serving.contracts import Contract, declared
 from serving.errors import ModelUnavailableError, UnknownModelNameError
+from serving.identity import new_id
 from serving.reading import is_list, read_list, read_object, to_matrix
 from serving.schemas import Prediction, Predictions
 
@@ -22,12 +22,16 @@ _log = logging.getLogger("greenroom.serving")
 
 @dataclass(frozen=True)
 class Served:
-    """A version that is loaded and answers; `source` says where it was loaded from."""
+    """A version that is loaded and answers; `source` says where it was loaded from.
+
+    `contract` is of a model that the catalogue does not declare: it comes and goes with the version.
+    """
 
     version: int
     model: OnnxModel
     loaded_at: datetime
     source: Literal["registry", "cache"] = "registry"
+    contract: Contract | None = None
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,24 @@ class RegistryState:
     checked_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Predictions that were made: by which version, when (nanoseconds since 1970), of what, saying what."""
+
+    id: str
+    at: int
+    model: str
+    version: int
+    features: tuple[str, ...]
+    rows: Rows
+    found: Outputs
+
+
 State = Served | Unavailable
 
 
 class Predictor:
-    """The catalogue's models and what is loaded for each.
+    """The models that are known and what is loaded for each.
 
     All that is loaded is one immutable mapping, replaced by a single assignment: a request reads it once
     and is answered whole by one version, whatever is swapped meanwhile.
@@ -66,26 +83,40 @@ class Predictor:
 
     def __init__(self, specs: Mapping[str, ModelSpec]) -> None:
         self.specs = MappingProxyType(dict(specs))
-        self.requests: Mapping[str, type[BaseModel]] = MappingProxyType(
-            {name: request_model(spec) for name, spec in specs.items()}
+        self.declared: Mapping[str, Contract] = MappingProxyType(
+            {name: declared(spec) for name, spec in specs.items()}
         )
         self._states: Mapping[str, State] = MappingProxyType(
             {name: Unavailable(f"The model {name!r} is being loaded. Try again shortly.") for name in specs}
         )
         self.refused: Mapping[str, RefusedLoad] = MappingProxyType({})
         self.registry = RegistryState()
+        # Told of every prediction, from whichever thread made it; it must not wait.
+        self.record: Callable[[Made], None] = _forget
 
     @property
     def states(self) -> Mapping[str, State]:
         """What is loaded for each model now: a snapshot that never changes."""
         return self._states
 
-    def swap(self, name: str, state: State) -> None:
-        """Put `state` in the place of what is loaded for one model. One thread at a time may swap."""
-        self._states = MappingProxyType({**self._states, name: state})
+    @property
+    def contracts(self) -> Mapping[str, Contract]:
+        """What each model reads, of those of which that is known."""
+        found = {name: self._contract(name, state) for name, state in sorted(self._states.items())}
+        return {name: contract for name, contract in found.items() if contract}
+
+    def swap(self, name: str, state: State | None) -> None:
+        """Put `state` in the place of what is loaded for one model; None forgets the model.
+
+        One thread at a time may swap.
+        """
+        others = {model: found for model, found in self._states.items() if model != name}
+        self._states = MappingProxyType(others if state is None else {**self._states, name: state})
 
     def refuse(self, name: str, refused: RefusedLoad | None) -> None:
         """Remember which version in Production was not taken, or that there is none such any more."""
+        if refused is None and name not in self.refused:
+            return
         others = {model: found for model, found in self.refused.items() if model != name}
         self.refused = MappingProxyType({**others, name: refused} if refused else others)
 
@@ -98,14 +129,34 @@ class Predictor:
         Raises `UnknownModelNameError`, `UnreadableInputError`, `InvalidInputError`, `TooManyRowsError`,
         `ModelUnavailableError` or `PredictionFailedError`; each says which field or what to do.
         """
-        if name not in self.specs:
-            raise UnknownModelNameError.of(name, self.specs)
-        state = self._states[name]
+        served, contract = self.serving(name)
+        features, request, listed = served.model.description.features, contract.request, is_list(body)
+        requests = read_list(name, request, body, max_rows) if listed else read_object(name, request, body)
+        attributes = [contract.attributes[feature] for feature in features]
+        rows = to_matrix(name, requests, features, attributes=attributes, listed=listed)
+        found = outputs(name, served.version, served.model, rows)
+        made = Made(new_id(), time.time_ns(), name, served.version, features, rows, found)
+        answer = answer_all if listed else answer_one
+        said = answer(found, id=made.id, model=name, version=served.version)
+        self.record(made)
+        return said
+
+    def serving(self, name: str) -> tuple[Served, Contract]:
+        """Return the version of a model that answers now, and what it reads.
+
+        Raises `UnknownModelNameError` or `ModelUnavailableError`.
+        """
+        states = self._states
+        state = states.get(name)
+        if state is None:
+            raise UnknownModelNameError.of(name, states)
         if isinstance(state, Unavailable):
             raise ModelUnavailableError(state.reason)
-        request, features = self.requests[name], state.model.description.features
-        if is_list(body):
-            rows = to_matrix(name, read_list(name, request, body, max_rows), features, listed=True)
-            return answer_all(name, state.version, state.model, rows)
-        rows = to_matrix(name, read_object(name, request, body), features, listed=False)
-        return answer_one(name, state.version, state.model, rows)
+        return state, state.contract or self.declared[name]
+
+    def _contract(self, name: str, state: State) -> Contract | None:
+        return (state.contract if isinstance(state, Served) else None) or self.declared.get(name)
+
+
+def _forget(_: Made) -> None:
+    """Keep no record of a prediction."""

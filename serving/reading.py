@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from operator import itemgetter
 from typing import Annotated, NoReturn
 
@@ -57,12 +57,20 @@ def read_list(name: str, request: type[BaseModel], body: bytes | bytearray, max_
     return rows
 
 
-def to_matrix(name: str, requests: Sequence[BaseModel], features: Sequence[str], *, listed: bool) -> Rows:
+def to_matrix(
+    name: str,
+    requests: Sequence[BaseModel],
+    features: Sequence[str],
+    *,
+    attributes: Sequence[str] = (),
+    listed: bool,
+) -> Rows:
     """Return requests as float32 of shape (requests, features); booleans become 0 and 1.
 
+    `attributes` are those of a request that hold the features, unless they are called the same.
     What float32 cannot hold is refused with `InvalidInputError`, by index as well when it was `listed`.
     """
-    values = list(map(itemgetter(*features), map(vars, requests)))
+    values = list(map(itemgetter(*(attributes or features)), map(vars, requests)))
     try:
         exact = np.array(values, dtype=np.float64).reshape(len(requests), len(features))
     except OverflowError:  # an integer beyond float64, where a contract sets no bound
@@ -77,7 +85,7 @@ def to_matrix(name: str, requests: Sequence[BaseModel], features: Sequence[str],
     return rows
 
 
-@cache
+@lru_cache(256)  # what a swap made useless is forgotten
 def _list_of(request: type[BaseModel], max_rows: int) -> TypeAdapter[list[BaseModel]]:
     return TypeAdapter(Annotated[list[request], Field(max_length=max_rows)])  # type: ignore[valid-type, arg-type]
 

@@ -2,18 +2,20 @@
 
 import os
 from asyncio import get_running_loop
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
-from catalog.spec import ModelSpec
 from serving.bodies import list_bytes, read_json
+from serving.contracts import Contract
 from serving.describing import model_info, readiness
 from serving.http_errors import PREDICT, documented
 from serving.metrics import note_answer
-from serving.openapi import RequestSchemas
+from serving.openapi import Describe, RequestSchemas
 from serving.predictor import Predictor
 from serving.schemas import (
     ClassPrediction,
@@ -57,8 +59,8 @@ def health_routes(predictor: Predictor) -> APIRouter:
     return router
 
 
-def model_routes(predictor: Predictor, settings: ServingSettings, schemas: RequestSchemas) -> APIRouter:
-    """Return the routes that an app uses: the list of models, and one route per model."""
+def model_routes(predictor: Predictor, settings: ServingSettings) -> APIRouter:
+    """Return the routes that an app uses: the list of models, and the one that answers for each of them."""
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
@@ -67,65 +69,75 @@ def model_routes(predictor: Predictor, settings: ServingSettings, schemas: Reque
 
     @router.get("/api/models", tags=["models"], operation_id="list_models", summary="What is served?")
     async def models() -> ModelList:
-        return ModelList(models=tuple(model_info(predictor, name) for name in predictor.specs))
+        return ModelList(models=tuple(model_info(predictor, name) for name in sorted(predictor.states)))
 
-    # One processor is left to the event loop.
-    batches = ThreadPoolExecutor(max(1, min(5, os.cpu_count() or 1) - 1), thread_name_prefix="batch")
-    for spec in predictor.specs.values():
-        _add_predict(router, spec, predictor, settings, schemas, batches=batches)
+    # Starlette's plain route: FastAPI's would look at the signature for what is read by hand here.
+    router.add_route(
+        PREDICT + "{model}", _predict(predictor, settings), methods=["POST"], include_in_schema=False
+    )
     return router
 
 
-def _add_predict(
-    router: APIRouter,
-    spec: ModelSpec,
-    predictor: Predictor,
-    settings: ServingSettings,
-    schemas: RequestSchemas,
-    *,
-    batches: Executor,
-) -> None:
-    most_rows, fields = settings.serving_max_rows, predictor.requests[spec.name].model_fields
-    max_bytes = settings.serving_max_body_bytes
-    max_list_bytes = max(max_bytes, list_bytes(fields, most_rows))
+def _predict(predictor: Predictor, settings: ServingSettings) -> Callable[[Request], Awaitable[Response]]:
+    most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+    # One processor is left to the event loop.
+    batches = ThreadPoolExecutor(max(1, min(5, os.cpu_count() or 1) - 1), thread_name_prefix="batch")
 
-    def answer(request: Request, body: bytearray) -> Response:
-        found = predictor.predict(spec.name, body, max_rows=most_rows)
+    def answer(request: Request, name: str, body: bytearray) -> Response:
+        found = predictor.predict(name, body, max_rows=most_rows)
         note_answer(request.scope, found)
         return Response(found.model_dump_json(), media_type="application/json")
 
     # On the event loop one row takes about 50 µs, less than handing it to a thread and back. What is long
     # goes to a thread, so that single rows are answered meanwhile.
     async def predict(request: Request) -> Response:
+        name = request.path_params["model"]
+        _, contract = predictor.serving(name)
         body = await read_json(
             request,
             max_bytes=max_bytes,
-            max_list_bytes=max_list_bytes,
+            max_list_bytes=max(max_bytes, list_bytes(contract.features, most_rows)),
             timeout=settings.serving_body_timeout,
         )
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
-            return answer(request, body)
-        return await get_running_loop().run_in_executor(batches, answer, request, body)
+            return answer(request, name, body)
+        return await get_running_loop().run_in_executor(batches, answer, request, name, body)
 
-    router.add_api_route(
-        PREDICT + spec.name,
-        predict,
-        methods=["POST"],
-        tags=["predict"],
-        operation_id=f"predict_{spec.name}",
-        summary=f"Predict {spec.name}",
-        description=f"{spec.description}\n\nSend one object, or a list of 1 to {most_rows} objects: one "
-        "version answers the whole list, in its order, or one invalid object refuses the whole. "
-        f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes.",
-        response_model=_ANSWERS[spec.task],
-        responses={200: _success(spec), **documented(400, 408, 413, 415, 422, 500, 503)},
-        # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's
-        # JSON parser, which refuses what Python's lets through (NaN) or chokes on (nesting, huge integers).
-        openapi_extra=schemas.body(spec.name, most_rows),
-    )
+    return predict
 
 
-def _success(spec: ModelSpec) -> dict[str, Any]:
-    if spec.task == "classification":
+def describe_predict(settings: ServingSettings) -> Describe:
+    """Return what describes a model's prediction for the OpenAPI page."""
+    most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+
+    def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
+        max_list_bytes = max(max_bytes, list_bytes(contract.features, most_rows))
+        router.add_api_route(
+            PREDICT + quote(contract.name, safe=""),
+            _described,
+            methods=["POST"],
+            tags=["predict"],
+            operation_id=f"predict_{contract.name}",
+            summary=f"Predict {contract.name}",
+            description=f"{contract.description}\n\nSend one object, or a list of 1 to {most_rows} objects: "
+            "one version answers the whole list, in its order, or one invalid object refuses the whole. "
+            f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes.",
+            response_model=_ANSWERS[contract.task],
+            responses={200: _success(contract), **documented(400, 404, 408, 413, 415, 422, 500, 503)},
+            # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's JSON
+            # parser, which refuses what Python's lets through (NaN) or chokes on (nesting, huge integers).
+            openapi_extra=schemas.body(contract.name, most_rows),
+        )
+
+    return describe
+
+
+async def _described() -> None:
+    """Stand for a handler in routes that are described and never asked."""
+
+
+def _success(contract: Contract) -> dict[str, Any]:
+    if contract.task == "classification":
         return {"description": "The predicted class and the probability of each."}
-    return {"description": f"The predicted {spec.target}" + (f", {spec.unit}." if spec.unit else ".")}
+    unit = f", {contract.unit}." if contract.unit else "."
+    return {"description": f"The predicted {contract.target}{unit}"}

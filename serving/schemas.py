@@ -19,6 +19,9 @@ class _Answer(BaseModel):
 class ClassPrediction(_Answer):
     """A classifier's answer."""
 
+    id: str = Field(
+        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
+    )
     model: str = Field(description="Name of the model.")
     version: int = Field(description="Version in the registry that gave this answer.")
     prediction: str = Field(description="The predicted class.")
@@ -30,6 +33,9 @@ class ClassPrediction(_Answer):
 class NumberPrediction(_Answer):
     """A regression's answer."""
 
+    id: str = Field(
+        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
+    )
     model: str = Field(description="Name of the model.")
     version: int = Field(description="Version in the registry that gave this answer.")
     prediction: float = Field(description="The predicted number; GET /api/models says its unit.")
@@ -56,6 +62,9 @@ class NumberRow(_Answer):
 class ClassPredictions(_Answer):
     """A classifier's answer to a list."""
 
+    id: str = Field(
+        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
+    )
     model: str = Field(description="Name of the model.")
     version: int = Field(description="Version in the registry that gave all of these answers.")
     predictions: list[ClassRow] = Field(description="One answer for each object, in their order.")
@@ -64,6 +73,9 @@ class ClassPredictions(_Answer):
 class NumberPredictions(_Answer):
     """A regression's answer to a list."""
 
+    id: str = Field(
+        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
+    )
     model: str = Field(description="Name of the model.")
     version: int = Field(description="Version in the registry that gave all of these answers.")
     predictions: list[NumberRow] = Field(description="One answer for each object, in their order.")
@@ -92,11 +104,12 @@ class RefusedVersion(_Answer):
 
 
 class ModelInfo(_Answer):
-    """One model of the catalogue, and the version of it that is served, if there is one."""
+    """One model, and the version of it that is served, if there is one."""
 
     name: str
+    declared: bool = Field(description="Whether the catalogue declares it; else its file says what it reads.")
     description: str
-    task: Task
+    task: Task | None = Field(description="Not known of a version that could not be read.")
     unit: str | None = Field(description="Unit or range of a regression's prediction.")
     features: tuple[FeatureInfo, ...]
     classes: tuple[str, ...] | None = Field(description="A served classifier's classes.")
@@ -110,7 +123,7 @@ class ModelInfo(_Answer):
 
 
 class ModelList(_Answer):
-    """Every model of the catalogue, in alphabetical order."""
+    """Every model of the catalogue, and every other with a version in Production, in alphabetical order."""
 
     models: tuple[ModelInfo, ...]
 

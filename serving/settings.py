@@ -88,6 +88,23 @@ class ServingSettings(RegistrySettings):
         gt=0,
         description="GREENROOM_SERVING_POLL: seconds between two looks at what is in Production.",
     )
+    serving_models: str = Field(
+        default="*",
+        description="GREENROOM_SERVING_MODELS: names of the models to serve, separated by commas, with * and "
+        "? as in file names. What the catalogue does not declare is served by what its own file says.",
+    )
+    serving_max_models: int = Field(
+        default=20,
+        ge=0,
+        description="GREENROOM_SERVING_MAX_MODELS: most models served beyond those of the catalogue; each "
+        "stays in memory. 0 serves the catalogue alone.",
+    )
+    serving_max_model_bytes: int = Field(
+        default=100 * 1024 * 1024,
+        ge=1,
+        description="GREENROOM_SERVING_MAX_MODEL_BYTES: largest model file; a version with a larger one is "
+        "refused. Loaded it takes about twice its size, and for a moment beside the one it replaces.",
+    )
     serving_cache: str = Field(
         default="",
         description="GREENROOM_SERVING_CACHE: folder that keeps the last good version of each model for when "
@@ -105,6 +122,11 @@ class ServingSettings(RegistrySettings):
     serving_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="GREENROOM_SERVING_LOG_LEVEL: debug, info, warning or error."
     )
+
+    @property
+    def serving_model_patterns(self) -> tuple[str, ...]:
+        """The patterns of the names of the models to serve."""
+        return tuple(filter(None, (one.strip() for one in self.serving_models.split(","))))
 
     @property
     def serving_cache_path(self) -> Path:

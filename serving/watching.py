@@ -7,13 +7,14 @@ registry does not answer, everything goes on as it is.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import partial
 from threading import Event, Thread
 from typing import Protocol
 
-from catalog.spec import ModelSpec
 from registry.client import TrackingClient
 from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
 from registry.stage import Stage
@@ -50,6 +51,9 @@ class Watcher:
         self._woken, self._stopped = Event(), Event()
         # When each refused version may be tried again, by model and number.
         self._again: dict[tuple[str, int], float] = {}
+        specs = predictor.specs.values()
+        self._datasets = {spec.dataset.name: spec.dataset for spec in specs}.values()
+        self._left_out: frozenset[str] = frozenset()
 
     def start(self) -> None:
         """Begin; a daemon, because a download under way has nothing to lose when the process ends."""
@@ -65,8 +69,8 @@ class Watcher:
         self._woken.set()
 
     def _run(self) -> None:
-        for name, spec in self._predictor.specs.items():
-            self._guarded(spec, partial(self._from_cache, spec, name))
+        for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
+            self._guarded(name, partial(self._from_cache, name))
         while not self._stopped.is_set():
             self._look()
             self._woken.wait(self._settings.serving_poll)
@@ -77,38 +81,60 @@ class Watcher:
             with TrackingClient(self._settings) as client:
                 registry = Registry(client)
                 found = registry.production_versions()
-                for name, spec in self._predictor.specs.items():
+                for name in self._wanted([*self._predictor.states, *found]):
                     if self._stopped.is_set():
                         return
                     version = found.get(name)
-                    if version is None and isinstance(self._predictor.states[name], Served):
+                    if version is None and isinstance(self._predictor.states.get(name), Served):
                         version = registry.in_stage(name, Stage.PRODUCTION)  # before it is taken for gone
-                    self._guarded(spec, partial(self._follow, registry, spec, version))
+                    self._guarded(name, partial(self._follow, registry, name, version))
             self._registry(None)
         except RegistryUnavailableError as error:
             self._registry(str(error))
         except RegistryError as error:
             self._registry(f"It refuses: {error}")
 
-    def _guarded(self, spec: ModelSpec, step: Callable[[], None]) -> None:
+    def _wanted(self, names: Iterable[str]) -> list[str]:
+        """Return those of the names that this predictor serves, the declared ones first; so many at most."""
+        declared = self._predictor.specs
+        patterns = self._settings.serving_model_patterns
+        fit = [name for name in dict.fromkeys(names) if any(fnmatchcase(name, one) for one in patterns)]
+        others = [name for name in fit if name not in declared]
+        # What is served stays; of the rest, the first by name.
+        others.sort(key=lambda name: (name not in self._predictor.states, name))
+        most = self._settings.serving_max_models
+        if (left_out := frozenset(others[most:])) != self._left_out:
+            self._left_out = left_out
+            if left_out:
+                _log.warning(
+                    "%d models are not served, because GREENROOM_SERVING_MAX_MODELS is %d: %s",
+                    *(len(left_out), most, ", ".join(sorted(left_out)[:20])),
+                )
+        return [name for name in fit if name in declared] + others[:most]
+
+    def _guarded(self, name: str, step: Callable[[], None]) -> None:
         """One model must not take the others off the air, whatever it is that fails."""
         try:
             step()
         except RegistryUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - the others go on
-            _log.exception("%s", spec.name)
+            _log.exception("%s", name)
             reason = f"Loading it failed ({type(error).__name__}); the predictor's log says more."
-            self._unavailable(spec.name, reason)
+            self._unavailable(name, reason)
 
-    def _follow(self, registry: Registry, spec: ModelSpec, version: Version | None) -> None:
+    def _follow(self, registry: Registry, name: str, version: Version | None) -> None:
         """Serve what is in Production now, if that is not what is served already."""
-        name, state = spec.name, self._predictor.states[spec.name]
+        state = self._predictor.states.get(name)
         if version is None:
             if isinstance(state, Served):
                 _log.warning("%s version %d was taken out of Production", name, state.version)
                 self._cache.forget(name)
             self._predictor.refuse(name, None)
+            if name not in self._predictor.specs:  # nothing says any more that there is such a model
+                self._predictor.swap(name, None)
+                self._meters.swapped(name, None)
+                return
             self._unavailable(
                 name,
                 f"It has no version in Production. Train one with `greenroom train {name}`, promote it with "
@@ -118,36 +144,45 @@ class Watcher:
             return
         if isinstance(state, Served) and state.version == version.number:
             if state.source == "cache":  # the registry is back and says the same
-                self._swap(name, Served(state.version, state.model, state.loaded_at))
+                self._swap(name, replace(state, source="registry"))
             self._predictor.refuse(name, None)
             return
         if time.monotonic() < self._again.get((name, version.number), 0.0):
             return
         try:
-            content = loading.from_registry(registry, version, self._settings)
-            model = loading.loaded(spec, self._predictor.requests[name], content)
+            content = loading.from_registry(
+                registry, version, self._settings, max_bytes=self._settings.serving_max_model_bytes
+            )
+            served = self._loaded(version, content)
         except RegistryUnavailableError:
             raise
         except RegistryError as error:
             self._refuse(name, version.number, error)
             return
-        self._swap(name, Served(version.number, model, datetime.now(UTC)))
+        self._swap(name, served)
         self._cache.keep(version, content)
-        _log.info("%s version %d is served, %s", name, version.number, model.digest)
+        _log.info("%s version %d is served, %s", name, version.number, served.model.digest)
 
-    def _from_cache(self, spec: ModelSpec, name: str) -> None:
+    def _loaded(self, version: Version, content: bytes) -> Served:
+        contract = self._predictor.declared.get(version.model)
+        model, derived = loading.loaded(contract, version.model, content, self._datasets)
+        return Served(
+            version.number, model, datetime.now(UTC), contract=None if contract is not None else derived
+        )
+
+    def _from_cache(self, name: str) -> None:
         kept = self._cache.last_good(name)
         if kept is None:
             return
         version, content = kept
         try:
             loading.require_checked(version, content, self._settings)
-            model = loading.loaded(spec, self._predictor.requests[name], content)
+            served = replace(self._loaded(version, content), source="cache")
         except RegistryError as error:
             _log.warning("what was kept of %s is not used: %s", name, error)
             return
-        self._swap(name, Served(version.number, model, datetime.now(UTC), source="cache"))
-        _log.info("%s version %d is served from the cache, %s", name, version.number, model.digest)
+        self._swap(name, served)
+        _log.info("%s version %d is served from the cache, %s", name, version.number, served.model.digest)
 
     def _swap(self, name: str, served: Served) -> None:
         self._predictor.swap(name, served)
@@ -167,7 +202,7 @@ class Watcher:
 
     def _unavailable(self, name: str, reason: str, *, even_if_served: bool = False) -> None:
         """Say why nothing of a model is served; what is served stays, unless it was taken away."""
-        state = self._predictor.states[name]
+        state = self._predictor.states.get(name)
         if isinstance(state, Served) and not even_if_served:
             return
         reason = f"The model {name!r} is not served. {reason}"

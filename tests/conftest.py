@@ -52,7 +52,9 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What a process needs to work with this stack."""
         chosen = {f"GREENROOM_{name}_PORT": str(port) for name, port in self.ports.items()}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **chosen}
+        # Its predictor serves the catalogue, and not what hundreds of tests put into Production.
+        alone = {"GREENROOM_SERVING_MAX_MODELS": "0"}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen}
 
     @property
     def tracking_url(self) -> str:

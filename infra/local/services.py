@@ -1,5 +1,6 @@
 """The services of the local stack, in the order in which they start."""
 
+import os
 import sys
 from hashlib import sha256
 from pathlib import Path
@@ -111,6 +112,8 @@ def _prefect(settings: LocalSettings) -> Service:
 
 def _predictor(settings: LocalSettings) -> Service:
     env = {
+        # What the caller set for the predictor holds for the one that is started here.
+        **{name: value for name, value in os.environ.items() if name.startswith("GREENROOM_SERVING_")},
         "GREENROOM_HOME": str(home()),
         "GREENROOM_TRACKING_URI": settings.mlflow_url,
         "GREENROOM_SERVING_PORT": str(settings.serving_port),

@@ -72,6 +72,8 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                     "GREENROOM_TRACKING_URI": tracking_uri,
                     "GREENROOM_CATALOG_PATH": str(catalog_path),
                     "GREENROOM_SERVING_PORT": str(port),
+                    # Not what other tests put into the registry.
+                    "GREENROOM_SERVING_MAX_MODELS": "0",
                     **env,
                 },
                 stdout=output,

@@ -25,7 +25,6 @@ from registry.onnx_model import OnnxModel
 from serving.answering import plain
 from serving.bodies import list_bytes
 from serving.errors import InvalidInputError, PredictionFailedError
-from serving.openapi import RequestSchemas
 from serving.predictor import Predictor, Served
 from serving.reading import is_list
 from serving.routes import model_routes
@@ -414,7 +413,7 @@ def test_a_row_is_answered_while_a_long_list_is_worked_on(track: dict[str, Any])
     model = OnnxModel(classifier(FEATURES).SerializeToString())
     predictor.swap("genre", Served(1, model, datetime.now(UTC)))
     app = FastAPI()
-    app.include_router(model_routes(predictor, ServingSettings(), RequestSchemas(predictor.requests)))
+    app.include_router(model_routes(predictor, ServingSettings()))
 
     async def both() -> list[int]:
         transport = httpx.ASGITransport(app)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from onnx_parts import CLASSES, classifier, divides_by_zero, regression
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from catalog.contract import request_model
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
 from catalog.tracks import FEATURES
 from registry.errors import ModelFormatError
 from registry.onnx_model import OnnxModel
+from serving.contracts import declared
 from serving.errors import (
     InvalidInputError,
     ModelUnavailableError,
@@ -23,9 +23,11 @@ from serving.errors import (
     UnknownModelNameError,
 )
 from serving.loading import loaded as from_file
-from serving.openapi import RequestSchemas
+from serving.openapi import OpenApi
 from serving.predictor import Predictor, Served, Unavailable
+from serving.routes import describe_predict
 from serving.schemas import NumberPrediction
+from serving.settings import ServingSettings
 
 
 class Unbounded(BaseModel):
@@ -78,17 +80,17 @@ def test_unknown_model_is_named() -> None:
 )
 def test_a_model_that_does_not_fit_its_declaration_is_refused(model: Any, spec: ModelSpec, says: str) -> None:
     with pytest.raises(ModelFormatError, match=says):
-        from_file(spec, request_model(spec), model.SerializeToString())
+        from_file(declared(spec), spec.name, model.SerializeToString())
 
 
 def test_a_model_that_reads_fewer_features_than_declared_fits() -> None:
     content = classifier(("tempo", "energy")).SerializeToString()
-    assert from_file(GENRE, request_model(GENRE), content).description.features == ("tempo", "energy")
+    assert from_file(declared(GENRE), "genre", content)[0].description.features == ("tempo", "energy")
 
 
 def test_a_model_that_fails_on_the_contracts_own_example_is_refused() -> None:
     with pytest.raises(ModelFormatError, match="answers inf to an example"):
-        from_file(UNBOUNDED, Unbounded, divides_by_zero(("size", "count")).SerializeToString())
+        from_file(declared(UNBOUNDED), "unbounded", divides_by_zero(("size", "count")).SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -135,15 +137,38 @@ def test_two_models_whose_request_classes_share_a_name_are_kept_apart() -> None:
             "my_model": ENERGY.model_copy(update={"name": "my_model"}),
         }
     )
-    app = FastAPI()
-    schemas = RequestSchemas(predictor.requests)
-    schemas.install(app)
+    page = OpenApi(FastAPI(), lambda: predictor.contracts, [describe_predict(ServingSettings())]).page()
     refs = [
-        schemas.body(name)["requestBody"]["content"]["application/json"]["schema"]["oneOf"][0]["$ref"]
+        page["paths"][f"/api/predict/{name}"]["post"]["requestBody"]["content"]["application/json"]["schema"][
+            "oneOf"
+        ][0]["$ref"]
         for name in predictor.specs
     ]
     assert refs[0] != refs[1]
-    components = app.openapi()["components"]["schemas"]
+    components = page["components"]["schemas"]
     first, second = (components[ref.rpartition("/")[2]]["properties"] for ref in refs)
     assert "energy" in first
     assert "energy" not in second
+
+
+def test_a_model_that_is_not_declared_brings_its_own_contract() -> None:
+    content = regression(("shoe size", "model_x", "copy"), {"shoe size": 2.0}, 1.0).SerializeToString()
+    model, contract = from_file(None, "Shoes & more", content, [GENRE.dataset])
+    predictor = Predictor({})
+    predictor.swap("Shoes & more", Served(3, model, datetime.now(UTC), contract=contract))
+    answer = predictor.predict("Shoes & more", b'{"copy": 1, "shoe size": 42.5, "model_x": -1e9}')
+    assert (answer.version, answer.prediction) == (3, 86.0)  # type: ignore[union-attr]
+    with pytest.raises(InvalidInputError) as refusal:
+        predictor.predict("Shoes & more", b'{"copy": "1", "shoe size": NaN, "feature_1": 1}')
+    fields = [detail.field for detail in refusal.value.details]
+    assert sorted(fields) == ["copy", "feature_1", "model_x", "shoe size"]
+
+
+def test_a_model_that_is_not_declared_and_reads_a_datasets_rows_keeps_its_rules() -> None:
+    content = regression(("explicit", "key", "tempo"), {"key": 1.0}, 0.0).SerializeToString()
+    _, contract = from_file(None, "mine", content, [GENRE.dataset])
+    assert contract.request.model_validate({"explicit": True, "key": 11, "tempo": 90.0})
+    for wrong in ({"key": 12}, {"key": 1.5}, {"explicit": 1}, {"tempo": 1000.0}):
+        with pytest.raises(ValidationError):
+            contract.request.model_validate({"explicit": True, "key": 11, "tempo": 90.0, **wrong})
+    assert contract.example == {"key": 10, "tempo": 89.991, "explicit": False}
