@@ -60,7 +60,8 @@ class Report:
         what = ", ".join(f"{name} {count}" for name, count in self._columns.most_common())
         rest = " The rest of the file was not looked at." if self.total >= _ENOUGH else ""
         return FormatError(
-            f"{self.total} problems in {rows} rows of the dataset {dataset.name!r} ({what}); nothing was "
+            f"{self.total} problem{'s' * (self.total != 1)} in {rows} rows of the dataset "
+            f"{dataset.name!r} ({what}); nothing was "
             f"stored.{rest} The details count them by column and name the first {len(self._shown)}, as "
             "ROW.COLUMN; the header is row 1. Correct them or leave those rows out, and send the file again.",
             "invalid_rows",
@@ -140,11 +141,11 @@ class Checker:
         block: list[_Record] = []
         size, width, most = 0, len(self._header), self._settings.serving_upload_max_rows
         for record in self._records():
-            if not record.cells:  # an empty line
+            if record.row > most + 1:  # the header is row 1; empty lines count, or they would be free
+                raise TooLargeError(f"The file has more than {most} rows, the most a dataset may have.")
+            if not record.cells:
                 continue
             self.count += 1
-            if self.count > most:
-                raise TooLargeError(f"The file has more than {most} rows, the most a dataset may have.")
             if len(record.cells) != width:
                 report.add(record, _ROW, f"has {len(record.cells)} cells, and the header has {width}")
                 if report.total >= _ENOUGH:
@@ -192,24 +193,26 @@ def _in_words(problem: str, cells: Sequence[str] | None, index: int) -> str:
 
 def _check_header(header: list[str], known: tuple[Column, ...], dataset: Dataset) -> None:
     names, given = [column.name for column in known], Counter(header)
-    problems: list[Detail] = []
-    for what, found in (
-        ("is missing", [column.name for column in known if column.required and column.name not in given]),
-        ("is there twice; which one counts?", [name for name, count in given.items() if count > 1]),
-        ("is not a column of this dataset; leave it out", [name for name in given if name not in names]),
-    ):
-        problems += [Detail(shorten(name) or "(no name)", what) for name in found]
+    wrong = {
+        "missing": [column.name for column in known if column.required and column.name not in given],
+        "there twice": [name for name, count in given.items() if count > 1],
+        "not a column of this dataset": [name for name in given if name not in names],
+    }
+    problems = [Detail(shorten(name) or "(no name)", f"is {what}") for what in wrong for name in wrong[what]]
     if not problems:
         return
+    found = "; ".join(f"{what}: {_some(cells)}" for what, cells in wrong.items() if cells)
     hint = ""
     if len(header) == 1 and (used := next((mark for mark in ";\t|" if mark in header[0]), None)):
         hint = f" The cells seem to be separated by {used!r}: save the file with commas."
-    shown = problems[:MAX_DETAILS]
-    more = f" and {len(problems) - len(shown)} more" if len(problems) > len(shown) else ""
     raise FormatError(
-        f"The header does not fit the dataset {dataset.name!r}: "
-        f"{'; '.join(f'{one.field} {one.problem}' for one in shown)}{more}.{hint} "
-        f"Its columns are {', '.join(names)}, in any order.",
+        f"The header does not fit the dataset {dataset.name!r}. {found[0].upper()}{found[1:]}.{hint} "
+        f"The columns are {', '.join(names)}, in any order; leave others out.",
         "invalid_header",
-        shown,
+        problems[:MAX_DETAILS],
     )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(shorten(name)) for name in names[:MAX_DETAILS])
+    return f"{shown} and {len(names) - MAX_DETAILS} more" if len(names) > MAX_DETAILS else shown

@@ -172,7 +172,7 @@ class _Unpacked(io.RawIOBase):
         try:
             data = self._file.read(len(buffer))
         except EOFError:
-            raise _bad_gzip("it ends before its end; was the upload or the file cut short?") from None
+            raise _bad_gzip("it ends too early, as if cut short") from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise _bad_gzip(str(error)) from None
         self._given += len(data)

@@ -64,7 +64,7 @@ class UploadSettings(StorageSettings):
         description="GREENROOM_SERVING_UPLOAD_LAG: seconds that an upload may be behind that rate; then 408.",
     )
     serving_upload_check_timeout: float = Field(
-        default=120.0,
+        default=300.0,
         gt=0,
         description="GREENROOM_SERVING_UPLOAD_CHECK_TIMEOUT: seconds to check and store a file that is "
         "here; then 413, or 503 if it was storing.",
