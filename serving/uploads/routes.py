@@ -15,6 +15,7 @@ from serving.http_errors import respond
 from serving.schemas import ErrorBody
 from serving.uploads.columns import columns_of
 from serving.uploads.errors import UploadError
+from serving.uploads.lingering import LingeringResponse
 from serving.uploads.receiving import read_form, receive, refuse_length, refuse_other_sites, scratch_files
 from serving.uploads.running import check_and_store
 from serving.uploads.settings import UploadSettings
@@ -129,6 +130,7 @@ class Uploads:
         refuse_length(headers, settings.serving_upload_max_bytes)
         with self.alone(), scratch_files(settings) as (body, output):
             await receive(request, body, settings)
+            request.state.upload_is_here = True
             job = {
                 "dataset": dataset.name,
                 "body": body.fileno(),
@@ -162,21 +164,15 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
             chosen, stored = await uploads.take(request, dataset)
         except UploadError as error:
             _log.info("upload refused: %s %s", error.status, error.code)
-            # What is left of the body is not read, so the connection cannot be used again.
-            return respond(
-                error.status,
-                error.code,
-                error.message,
-                error.details,
-                {**error.headers, "Connection": "close"},
-            )
+            answer = respond(error.status, error.code, error.message, error.details, error.headers)
+            return answer if getattr(request.state, "upload_is_here", False) else LingeringResponse(answer)
         models = tuple(uploads.models[chosen.name])
-        answer = StoredDataset(
+        found = StoredDataset(
             **stored, dataset=chosen.name, models=models, next=f"greenroom train --dataset {stored['id']}"
         )
         who = getattr(request.state, "api_key_name", None) or "somebody without an API key"
-        _log.info("dataset %s: %d rows of %s, uploaded by %s", answer.id, answer.rows, chosen.name, who)
-        return JSONResponse(answer.model_dump(mode="json"), status_code=201 if answer.created else 200)
+        _log.info("dataset %s: %d rows of %s, uploaded by %s", found.id, found.rows, chosen.name, who)
+        return JSONResponse(found.model_dump(mode="json"), status_code=201 if found.created else 200)
 
     limits = uploads.settings
     router.add_api_route(
