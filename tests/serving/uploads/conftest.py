@@ -5,12 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from predictor_process import Start
-from uploading import Launch, Uploading
+from uploading import NOWHERE, Launch, Uploading
 
 from registry.storage import StorageSettings
 from tests.conftest import Stack
-
-NOWHERE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="session")

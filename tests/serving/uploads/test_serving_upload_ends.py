@@ -2,11 +2,15 @@
 
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
-from conftest import NOWHERE
-from uploading import PATH, TABLE, Launch, Uploading, form, to_csv, until
+from predictor_process import free_port
+from uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv, until
 
+from registry.datasets import dataset_key
 from registry.storage import StorageSettings
 
 
@@ -66,6 +70,41 @@ def test_storage_that_is_down_is_said_without_its_secrets(launch: Launch, storag
     assert NOWHERE in log
     assert not [secret for secret in secrets if secret in log]
     down.refuses(422, "no_rows", **form(b""))  # and it goes on
+
+
+def test_after_an_outage_the_same_upload_is_taken(launch: Launch, storage: StorageSettings) -> None:
+    port = free_port()
+    later = launch(s3_endpoint_url=f"http://127.0.0.1:{port}")
+    table = rows(3, "outage")
+    later.refuses(503, "storage_unavailable", **form(to_csv(table)))
+    with relay(port, int(storage.s3_url.rpartition(":")[2])):
+        answer = later.post(**form(to_csv(table)))
+    assert answer.status_code == 201, answer.text
+    assert dataset_key(answer.json()["id"]) in later.stored()
+
+
+@contextmanager
+def relay(port: int, target: int) -> Iterator[None]:
+    """Let the S3 server answer on another port, too."""
+
+    def copy(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = server.accept()
+                far = socket.create_connection(("127.0.0.1", target))
+                for pair in ((near, far), (far, near)):
+                    Thread(target=copy, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", port)) as server:
+        Thread(target=accept, daemon=True).start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_disk_that_takes_nothing_is_said(launch: Launch, tmp_path: Any) -> None:

@@ -17,6 +17,7 @@ from catalog.tracks import Track
 from registry.storage import Bucket, StorageSettings
 from serving.schemas import ErrorBody
 
+NOWHERE = "http://127.0.0.1:9"
 MIB = 1 << 20
 PATH = "/api/upload-dataset"
 CSV = {"Content-Type": "text/csv"}
