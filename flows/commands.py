@@ -7,23 +7,31 @@ import click
 import httpx
 
 from catalog.loader import get_model, load_catalog
+from flows.errors import DataError
 from flows.settings import FlowSettings
+from flows.uploaded import contract_of, trained_on
 from registry.client import TrackingClient
-from registry.errors import RegistryUnavailableError
+from registry.errors import RegistryUnavailableError, StorageUnavailableError
 from registry.settings import home
 
 
 @click.command()
 @click.argument("models", nargs=-1)
 @click.option("--promote", is_flag=True, help="Move what the gate let pass to Production.")
-def train(models: tuple[str, ...], promote: bool) -> None:
+@click.option("--dataset", metavar="ID", help="Learn from an uploaded dataset, sha256:HEX.")
+def train(models: tuple[str, ...], promote: bool, dataset: str | None) -> None:
     """Train, gate and register MODELS; without names, every model of the catalogue.
+
+    With --dataset they learn from the rows that POST /api/upload-dataset stored under that id; without
+    names, every model does whose dataset it is.
 
     A model that the gate refused is registered too, so that people can look at it, but stays where it is.
     Exit code 1 if a model was refused, by the gate or by the server, 2 if one could not be trained; the
     others are trained all the same.
     """
     names = [get_model(name).name for name in models] or list(load_catalog())
+    if dataset is not None:
+        names = _fit_for(dataset, names, named=bool(models))
     settings = FlowSettings()
     _prepare_environment(settings)
     _require_servers(settings)
@@ -35,7 +43,7 @@ def train(models: tuple[str, ...], promote: bool) -> None:
     failed = []
     for name in names:
         try:
-            outcomes.append(train_flow(name, promote_passed=promote))
+            outcomes.append(train_flow(name, promote_passed=promote, dataset=dataset))
         except Exception as error:  # noqa: BLE001 - one model must not take the others down
             failed.append(name)
             click.secho(f"{name}: {type(error).__name__}: {error}", fg="red", err=True)
@@ -74,6 +82,29 @@ def _prepare_environment(settings: FlowSettings) -> None:
 
 class _UnreachableError(click.ClickException):
     exit_code = 2
+
+
+class _DatasetError(click.ClickException):
+    exit_code = 2
+
+
+def _fit_for(dataset_id: str, names: list[str], *, named: bool) -> list[str]:
+    """Return the models that can learn from an uploaded dataset; before anything is trained."""
+    catalogue = load_catalog()
+    try:
+        for name in names:
+            trained_on(catalogue[name], dataset_id)
+        contract = contract_of(dataset_id)
+    except (DataError, StorageUnavailableError) as error:
+        raise _DatasetError(str(error)) from error
+    unfit = [name for name in names if catalogue[name].dataset.name != contract]
+    if unfit and (named or len(unfit) == len(names)):
+        raise _DatasetError(
+            f"The dataset {dataset_id} holds rows of {contract!r}, which these models do not learn from: "
+            f"{', '.join(f'{name} ({catalogue[name].dataset.name})' for name in unfit)}. Name models of "
+            f"{contract!r}, or none: then those are trained."
+        )
+    return [name for name in names if name not in unfit]
 
 
 def _require_servers(settings: FlowSettings) -> None:

@@ -13,6 +13,8 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from catalog.spec import Dataset, ModelSpec
 from flows.errors import DataError
+from flows.uploaded import read_uploaded
+from registry.datasets import is_dataset_id
 
 Positions = npt.NDArray[np.intp]
 _SHOWN = 3
@@ -35,11 +37,13 @@ class Cleaning:
 
 
 def read_table(dataset: Dataset) -> pd.DataFrame:
-    """Read a dataset's Parquet file.
+    """Read a dataset's Parquet file, or the uploaded rows that its source names by their id.
 
     Raises `DataError` when the source does not exist or is not Parquet; an `OSError` of a network file
-    system passes through, because that one may go away by itself.
+    system and a `StorageUnavailableError` pass through, because those may go away by themselves.
     """
+    if is_dataset_id(dataset.source):
+        return read_uploaded(dataset)
     path = _resolve(dataset.source)
     try:
         return pd.read_parquet(path)

@@ -21,6 +21,8 @@ from checks.frames import checked_frame, frame_digest
 from checks.summary import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
+from flows.uploaded import source_url
+from registry.datasets import is_dataset_id
 from registry.evidence import Verdict
 from registry.onnx_model import OnnxModel
 from registry.settings import RegistrySettings
@@ -87,7 +89,7 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
     for context, frame in (("training", train), ("held-out", test)):
         logged = from_pandas(
             frame,
-            source=spec.dataset.source if "://" in spec.dataset.source else _CODE,
+            source=_source(spec.dataset.source),
             targets=spec.target,
             name=f"{spec.dataset.name}-{context}",
             # MLflow takes at most 36 characters.
@@ -193,6 +195,12 @@ def register(spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str]) -> 
         spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id
     )
     return int(made.version)
+
+
+def _source(source: str) -> str | CodeDatasetSource:
+    if is_dataset_id(source):
+        return source_url(source)
+    return source if "://" in source else _CODE
 
 
 def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:

@@ -27,8 +27,15 @@ from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
 from flows import data, models, pictures, tracking
+from flows.uploaded import trained_on
 from registry.client import TrackingClient
-from registry.errors import KeyFileError, RegistryRefusedError, RegistryUnavailableError
+from registry.datasets import is_dataset_id
+from registry.errors import (
+    KeyFileError,
+    RegistryRefusedError,
+    RegistryUnavailableError,
+    StorageUnavailableError,
+)
 from registry.evidence import Verdict
 from registry.nudging import nudge
 from registry.onnx_model import OnnxModel
@@ -38,7 +45,13 @@ from registry.stages import Registry
 from registry.tags import MODEL
 
 # What may pass by itself: the registry, object storage, a network file system.
-_OUTSIDE = (RegistryUnavailableError, requests.RequestException, ConnectionError, TimeoutError)
+_OUTSIDE = (
+    RegistryUnavailableError,
+    StorageUnavailableError,
+    requests.RequestException,
+    ConnectionError,
+    TimeoutError,
+)
 
 
 async def may_pass(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
@@ -101,7 +114,8 @@ def ingest(spec: ModelSpec) -> pd.DataFrame:
     """Read the model's table."""
     with step(spec, "ingest") as say:
         table = data.read_table(spec.dataset)
-        say(f"{len(table):,} rows of {spec.dataset.name}")
+        uploaded = f", uploaded as {spec.dataset.source}" if is_dataset_id(spec.dataset.source) else ""
+        say(f"{len(table):,} rows of {spec.dataset.name}{uploaded}")
     return table
 
 
@@ -277,13 +291,14 @@ def promote(spec: ModelSpec, number: int) -> str:
 
 
 @flow(name="train", flow_run_name="train-{model}", validate_parameters=False)
-def train(model: str, promote_passed: bool = False) -> Outcome:
+def train(model: str, promote_passed: bool = False, dataset: str | None = None) -> Outcome:
     """Train, gate and register one model of the catalogue; with `promote_passed`, promote what passed.
 
+    `dataset` is the id of an uploaded dataset to learn from instead of the declared table.
     Returns the outcome, refused or not. Raises `CatalogError` for an unknown model, `TrainingError` for
     data or declarations that cannot be used, and what the registry raises when it does not answer.
     """
-    spec = get_model(model)
+    spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
     tracking.connect()
     table = ingest(spec)
     rows, cleaning = validate(spec, table)

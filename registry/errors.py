@@ -39,6 +39,14 @@ class StorageMissingError(RegistryError):
     """There is no such object in the bucket."""
 
 
+class DatasetMissingError(RegistryError):
+    """No dataset was uploaded under that id."""
+
+
+class DatasetDamagedError(RegistryError):
+    """The stored dataset is not what its id says."""
+
+
 class KeyFileError(RegistryError):
     """A signing key is missing, exists already, or cannot be read."""
 

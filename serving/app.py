@@ -17,6 +17,7 @@ from serving.overload import LimitConcurrency, Turns
 from serving.predictor import Predictor
 from serving.routes import describe_predict, health_routes, model_routes
 from serving.settings import ServingSettings
+from serving.uploads.routes import upload_routes
 from serving.watching import Watcher
 
 _DESCRIPTION = """\
@@ -59,6 +60,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     app.include_router(model_routes(predictor, settings))
     app.include_router(health_routes(predictor))
     app.include_router(admin_routes(watcher, settings))
+    app.include_router(upload_routes(predictor.specs))
     if settings.serving_metrics:
         app.include_router(metrics_routes(metrics))
     http_errors.install(app)

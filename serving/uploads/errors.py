@@ -1,0 +1,46 @@
+"""Why an upload was not taken, in words its sender can act on."""
+
+from collections.abc import Mapping, Sequence
+
+from serving.errors import Detail
+
+
+class UploadError(Exception):
+    """The upload is not taken and nothing was stored. `code` is stable, for programs."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: Sequence[Detail] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+        self.details = tuple(details) or (Detail("body", message),)
+        self.headers = dict(headers or {})
+
+
+class TooLargeError(UploadError):
+    """Something about the upload is beyond a limit."""
+
+    def __init__(self, message: str, code: str = "dataset_too_large") -> None:
+        super().__init__(413, code, message)
+
+
+class FormatError(UploadError):
+    """The content is not the CSV that it should be; there is no point in looking at its rows."""
+
+    def __init__(self, message: str, code: str = "invalid_csv", details: Sequence[Detail] = ()) -> None:
+        super().__init__(422, code, message, details)
+
+
+def no_room(error: OSError) -> UploadError:
+    """Return the refusal for when the predictor's own disk does not take a file."""
+    return UploadError(
+        503,
+        "no_room",
+        f"The predictor's disk does not take the upload ({error.strerror or type(error).__name__}); nothing "
+        "was stored. Whoever runs the predictor must see to GREENROOM_SERVING_UPLOAD_FOLDER.",
+    )

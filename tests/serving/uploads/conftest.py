@@ -1,0 +1,49 @@
+"""Predictors that store on the stack's S3 server, with settings of their own."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from predictor_process import Start
+from uploading import NOWHERE, Launch, Uploading
+
+from registry.storage import StorageSettings
+from tests.conftest import Stack
+
+
+@pytest.fixture(scope="session")
+def storage(stack: Stack) -> StorageSettings:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREENROOM_HOME", str(stack.home))
+        return StorageSettings()
+
+
+@pytest.fixture(scope="session")
+def launch(start: Start, storage: StorageSettings) -> Launch:
+    """Start a predictor that stores on the stack's S3 server, with settings of its own."""
+
+    def launched(**settings: str) -> Uploading:
+        keys = {
+            "GREENROOM_S3_ENDPOINT_URL": storage.s3_url,
+            "GREENROOM_S3_ACCESS_KEY": storage.s3_access_key.get_secret_value(),
+            "GREENROOM_S3_SECRET_KEY": storage.s3_secret_key.get_secret_value(),
+        }
+        uploads = {f"GREENROOM_SERVING_UPLOAD_{k}": v for k, v in settings.items() if k.isupper()}
+        others = {k: v for k, v in settings.items() if not k.isupper()}
+        full = {**keys, **uploads, **{f"GREENROOM_{k.upper()}": v for k, v in others.items()}}
+        return Uploading(start(NOWHERE, **full), storage)
+
+    return launched
+
+
+@pytest.fixture(scope="session")
+def usual(launch: Launch) -> Uploading:
+    """With the limits as they come."""
+    return launch()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """The address of an S3 server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
