@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from catalog.loader import load_catalog
-from serving import api_keys, http_errors
+from serving import api_keys, explain_routes, http_errors
 from serving.admin import admin_routes
 from serving.headers import SecurityHeaders
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
@@ -64,6 +64,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
         app.include_router(metrics_routes(metrics))
     http_errors.install(app)
     schemas.install(app)
+    explain_routes.install(app, predictor, settings, schemas, metrics)
     _add_guards(app, settings, metrics)
     return app
 

@@ -13,6 +13,7 @@ from serving.errors import (
     Detail,
     InvalidInputError,
     ModelUnavailableError,
+    NotExplainableError,
     PredictionFailedError,
     PredictorError,
     TooManyRowsError,
@@ -24,10 +25,12 @@ from serving.errors import (
 from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
 
 PREDICT = "/api/predict/"
+EXPLAIN = "/api/explain/"
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
     UnknownModelNameError: 404,
+    NotExplainableError: 409,
     TooManyRowsError: 413,
     InvalidInputError: 422,
     PredictionFailedError: 500,
@@ -58,6 +61,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         400: "The body is not JSON.",
         408: "The body did not arrive in time.",
+        409: "The version that is served cannot be explained; the message says why and what to do.",
         413: "The body is too large, or its list has too many objects (`too_many_rows`).",
         415: "The body is not declared as JSON.",
         422: "The input breaks the model's contract; `details` names each field.",
@@ -77,9 +81,10 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     path = request.scope["path"]
-    if error.status_code == 404 and path.startswith(PREDICT):
-        unknown = UnknownModelNameError.of(path.removeprefix(PREDICT), request.app.state.predictor.specs)
-        return await _predictor_error(request, unknown)
+    for prefix in (PREDICT, EXPLAIN):
+        if error.status_code == 404 and path.startswith(prefix):
+            unknown = UnknownModelNameError.of(path.removeprefix(prefix), request.app.state.predictor.specs)
+            return await _predictor_error(request, unknown)
     where = f"{request.method} {shorten(path)}"
     if error.status_code == 404:
         message = f"There is nothing at {where}. /docs lists what there is."

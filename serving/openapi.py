@@ -37,6 +37,13 @@ class RequestSchemas:
             }
         return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
+    def body_of_one(self, name: str) -> dict[str, Any]:
+        """Return the OpenAPI entry of one model's required JSON body, where only an object will do."""
+        content: dict[str, Any] = {"schema": self._refs[name]}
+        if examples := self._examples[name]:
+            content["examples"] = {"object": {"summary": "One object", "value": examples[0]}}
+        return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
     def install(self, app: FastAPI) -> None:
         """Add the schemas to the page of `app`."""
         described = app.openapi
