@@ -5,8 +5,9 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
-from registry.onnx_model import OnnxModel, Rows
-from serving.errors import PredictionFailedError
+from registry.onnx_model import Rows
+from serving.errors import PredictionFailedError, PredictorError
+from serving.models import ServedModel
 from serving.schemas import (
     ClassPrediction,
     ClassPredictions,
@@ -24,7 +25,7 @@ _log = logging.getLogger("greenroom.serving")
 _MANY = 64
 
 
-def answer_one(name: str, version: int, model: OnnxModel, rows: Rows) -> Prediction:
+def answer_one(name: str, version: int, model: ServedModel, rows: Rows) -> Prediction:
     """Return the answer to one row; raises `PredictionFailedError`."""
     row = _predict(name, version, model, rows)[0]
     if isinstance(row, NumberRow):
@@ -34,14 +35,14 @@ def answer_one(name: str, version: int, model: OnnxModel, rows: Rows) -> Predict
     )
 
 
-def answer_all(name: str, version: int, model: OnnxModel, rows: Rows) -> Predictions:
+def answer_all(name: str, version: int, model: ServedModel, rows: Rows) -> Predictions:
     """Return the answers to one row or more, in their order; raises `PredictionFailedError`."""
     answers = _predict(name, version, model, rows)
     kind = ClassPredictions if model.description.task == "classification" else NumberPredictions
     return kind.model_validate({"model": name, "version": version, "predictions": answers})
 
 
-def _predict(name: str, version: int, model: OnnxModel, rows: Rows) -> list[ClassRow] | list[NumberRow]:
+def _predict(name: str, version: int, model: ServedModel, rows: Rows) -> list[ClassRow] | list[NumberRow]:
     try:
         labels, probabilities = model.predict(rows)
         if len(labels) != len(rows):
@@ -49,6 +50,8 @@ def _predict(name: str, version: int, model: OnnxModel, rows: Rows) -> list[Clas
         if probabilities is None:
             return _numbers(labels)
         return _classes(model.description.classes, labels, probabilities)
+    except PredictorError:  # it says itself what is the matter
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         _log.exception("%s version %d failed on valid input", name, version)
         raise PredictionFailedError(

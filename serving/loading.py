@@ -14,18 +14,27 @@ from registry.evidence import digest
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stages import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
+from serving.models import ServedModel
+from serving.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc
+from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
 
 
-def from_registry(registry: Registry, version: Version, settings: KeySettings) -> bytes:
-    """Return the file of the version in Production, held against its evidence.
+# An ONNX file, or the folder of a model that is none.
+Content = bytes | PyfuncFiles
+
+
+def from_registry(registry: Registry, version: Version, settings: ServingSettings) -> Content:
+    """Return the file of the version in Production, or all its files, held against its evidence.
 
     A mismatch is also reported to the tracking server, which records it. Raises an `EvidenceError` that says
     what is wrong, and whatever `Registry` raises.
     """
-    content = registry.model_bytes(version)
     try:
+        if is_pyfunc(version, settings):
+            return fetched(registry, version, settings)
+        content = registry.model_bytes(version)
         require_checked(version, content, settings)
     except EvidenceBytesError:
         # A predictor may only be allowed to read; then the log and this refusal must do.
@@ -46,13 +55,13 @@ def require_checked(version: Version, content: bytes, settings: KeySettings) -> 
         )
 
 
-def loaded(spec: ModelSpec, request: type[BaseModel], content: bytes) -> OnnxModel:
-    """Return the model in a file, warm, or raise `ModelFormatError` when it cannot do its work.
+def loaded(spec: ModelSpec, request: type[BaseModel], content: Content) -> ServedModel:
+    """Return the model in a file or folder, warm, or raise `ModelFormatError` when it cannot do its work.
 
     It must do the declared task, read nothing that the contract does not send, and answer the contract's own
     example with a finite number or with probabilities.
     """
-    model = OnnxModel(content)
+    model = _opened(spec, content)
     _require_fit(spec, model)
     features = model.description.features
     examples = request.model_json_schema().get("examples") or []
@@ -68,7 +77,13 @@ def loaded(spec: ModelSpec, request: type[BaseModel], content: bytes) -> OnnxMod
     return model
 
 
-def _require_fit(spec: ModelSpec, model: OnnxModel) -> None:
+def _opened(spec: ModelSpec, content: Content) -> ServedModel:
+    if isinstance(content, bytes):
+        return OnnxModel(content)
+    return PyfuncModel(content, spec.task)
+
+
+def _require_fit(spec: ModelSpec, model: ServedModel) -> None:
     found = model.description
     if found.task != spec.task:
         raise ModelFormatError(f"The version is a {found.task} model, the catalogue declares {spec.task}.")

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from catalog.contract import request_model
 from catalog.spec import ModelSpec
-from registry.onnx_model import OnnxModel
 from serving.answering import answer_all, answer_one
 from serving.errors import ModelUnavailableError, UnknownModelNameError
+from serving.models import ServedModel
 from serving.reading import is_list, read_list, read_object, to_matrix
 from serving.schemas import Prediction, Predictions
 
@@ -25,7 +25,7 @@ class Served:
     """A version that is loaded and answers; `source` says where it was loaded from."""
 
     version: int
-    model: OnnxModel
+    model: ServedModel
     loaded_at: datetime
     source: Literal["registry", "cache"] = "registry"
 

@@ -13,6 +13,7 @@ from serving.bodies import list_bytes, read_json
 from serving.describing import model_info, readiness
 from serving.http_errors import PREDICT, documented
 from serving.metrics import note_answer
+from serving.models import Lane
 from serving.openapi import RequestSchemas
 from serving.predictor import Predictor
 from serving.schemas import (
@@ -88,6 +89,7 @@ def _add_predict(
     most_rows, fields = settings.serving_max_rows, predictor.requests[spec.name].model_fields
     max_bytes = settings.serving_max_body_bytes
     max_list_bytes = max(max_bytes, list_bytes(fields, most_rows))
+    lane = Lane(predictor, spec.name)
 
     def answer(request: Request, body: bytearray) -> Response:
         found = predictor.predict(spec.name, body, max_rows=most_rows)
@@ -103,6 +105,8 @@ def _add_predict(
             max_list_bytes=max_list_bytes,
             timeout=settings.serving_body_timeout,
         )
+        if lane.needed:
+            return await lane.run(answer, request, body)
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
             return answer(request, body)
         return await get_running_loop().run_in_executor(batches, answer, request, body)
