@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Task = Literal["classification", "regression"]
 Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
 
+# More would make the model's file larger and explanations no better within their bound of work.
+MAX_BACKGROUND = 64
+
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}\Z")
 
 
@@ -117,6 +120,14 @@ class ModelSpec(_Declaration):
     one_hot: tuple[str, ...] = Field(default=(), description="Features that are codes, not quantities.")
     skewed: tuple[str, ...] = Field(default=(), description="Features to bring near a normal distribution.")
     candidates: tuple[Candidate, ...] = Field(min_length=1)
+    background: int = Field(
+        default=32,
+        ge=0,
+        le=MAX_BACKGROUND,
+        description="How many training rows go into the model's file, as what a prediction is explained "
+        "against. Whoever may read the file may read them: 0 for rows that must not leave training; such "
+        "a model is served but not explained.",
+    )
     metric: str = Field(description="Headline metric, higher is better; chooses among the candidates.")
     split: Split = Split()
     gate: GatePolicy

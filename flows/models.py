@@ -120,8 +120,23 @@ def score(
     return found
 
 
-def export(spec: ModelSpec, pipeline: Pipeline) -> bytes:
-    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model)."""
+def background(spec: ModelSpec, rows: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+    """Return the training rows that explanations are made against: `spec.background` of them, at random.
+
+    The same rows every time for the same `rows` and seed; in the order they were drawn, so that the first few
+    are a sample as well; as float32 in its shortest decimals, which is what the model reads.
+    """
+    matrix = rows[list(spec.features)].to_numpy(dtype=np.float32)
+    matrix = matrix[np.isfinite(matrix).all(axis=1)]
+    drawn = np.random.default_rng(spec.split.seed).permutation(len(matrix))[: spec.background]
+    return tuple(tuple(float(str(value)) for value in row) for row in matrix[drawn])
+
+
+def export(spec: ModelSpec, pipeline: Pipeline, train: pd.DataFrame | None = None) -> bytes:
+    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model).
+
+    A few of the rows in `train` go with it, see `background`; without them it cannot be explained.
+    """
     classifier = spec.task == "classification"
     try:
         proto = to_onnx(
@@ -136,7 +151,12 @@ def export(spec: ModelSpec, pipeline: Pipeline) -> bytes:
             f"served: {error}. Choose another estimator in its declaration."
         ) from error
     classes = tuple(str(label) for label in pipeline.classes_) if classifier else ()
-    description = Description(task=spec.task, features=spec.features, classes=classes)
+    description = Description(
+        task=spec.task,
+        features=spec.features,
+        classes=classes,
+        background=() if train is None else background(spec, train),
+    )
     onnx.helper.set_model_props(proto, description.to_metadata())
     return bytes(proto.SerializeToString())
 

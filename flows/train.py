@@ -193,10 +193,12 @@ def evaluate(
 
 
 @task
-def convert(spec: ModelSpec, winner: models.Fitted, test: Rows) -> tuple[bytes, models.Agreement]:
+def convert(
+    spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows
+) -> tuple[bytes, models.Agreement]:
     """Turn the winner into ONNX and hold it against the original on held-out rows."""
     with step(spec, "convert") as say:
-        content = models.export(spec, winner.pipeline)
+        content = models.export(spec, winner.pipeline, train.features)
         found = models.agreement(winner.pipeline, OnnxModel(content), test.features)
         labels = f", {found.labels:.1%} of labels agree" if found.labels is not None else ""
         say(f"ONNX, {len(content) / 1e6:.1f} MB; differs by at most {found.max_difference:.2g}{labels}")
@@ -306,7 +308,7 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
     train_rows, test_rows, folds = split_rows(spec, rows, matrix)
     fitted = [train_candidate(spec, candidate, train_rows, folds) for candidate in spec.candidates]
     winner, scored = evaluate(spec, fitted, train_rows, test_rows)
-    content, found = convert(spec, winner, test_rows)
+    content, found = convert(spec, winner, train_rows, test_rows)
     with TemporaryDirectory(prefix="greenroom-reports-") as scratch:
         reports = Path(scratch)
         # The gate is a process of its own: meanwhile this one logs what there is to log either way.

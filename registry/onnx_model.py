@@ -2,24 +2,26 @@
 
 The graph has one input, float32 of shape (rows, features). Its metadata names the features in order
 (`greenroom.features`), the task (`greenroom.task`) and, for a classifier, the classes in the order of the
-probabilities (`greenroom.classes`); all three are JSON. Nothing is unpickled to read it.
+probabilities (`greenroom.classes`). It may hold some training rows that a prediction can be explained against
+(`greenroom.background`). All are JSON. Nothing is unpickled to read it.
 """
 
 import json
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from catalog.spec import Task
+from catalog.spec import MAX_BACKGROUND, Task
 from registry.errors import ModelFormatError
 from registry.evidence import digest
 
 FEATURES_KEY = "greenroom.features"
 TASK_KEY = "greenroom.task"
 CLASSES_KEY = "greenroom.classes"
+BACKGROUND_KEY = "greenroom.background"
 
 Rows = npt.NDArray[np.float32]
 
@@ -32,14 +34,34 @@ class Description(BaseModel):
     task: Task
     features: tuple[str, ...]
     classes: tuple[str, ...] = ()
+    background: tuple[tuple[FiniteFloat, ...], ...] = Field(
+        default=(),
+        max_length=MAX_BACKGROUND,
+        repr=False,
+        description="Training rows, in the order of the features; none when the model cannot be explained.",
+    )
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Self:
+        if any(len(row) != len(self.features) for row in self.background):
+            raise ValueError(f"a background row has other than {len(self.features)} values")
+        if not np.isfinite(self.background_rows()).all():
+            raise ValueError("a background row has a value that float32 cannot hold")
+        return self
+
+    def background_rows(self) -> Rows:
+        """Return the background as float32 of shape (rows, features)."""
+        with np.errstate(over="ignore"):
+            return np.array(self.background, dtype=np.float32).reshape(-1, len(self.features))
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ONNX metadata properties that say the same."""
-        return {
+        said = {
             TASK_KEY: json.dumps(self.task),
             FEATURES_KEY: json.dumps(self.features),
             CLASSES_KEY: json.dumps(self.classes),
         }
+        return {**said, BACKGROUND_KEY: json.dumps(self.background)} if self.background else said
 
 
 class OnnxModel:
@@ -113,8 +135,10 @@ def _describe(session: ort.InferenceSession) -> Description:
             task=json.loads(metadata[TASK_KEY]),
             features=json.loads(metadata[FEATURES_KEY]),
             classes=json.loads(metadata[CLASSES_KEY]),
+            background=json.loads(metadata.get(BACKGROUND_KEY, "[]")),
         )
     except (KeyError, json.JSONDecodeError, ValidationError) as error:
         raise ModelFormatError(
-            f"the ONNX file does not say which features it reads (metadata {FEATURES_KEY!r}): {error}"
+            f"the ONNX file does not say which features it reads (metadata {FEATURES_KEY!r}), or its "
+            f"{BACKGROUND_KEY!r} does not fit them: {error}"
         ) from error

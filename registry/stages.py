@@ -4,7 +4,7 @@ The mechanism (MLflow's stages today, aliases one day) is known to this module a
 move is decided by the server (registry/server); this module asks, signs and tells.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -157,6 +157,10 @@ class Registry:
         """Return the SHA-256 of each of a version's files, by path, as the tracking server holds them now."""
         return self._digests(self._location(version))
 
+    def contents(self, version: Version) -> Iterator[tuple[str, bytes]]:
+        """Yield each of a version's files, path and bytes, as the tracking server holds them now."""
+        return self._contents(self._location(version))
+
     def report_digest(self, version: Version) -> str:
         """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
         uri = f"{self._run_artifacts(version)}/gate"
@@ -281,10 +285,11 @@ class Registry:
         return _version(self._client.require(answer, "model_version"))
 
     def _digests(self, uri: str) -> dict[str, str]:
-        return {
-            path: sha256(self._client.artifact(uri, path)).hexdigest()
-            for path in self._client.artifact_paths(uri)
-        }
+        return {path: sha256(content).hexdigest() for path, content in self._contents(uri)}
+
+    def _contents(self, uri: str) -> Iterator[tuple[str, bytes]]:
+        for path in self._client.artifact_paths(uri):
+            yield path, self._client.artifact(uri, path)
 
     def _location(self, version: Version) -> str:
         answer = self._client.get(

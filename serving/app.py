@@ -8,12 +8,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from catalog.loader import load_catalog
-from serving import api_keys, http_errors
+from serving import api_keys, explain_routes, http_errors
 from serving.admin import admin_routes
 from serving.headers import SecurityHeaders
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.openapi import OpenApi
 from serving.overload import LimitConcurrency, Turns
+from serving.predicting import Predicting
 from serving.predictor import Predictor
 from serving.routes import describe_predict, health_routes, model_routes
 from serving.settings import ServingSettings
@@ -57,7 +58,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.predictor = predictor
-    app.include_router(model_routes(predictor, settings))
+    app.include_router(model_routes(predictor))
     app.include_router(health_routes(predictor))
     app.include_router(admin_routes(watcher, settings))
     app.include_router(upload_routes(predictor.specs))
@@ -66,13 +67,15 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     http_errors.install(app)
     docs = OpenApi(app, lambda: predictor.contracts, [describe_predict(settings)])
     app.openapi = docs.page  # type: ignore[method-assign] # the hook that FastAPI documents
+    # The one added last sees a request first; the first one answers what is asked most.
+    app.add_middleware(Predicting, predictor=predictor, settings=settings)
+    explain_routes.install(app, predictor, settings, metrics, docs)
     _add_guards(app, settings, metrics, docs)
     return app
 
 
 def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs: OpenApi) -> None:
-    # The one added last sees a request first: headers go on every answer, refusals are counted, and who
-    # has no key takes nobody's turn.
+    # Headers go on every answer, refusals are counted, and who has no key takes nobody's turn.
     turns = Turns(
         settings.serving_max_concurrency, settings.serving_max_queue, settings.serving_queue_timeout
     )

@@ -18,6 +18,7 @@ from registry.evidence import digest
 from registry.stage import Stage
 from registry.stages import Version
 from registry.tags import EVIDENCE, OVERRIDE
+from serving.pyfunc import PyfuncFiles
 
 _log = logging.getLogger("greenroom.serving")
 # Beyond, a name's own text may be too long for a file's.
@@ -42,8 +43,15 @@ class ModelCache:
     def __init__(self, folder: Path) -> None:
         self._blobs, self._models = folder / "sha256", folder / "models"
 
-    def keep(self, version: Version, content: bytes) -> None:
-        """Keep a version that is being served; a full disk or missing right is logged, and serves on."""
+    def keep(self, version: Version, content: bytes | PyfuncFiles) -> None:
+        """Keep a version that is being served; a full disk or missing right is logged, and serves on.
+
+        One that is no ONNX file is not kept, and neither is what it replaced: code is executed only while
+        the registry says that it is in Production.
+        """
+        if not isinstance(content, bytes):
+            self.forget(version.model)
+            return
         kept = _Kept(
             model=version.model,
             number=version.number,

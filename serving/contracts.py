@@ -6,6 +6,7 @@ Nothing here knows of HTTP or of a web framework.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 from catalog.contract import request_model
 from catalog.spec import Dataset, ModelSpec, Task
 from registry.onnx_model import Description
+from serving.reading import object_bytes
 
 # Without a declaration nothing is known of a feature but that it is a number.
 _NUMBER = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -39,6 +41,11 @@ class Contract:
     def features(self) -> tuple[str, ...]:
         """The names of the features that a request holds."""
         return tuple(self.attributes)
+
+    @cached_property
+    def object_bytes(self) -> int:
+        """The bytes that one object of such features can need, each number at its longest and indented."""
+        return object_bytes(self.attributes)
 
     @property
     def example(self) -> dict[str, Any] | None:

@@ -87,6 +87,12 @@ class ModelUnavailableError(PredictorError):
     code = "model_unavailable"
 
 
+class NotExplainableError(PredictorError):
+    """The version predicts, but its file holds nothing to explain a prediction against."""
+
+    code = "not_explainable"
+
+
 class PredictionFailedError(PredictorError):
     """The model itself failed on valid input."""
 

@@ -13,6 +13,7 @@ from serving.errors import (
     Detail,
     InvalidInputError,
     ModelUnavailableError,
+    NotExplainableError,
     PredictionFailedError,
     PredictorError,
     TooManyRowsError,
@@ -24,10 +25,12 @@ from serving.errors import (
 from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
 
 PREDICT = "/api/predict/"
+EXPLAIN = "/api/explain/"
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
     UnknownModelNameError: 404,
+    NotExplainableError: 409,
     TooManyRowsError: 413,
     InvalidInputError: 422,
     PredictionFailedError: 500,
@@ -59,6 +62,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         400: "The body is not JSON.",
         404: "The model is not there any more: it has been taken out of Production.",
         408: "The body did not arrive in time.",
+        409: "The version that is served cannot be explained; the message says why and what to do.",
         413: "The body is too large, or its list has too many objects (`too_many_rows`).",
         415: "The body is not declared as JSON.",
         422: "The input breaks the model's contract; `details` names each field.",
@@ -69,6 +73,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
+    return answer_to(error)
+
+
+def answer_to(error: PredictorError) -> JSONResponse:
+    """Return the answer that says what went wrong."""
     if isinstance(error, BodyError):
         # What is left of the body is not read, so the connection cannot be used again.
         headers = {"Connection": "close"} if error.status in (408, 413) else None
@@ -78,9 +87,10 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
     path = request.scope["path"]
-    if error.status_code == 404 and path.startswith(PREDICT):
-        unknown = UnknownModelNameError.of(path.removeprefix(PREDICT), request.app.state.predictor.states)
-        return await _predictor_error(request, unknown)
+    for prefix in (PREDICT, EXPLAIN):
+        if error.status_code == 404 and path.startswith(prefix):
+            unknown = UnknownModelNameError.of(path.removeprefix(prefix), request.app.state.predictor.states)
+            return answer_to(unknown)
     where = f"{request.method} {shorten(path)}"
     if error.status_code == 404:
         message = f"There is nothing at {where}. /docs lists what there is."

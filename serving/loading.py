@@ -16,18 +16,27 @@ from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stages import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 from serving.contracts import Contract, derived
+from serving.models import ServedModel
+from serving.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc
+from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
 
 
-def from_registry(registry: Registry, version: Version, settings: KeySettings, max_bytes: int) -> bytes:
-    """Return the file of the version in Production, held against its evidence.
+# An ONNX file, or the folder of a model that is none.
+Content = bytes | PyfuncFiles
+
+
+def from_registry(registry: Registry, version: Version, settings: ServingSettings) -> Content:
+    """Return the file of the version in Production, or all its files, held against its evidence.
 
     A mismatch is also reported to the tracking server, which records it. Raises an `EvidenceError` that says
     what is wrong, and whatever `Registry` raises.
     """
-    content = registry.model_bytes(version, max_bytes=max_bytes)
     try:
+        if is_pyfunc(version, settings):
+            return fetched(registry, version, settings)
+        content = registry.model_bytes(version, max_bytes=settings.serving_max_model_bytes)
         require_checked(version, content, settings)
     except EvidenceBytesError:
         # A predictor may only be allowed to read; then the log and this refusal must do.
@@ -49,15 +58,15 @@ def require_checked(version: Version, content: bytes, settings: KeySettings) -> 
 
 
 def loaded(
-    contract: Contract | None, name: str, content: bytes, datasets: Iterable[Dataset] = ()
-) -> tuple[OnnxModel, Contract]:
-    """Return the model in a file, warm, and its contract; `ModelFormatError` when it cannot do its work.
+    contract: Contract | None, name: str, content: Content, datasets: Iterable[Dataset] = ()
+) -> tuple[ServedModel, Contract]:
+    """Return the model in a file or folder, warm, and its contract; `ModelFormatError` when it cannot do its work.
 
     It must do the declared task, read nothing that the contract does not send, and answer the contract's own
     example with a finite number or with probabilities. Without a declared `contract` it is derived from the
     file, and from `datasets` where the model reads their rows.
     """
-    model = OnnxModel(content)
+    model = _opened(contract, content)
     if contract is None:
         contract = _derived(name, model, datasets)
     else:
@@ -66,14 +75,24 @@ def loaded(
     return model, contract
 
 
-def _derived(name: str, model: OnnxModel, datasets: Iterable[Dataset]) -> Contract:
+def _opened(contract: Contract | None, content: Content) -> ServedModel:
+    if isinstance(content, bytes):
+        return OnnxModel(content)
+    if contract is None:
+        raise ModelFormatError(
+            "It is no ONNX file, and what task it does stands nowhere: declare the model in the catalogue."
+        )
+    return PyfuncModel(content, contract.task)
+
+
+def _derived(name: str, model: ServedModel, datasets: Iterable[Dataset]) -> Contract:
     try:
         return derived(name, model.description, datasets)
     except (TypeError, ValueError, PydanticUserError) as error:
         raise ModelFormatError(f"No request can be made of the features it reads: {error}") from error
 
 
-def _warm(model: OnnxModel, contract: Contract) -> None:
+def _warm(model: ServedModel, contract: Contract) -> None:
     features = model.description.features
     row = [0.0] * len(features)
     if example := contract.example:
@@ -89,7 +108,7 @@ def _warm(model: OnnxModel, contract: Contract) -> None:
         raise ModelFormatError(f"The version answers {answer} to an example, which is no finite number.")
 
 
-def _require_fit(contract: Contract, model: OnnxModel) -> None:
+def _require_fit(contract: Contract, model: ServedModel) -> None:
     found = model.description
     if found.task != contract.task:
         raise ModelFormatError(

@@ -17,8 +17,8 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.answering import Answer
 from serving.http_errors import PREDICT
-from serving.schemas import ClassPrediction, NumberPrediction, Prediction, Predictions
 
 # No model, version or key can be called so, and callers can make up names without end.
 _UNKNOWN = "(unknown)"
@@ -149,13 +149,12 @@ class Metrics:
         return Gauge(name, what, ("model",), registry=self._registry)
 
 
-def note_answer(scope: Scope, answer: Prediction | Predictions) -> None:
+def note_answer(scope: Scope, answer: Answer) -> None:
     """Note in a request's state which version answered, and how many rows.
 
     Without a note, one row counts for the version that is served when the answer is through.
     """
-    rows = 1 if isinstance(answer, ClassPrediction | NumberPrediction) else len(answer.predictions)
-    scope.setdefault("state", {})["answer"] = str(answer.version), rows
+    scope.setdefault("state", {})["answer"] = str(answer.version), answer.rows
 
 
 class MeasureRequests:

@@ -47,11 +47,11 @@ class RequestSchemas:
             }
         return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
-    def object_body(self, name: str) -> dict[str, Any]:
-        """Return the OpenAPI entry of one model's required JSON body where it can only be one object."""
+    def body_of_one(self, name: str) -> dict[str, Any]:
+        """Return the OpenAPI entry of one model's required JSON body, where only an object will do."""
         content: dict[str, Any] = {"schema": self._refs[name]}
         if examples := self._examples[name]:
-            content["example"] = examples[0]
+            content["examples"] = {"object": {"summary": "One object", "value": examples[0]}}
         return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
@@ -62,7 +62,7 @@ class OpenApi:
         self, app: FastAPI, contracts: Callable[[], Mapping[str, Contract]], describe: Iterable[Describe]
     ) -> None:
         """Describe the app's own routes, and what each of `describe` adds for every model of `contracts`."""
-        self._app, self._contracts, self._describe = app, contracts, tuple(describe)
+        self._app, self._contracts, self.describe = app, contracts, list(describe)
         self._made: tuple[tuple[Contract, ...], dict[str, Any]] | None = None
         # Changes that others make to the finished page, in their order.
         self.finish: list[Callable[[dict[str, Any]], None]] = []
@@ -84,7 +84,7 @@ class OpenApi:
         schemas = RequestSchemas({name: contract.request for name, contract in contracts.items()})
         described = APIRouter()
         for contract in contracts.values():
-            for describe in self._describe:
+            for describe in self.describe:
                 describe(described, contract, schemas)
         page = get_openapi(
             title=self._app.title,

@@ -78,22 +78,27 @@ class Turns:
 
 
 class LimitConcurrency:
-    """Plain ASGI: requests under /api/predict take turns, everything else passes.
+    """Plain ASGI: requests under one prefix (/api/predict) take turns, everything else passes.
 
     A request keeps its turn until its answer is sent, so reading a slow caller's body counts. A caller who
     leaves keeps a place in the queue until its turn or its timeout, and then costs nothing more.
     """
 
     def __init__(
-        self, app: ASGIApp, turns: Turns, timeout: float, rejected: Callable[[Reason], None]
+        self,
+        app: ASGIApp,
+        turns: Turns,
+        timeout: float,
+        rejected: Callable[[Reason], None],
+        prefix: str = PREDICT,
     ) -> None:
         """Refuse with the advice to come back after `timeout` seconds, and tell `rejected` why."""
-        self._app, self._turns, self._rejected = app, turns, rejected
+        self._app, self._turns, self._rejected, self._prefix = app, turns, rejected, prefix
         self._retry_after = str(max(1, math.ceil(timeout)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when its turn comes, or answer 503."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREDICT):
+        if scope["type"] != "http" or not scope["path"].startswith(self._prefix):
             await self._app(scope, receive, send)
             return
         if not self._turns.take_free() and (reason := await self._turns.wait()):

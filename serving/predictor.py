@@ -9,13 +9,13 @@ from types import MappingProxyType
 from typing import Literal
 
 from catalog.spec import ModelSpec
-from registry.onnx_model import OnnxModel, Rows
-from serving.answering import Outputs, answer_all, answer_one, outputs
+from registry.onnx_model import Rows
+from serving.answering import Answer, Outputs, outputs
 from serving.contracts import Contract, declared
 from serving.errors import ModelUnavailableError, UnknownModelNameError
 from serving.identity import new_id
+from serving.models import ServedModel
 from serving.reading import is_list, read_list, read_object, to_matrix
-from serving.schemas import Prediction, Predictions
 
 _log = logging.getLogger("greenroom.serving")
 
@@ -28,7 +28,7 @@ class Served:
     """
 
     version: int
-    model: OnnxModel
+    model: ServedModel
     loaded_at: datetime
     source: Literal["registry", "cache"] = "registry"
     contract: Contract | None = None
@@ -59,14 +59,23 @@ class RegistryState:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows for the version that was served when they were read, float32 of shape (n, the model's features)."""
+
+    name: str
+    served: Served
+    rows: Rows
+    listed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
-    """Predictions that were made: by which version, when (nanoseconds since 1970), of what, saying what."""
+    """Predictions that were made: when (nanoseconds since 1970), by which version, of what, saying what."""
 
     id: str
     at: int
     model: str
-    version: int
-    features: tuple[str, ...]
+    served: Served
     rows: Rows
     found: Outputs
 
@@ -120,26 +129,42 @@ class Predictor:
         others = {model: found for model, found in self.refused.items() if model != name}
         self.refused = MappingProxyType({**others, name: refused} if refused else others)
 
-    def predict(
-        self, name: str, body: bytes | bytearray, *, max_rows: int = 1000
-    ) -> Prediction | Predictions:
-        """Return the answer of the model `name` to a JSON object with its features, or to a list of them.
+    def object_bytes(self, name: str) -> int:
+        """Return the bytes that one object for a model can need; 0 where that is not known."""
+        state = self._states.get(name)
+        contract = self._contract(name, state) if state else None
+        return contract.object_bytes if contract else 0
 
-        A list of 1 to `max_rows` objects is answered in its order and by one version, or refused whole.
-        Raises `UnknownModelNameError`, `UnreadableInputError`, `InvalidInputError`, `TooManyRowsError`,
-        `ModelUnavailableError` or `PredictionFailedError`; each says which field or what to do.
+    def read(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Asked:
+        """Return what a JSON object with the features of the model `name`, or a list of them, asks.
+
+        A list has 1 to `max_rows` objects. The version that is served now will answer. Raises
+        `UnknownModelNameError`, `UnreadableInputError`, `InvalidInputError`, `TooManyRowsError` or
+        `ModelUnavailableError`; each says which field or what to do.
         """
         served, contract = self.serving(name)
-        features, request, listed = served.model.description.features, contract.request, is_list(body)
+        request, listed = contract.request, is_list(body)
         requests = read_list(name, request, body, max_rows) if listed else read_object(name, request, body)
+        features = served.model.description.features
         attributes = [contract.attributes[feature] for feature in features]
         rows = to_matrix(name, requests, features, attributes=attributes, listed=listed)
-        found = outputs(name, served.version, served.model, rows)
-        made = Made(new_id(), time.time_ns(), name, served.version, features, rows, found)
-        answer = answer_all if listed else answer_one
-        said = answer(found, id=made.id, model=name, version=served.version)
-        self.record(made)
-        return said
+        return Asked(name, served, rows, listed)
+
+    def answer(self, asked: Asked, found: Outputs) -> Answer:
+        """Return the answer to what was asked, and have it recorded."""
+        name, served = asked.name, asked.served
+        made = Answer(new_id(), name, served.version, found, asked.listed)
+        self.record(Made(made.id, time.time_ns(), name, served, asked.rows, found))
+        return made
+
+    def predict(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Answer:
+        """Return the answer of the model `name` to a JSON object with its features, or to a list of them.
+
+        A list is answered in its order and by one version, or refused whole. Raises what `read` does, and
+        `PredictionFailedError`.
+        """
+        asked = self.read(name, body, max_rows)
+        return self.answer(asked, outputs(name, asked.served.version, asked.served.model, asked.rows))
 
     def serving(self, name: str) -> tuple[Served, Contract]:
         """Return the version of a model that answers now, and what it reads.

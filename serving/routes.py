@@ -1,20 +1,15 @@
-"""The HTTP surface: each handler hands over to the predictor and words nothing itself."""
+"""The HTTP surface beside predictions, and the description of those."""
 
-import os
-from asyncio import get_running_loop
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
-from serving.bodies import list_bytes, read_json
 from serving.contracts import Contract
 from serving.describing import model_info, readiness
+from serving.errors import UnknownModelNameError
 from serving.http_errors import PREDICT, documented
-from serving.metrics import note_answer
 from serving.openapi import Describe, RequestSchemas
 from serving.predictor import Predictor
 from serving.schemas import (
@@ -28,8 +23,6 @@ from serving.schemas import (
 )
 from serving.settings import ServingSettings
 
-# Up to so many bytes and objects a body is answered on the event loop: a track takes about 250 bytes.
-_SHORT_BYTES, _SHORT_ROWS = 4096, 16
 _ANSWERS: dict[str, Any] = {
     "classification": ClassPrediction | ClassPredictions,
     "regression": NumberPrediction | NumberPredictions,
@@ -59,8 +52,8 @@ def health_routes(predictor: Predictor) -> APIRouter:
     return router
 
 
-def model_routes(predictor: Predictor, settings: ServingSettings) -> APIRouter:
-    """Return the routes that an app uses: the list of models, and the one that answers for each of them."""
+def model_routes(predictor: Predictor) -> APIRouter:
+    """Return the routes that an app uses beside predictions."""
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
@@ -71,39 +64,12 @@ def model_routes(predictor: Predictor, settings: ServingSettings) -> APIRouter:
     async def models() -> ModelList:
         return ModelList(models=tuple(model_info(predictor, name) for name in sorted(predictor.states)))
 
-    # Starlette's plain route: FastAPI's would look at the signature for what is read by hand here.
-    router.add_route(
-        PREDICT + "{model}", _predict(predictor, settings), methods=["POST"], include_in_schema=False
-    )
+    # serving/predicting.py has answered for every model that is known.
+    @router.post(PREDICT + "{model:path}", include_in_schema=False)
+    async def predict(model: str) -> None:
+        raise UnknownModelNameError.of(model, predictor.states)
+
     return router
-
-
-def _predict(predictor: Predictor, settings: ServingSettings) -> Callable[[Request], Awaitable[Response]]:
-    most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
-    # One processor is left to the event loop.
-    batches = ThreadPoolExecutor(max(1, min(5, os.cpu_count() or 1) - 1), thread_name_prefix="batch")
-
-    def answer(request: Request, name: str, body: bytearray) -> Response:
-        found = predictor.predict(name, body, max_rows=most_rows)
-        note_answer(request.scope, found)
-        return Response(found.model_dump_json(), media_type="application/json")
-
-    # On the event loop one row takes about 50 µs, less than handing it to a thread and back. What is long
-    # goes to a thread, so that single rows are answered meanwhile.
-    async def predict(request: Request) -> Response:
-        name = request.path_params["model"]
-        _, contract = predictor.serving(name)
-        body = await read_json(
-            request,
-            max_bytes=max_bytes,
-            max_list_bytes=max(max_bytes, list_bytes(contract.features, most_rows)),
-            timeout=settings.serving_body_timeout,
-        )
-        if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
-            return answer(request, name, body)
-        return await get_running_loop().run_in_executor(batches, answer, request, name, body)
-
-    return predict
 
 
 def describe_predict(settings: ServingSettings) -> Describe:
@@ -111,10 +77,10 @@ def describe_predict(settings: ServingSettings) -> Describe:
     most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
 
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
-        max_list_bytes = max(max_bytes, list_bytes(contract.features, most_rows))
+        max_list_bytes = max(max_bytes, most_rows * contract.object_bytes)
         router.add_api_route(
             PREDICT + quote(contract.name, safe=""),
-            _described,
+            described,
             methods=["POST"],
             tags=["predict"],
             operation_id=f"predict_{contract.name}",
@@ -132,7 +98,7 @@ def describe_predict(settings: ServingSettings) -> Describe:
     return describe
 
 
-async def _described() -> None:
+async def described() -> None:
     """Stand for a handler in routes that are described and never asked."""
 
 

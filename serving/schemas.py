@@ -116,7 +116,9 @@ class ModelInfo(_Answer):
     status: ModelStatus
     reason: str | None = Field(description="Why it is not served and what to do.")
     version: int | None = Field(description="Version that is served.")
-    digest: str | None = Field(description="SHA-256 of the served ONNX file, as `sha256:HEX`.")
+    digest: str | None = Field(
+        description="SHA-256 of the served file (of a pyfunc model: of all its files), as `sha256:HEX`."
+    )
     loaded_at: datetime | None = Field(description="When this process loaded it.")
     source: Source | None = Field(description="Loaded from the registry, or from this machine's cache.")
     refused: RefusedVersion | None = Field(description="A newer version that was not taken, if there is one.")

@@ -9,9 +9,11 @@ from pydantic_settings import SettingsConfigDict
 
 from registry.settings import RegistrySettings, home
 from serving.api_keys import parse_pairs
+from serving.explain_settings import ExplainSettings
+from serving.pyfunc_settings import PyfuncSettings
 
 
-class ServingSettings(RegistrySettings):
+class ServingSettings(ExplainSettings, PyfuncSettings, RegistrySettings):
     """Where the predictor listens and what it accepts; how it reaches the tracking server is inherited."""
 
     # What does not validate may be a secret.

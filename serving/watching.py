@@ -21,6 +21,7 @@ from registry.stage import Stage
 from registry.stages import Registry, Version
 from serving import loading
 from serving.cache import ModelCache
+from serving.loading import Content
 from serving.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
 from serving.settings import ServingSettings
 
@@ -150,9 +151,7 @@ class Watcher:
         if time.monotonic() < self._again.get((name, version.number), 0.0):
             return
         try:
-            content = loading.from_registry(
-                registry, version, self._settings, max_bytes=self._settings.serving_max_model_bytes
-            )
+            content = loading.from_registry(registry, version, self._settings)
             served = self._loaded(version, content)
         except RegistryUnavailableError:
             raise
@@ -163,7 +162,7 @@ class Watcher:
         self._cache.keep(version, content)
         _log.info("%s version %d is served, %s", name, version.number, served.model.digest)
 
-    def _loaded(self, version: Version, content: bytes) -> Served:
+    def _loaded(self, version: Version, content: Content) -> Served:
         contract = self._predictor.declared.get(version.model)
         model, derived = loading.loaded(contract, version.model, content, self._datasets)
         return Served(

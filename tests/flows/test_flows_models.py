@@ -103,6 +103,26 @@ def test_code_unseen_in_training_is_served_like_the_pipeline_does(
     assert np.isfinite(pipeline.predict_proba(unseen) if name == "genre" else pipeline.predict(unseen)).all()
 
 
+def test_some_training_rows_travel_in_the_file_as_what_to_explain_against(energy: Sample) -> None:
+    pipeline, train = energy.pipeline("sklearn.linear_model.Ridge"), energy.rows[:600]
+    first, again = (models.export(energy.spec, pipeline, train) for _ in range(2))
+    assert first == again
+    rows = OnnxModel(first).description.background_rows()
+    assert rows.shape == (energy.spec.background, len(energy.spec.features))
+    known = {row.tobytes() for row in train.to_numpy(dtype=np.float32)}
+    assert {row.tobytes() for row in rows} <= known
+    # Rows of other columns, in another order, are sorted out.
+    other = models.background(energy.spec, train[train.columns[::-1]])
+    np.testing.assert_array_equal(np.array(other, dtype=np.float32), rows)
+
+
+def test_rows_that_must_not_leave_training_do_not(energy: Sample) -> None:
+    pipeline, private = energy.pipeline("sklearn.linear_model.Ridge"), {"background": 0}
+    content = models.export(energy.spec.model_copy(update=private), pipeline, energy.rows[:600])
+    assert OnnxModel(content).description.background == ()
+    assert content == models.export(energy.spec, pipeline)
+
+
 def test_same_seed_fits_the_same_model(genre: Sample) -> None:
     estimator = "sklearn.ensemble.RandomForestClassifier"
     one, other = (genre.pipeline(estimator, **SMALL).predict_proba(genre.held_out) for _ in range(2))

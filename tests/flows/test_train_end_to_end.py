@@ -88,6 +88,11 @@ def test_production_version_is_served(trained: tuple[Stack, str], folder: Path) 
     assert refused.status_code == 422
     assert "radius" in refused.text
     assert f"curl -s {stack.serving_url}/api/predict/tumour" in done.stdout
+    explained = httpx.post(f"{stack.serving_url}/api/explain/tumour", json=sick).json()
+    assert (explained["version"], explained["prediction"]) == (1, "malignant")
+    assert explained["background_rows"] == 32
+    total = explained["base_value"] + sum(one["contribution"] for one in explained["contributions"])
+    assert total == pytest.approx(body["probabilities"]["malignant"], abs=1e-6)
 
 
 def test_mlflow_holds_what_a_data_scientist_compares(trained: tuple[Stack, str]) -> None:

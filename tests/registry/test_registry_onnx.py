@@ -9,7 +9,14 @@ from onnx import TensorProto, helper
 
 from registry.errors import ModelFormatError
 from registry.evidence import digest
-from registry.onnx_model import CLASSES_KEY, FEATURES_KEY, TASK_KEY, Description, OnnxModel
+from registry.onnx_model import (
+    BACKGROUND_KEY,
+    CLASSES_KEY,
+    FEATURES_KEY,
+    TASK_KEY,
+    Description,
+    OnnxModel,
+)
 
 REGRESSION = Description(task="regression", features=("a", "b"))
 CLASSIFICATION = Description(task="classification", features=("a", "b"), classes=("no", "yes"))
@@ -68,6 +75,26 @@ def test_what_is_no_onnx_file_is_refused(content: bytes) -> None:
 def test_a_file_that_does_not_describe_itself_is_refused(change: dict[str, str | None]) -> None:
     metadata = {k: v for k, v in {**REGRESSION.to_metadata(), **change}.items() if v is not None}
     with pytest.raises(ModelFormatError, match="does not say which features"):
+        OnnxModel(graph([None, 2], metadata=metadata))
+
+
+def test_a_background_travels_in_the_file_and_is_float32() -> None:
+    rows = ((0.1, -2.5), (3e38, 0.0))
+    described = REGRESSION.model_copy(update={"background": rows})
+    model = OnnxModel(graph([None, 2], metadata=described.to_metadata()))
+    assert model.description == described
+    np.testing.assert_array_equal(model.description.background_rows(), np.array(rows, dtype=np.float32))
+    assert REGRESSION.background_rows().shape == (0, 2)
+    assert BACKGROUND_KEY not in REGRESSION.to_metadata()
+
+
+@pytest.mark.parametrize(
+    "background",
+    ["[[1]]", "[[1, 2, 3]]", "[[1, NaN]]", "[[1, 1e39]]", "7", "[1, 2]", json.dumps([[1, 2]] * 65)],
+)
+def test_a_background_that_does_not_fit_is_refused(background: str) -> None:
+    metadata = {**REGRESSION.to_metadata(), BACKGROUND_KEY: background}
+    with pytest.raises(ModelFormatError, match=r"greenroom\.background"):
         OnnxModel(graph([None, 2], metadata=metadata))
 
 

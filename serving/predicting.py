@@ -1,0 +1,80 @@
+"""POST /api/predict/MODEL: the one path that must be fast.
+
+Plain ASGI, in front of FastAPI's router, which costs twice as much as a prediction; FastAPI describes the path
+(serving/routes.py) and answers for everything else there: unknown models, other methods.
+"""
+
+import os
+from asyncio import get_running_loop
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from registry.onnx_model import OnnxModel
+from serving.answering import Answer
+from serving.bodies import read_json
+from serving.errors import PredictorError
+from serving.http_errors import PREDICT, answer_to
+from serving.metrics import note_answer
+from serving.models import Lanes
+from serving.predictor import Predictor, Served
+from serving.settings import ServingSettings
+from serving.together import Together
+
+# Up to so many bytes and objects a body is answered on the event loop: a track takes about 250 bytes.
+_SHORT_BYTES, _SHORT_ROWS = 4096, 16
+
+
+class Predicting:
+    """Answers requests for a prediction by a model that is known, and passes all others on."""
+
+    def __init__(self, app: ASGIApp, predictor: Predictor, settings: ServingSettings) -> None:
+        self._app, self._predictor, self._settings = app, predictor, settings
+        self._together, self._lanes = Together(), Lanes()
+        # One processor is left to the event loop.
+        threads = max(1, min(5, os.cpu_count() or 1) - 1)
+        self._batches = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or pass the request on."""
+        if (
+            scope["type"] != "http"
+            or not scope["path"].startswith(PREDICT)
+            or scope["method"] != "POST"
+            or (name := scope["path"][len(PREDICT) :]) not in self._predictor.states
+        ):
+            await self._app(scope, receive, send)
+            return
+        try:
+            found = await self._answer(name, scope, receive)
+        except PredictorError as error:
+            await answer_to(error)(scope, receive, send)
+            return
+        note_answer(scope, found)
+        body = found.json()
+        length = str(len(body)).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, name: str, scope: Scope, receive: Receive) -> Answer:
+        predictor, settings = self._predictor, self._settings
+        most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+        body = await read_json(
+            scope,
+            receive,
+            max_bytes=max_bytes,
+            max_list_bytes=max(max_bytes, most_rows * predictor.object_bytes(name)),
+            timeout=settings.serving_body_timeout,
+        )
+        state = predictor.states.get(name)
+        if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
+            return await self._lanes.run(name, predictor.predict, name, body, most_rows)
+        # On the event loop one row takes less than handing it to a thread and back. What is long goes to a
+        # thread, so that single rows are answered meanwhile.
+        if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
+            asked = predictor.read(name, body, max_rows=most_rows)
+            return predictor.answer(asked, await self._together.outputs(asked))
+        return await get_running_loop().run_in_executor(
+            self._batches, predictor.predict, name, body, most_rows
+        )

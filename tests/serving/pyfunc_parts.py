@@ -1,0 +1,98 @@
+"""Real MLflow models that are no ONNX files, and a pickle that shows when it is loaded."""
+
+import os
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import mlflow.pyfunc
+import mlflow.sklearn
+import numpy as np
+import pandas as pd
+from mlflow.models import infer_signature
+from sklearn.neighbors import KNeighborsRegressor
+
+from catalog.tracks import FEATURES
+from serving.pyfunc import PyfuncFiles
+from serving.pyfunc_settings import PyfuncSettings
+
+READS = tuple(name for name in FEATURES if name != "energy")
+WHOLE = ("key", "mode", "duration_ms", "time_signature")
+
+
+def settings(**changed: Any) -> PyfuncSettings:
+    return PyfuncSettings(serving_pyfunc_python=sys.executable, **changed)
+
+
+def frame(features: tuple[str, ...], rows: int = 60) -> pd.DataFrame:
+    """Rows of tracks, typed as a contract's fields are."""
+    rng = np.random.default_rng(3)
+    made = pd.DataFrame({name: rng.random(rows).round(3) for name in features})
+    made = made.assign(**{name: rng.integers(1, 6, rows) for name in WHOLE if name in features})
+    return made.assign(explicit=rng.random(rows) > 0.5)
+
+
+def neighbours() -> tuple[KNeighborsRegressor, pd.DataFrame]:
+    rows = frame(READS)
+    return KNeighborsRegressor(3).fit(rows, rows["tempo"] * 2), rows
+
+
+def save_sklearn(folder: Path, fitted: Any, rows: pd.DataFrame) -> None:
+    mlflow.sklearn.save_model(
+        fitted,
+        folder,
+        signature=infer_signature(rows, fitted.predict(rows)),
+        serialization_format="cloudpickle",
+        pip_requirements=["scikit-learn"],
+    )
+
+
+def signed(folder: Path, changed: PyfuncSettings | None = None) -> PyfuncFiles:
+    """Bring the files of a saved model in, as if they had been fetched and were signed as they are."""
+    contents = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    digests = {path: sha256(content).hexdigest() for path, content in contents.items()}
+    files = PyfuncFiles("mine version 1", digests, changed or settings())
+    for path, content in contents.items():
+        files.put(path, content)
+    return files
+
+
+class Moody(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """Does what `tempo` says."""
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ARG002
+        tempo = float(model_input["tempo"].iloc[0])
+        if tempo == 1:
+            time.sleep(600)
+        if tempo == 2:
+            os._exit(7)
+        if tempo == 3:
+            bytearray(64 * 2**30)
+        if tempo == 4:
+            sys.stdout.write("x" * 10_000_000)
+        return model_input["tempo"] + 0.5
+
+
+def save_moody(folder: Path) -> None:
+    """Save it by value, since its process knows nothing of these tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=Moody(),
+        signature=infer_signature(pd.DataFrame({"tempo": [1.0]}), np.array([1.0])),
+        pip_requirements=["mlflow"],
+    )
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+class Evil:
+    """Pickled, it makes a file when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._mark,)
