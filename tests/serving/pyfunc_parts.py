@@ -65,13 +65,13 @@ class Moody(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ARG002
         tempo = float(model_input["tempo"].iloc[0])
-        if tempo == 1:
+        if tempo == 21:
             time.sleep(600)
-        if tempo == 2:
+        if tempo == 22:
             os._exit(7)
-        if tempo == 3:
+        if tempo == 23:
             bytearray(64 * 2**30)
-        if tempo == 4:
+        if tempo == 24:
             sys.stdout.write("x" * 10_000_000)
         return model_input["tempo"] + 0.5
 

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import httpx
 import mlflow.pyfunc
 import numpy as np
 import pytest
+from onnx_parts import classifier
 from pyfunc_parts import Evil, frame, neighbours, save_moody, save_sklearn, settings, signed
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -25,15 +28,17 @@ from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec, Task
 from catalog.tracks import FEATURES
 from registry.errors import EvidenceBytesError, ModelFormatError
-from registry.onnx_model import Rows
+from registry.onnx_model import OnnxModel, Rows
 from registry.stage import Stage
 from registry.stages import Version
 from serving import loading
+from serving.app import create_app
 from serving.cache import ModelCache
 from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.models import Lane
 from serving.predictor import Predictor, Served
 from serving.pyfunc import PyfuncFiles, PyfuncModel
+from serving.settings import ServingSettings
 
 pytestmark = pytest.mark.slow
 
@@ -190,7 +195,7 @@ def test_a_model_that_hangs_is_ended(calm: PyfuncModel) -> None:
     before = calm.pid
     assert before
     with pytest.raises(PredictionFailedError, match=r"did not answer within 2 s\. Its process was ended"):
-        calm.predict(row(1))
+        calm.predict(row(21))
     assert gone(before)
     assert calm.predict(row(8))[0].tolist() == [8.5]
 
@@ -198,7 +203,7 @@ def test_a_model_that_hangs_is_ended(calm: PyfuncModel) -> None:
 def test_a_model_that_crashes_again_and_again_is_not_started_each_time(calm: PyfuncModel) -> None:
     # A second process gets the same row, for the first may have died of something else.
     with pytest.raises(PredictionFailedError, match="ended with exit code 7"):
-        calm.predict(row(2))
+        calm.predict(row(22))
     with pytest.raises(ModelUnavailableError, match="failed 2 times in a row; it is started again in 1 s"):
         calm.predict(row(8))
     calm._not_before = 0.0  # as if the second had passed
@@ -210,13 +215,13 @@ def test_memory_is_bounded_and_an_error_costs_no_process(calm: PyfuncModel) -> N
     calm.predict(row(9))
     before = calm.pid
     with pytest.raises(PredictionFailedError, match="failed on this input"):
-        calm.predict(row(3))
+        calm.predict(row(23))
     assert calm.predict(row(8))[0].tolist() == [8.5]
     assert calm.pid == before
 
 
 def test_what_it_prints_blocks_nothing(calm: PyfuncModel) -> None:
-    assert calm.predict(row(4))[0].tolist() == [4.5]
+    assert calm.predict(row(24))[0].tolist() == [24.5]
 
 
 def test_no_secret_is_in_its_environment(calm: PyfuncModel) -> None:
@@ -246,7 +251,7 @@ def test_nobody_is_left_when_the_predictor_is_killed(moody_folder: Path) -> None
         "memory=2**32)\n"
         "w.ask(None, 60)\n"
         "print(w.pid, flush=True)\n"
-        "w.ask({'rows': [[1.0]]}, 60)\n"
+        "w.ask({'rows': [[21.0]]}, 60)\n"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script, str(moody_folder), str(moody_folder.parent)],
@@ -278,6 +283,39 @@ def test_it_works_in_a_lane_of_its_own_where_few_may_wait(calm: PyfuncModel) -> 
         go.set()
         assert await asyncio.gather(*waiting) == [True] * 8
         assert await lane.run(lambda: threading.current_thread().name.startswith("lane-mine"))
+
+    asyncio.run(ask())
+
+
+def test_while_it_hangs_the_others_are_answered(
+    calm: PyfuncModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
+    app = create_app(ServingSettings())
+    app.state.predictor.swap("energy", Served(1, calm, datetime.now(UTC)))
+    onnx = OnnxModel(classifier(FEATURES).SerializeToString())
+    app.state.predictor.swap("genre", Served(1, onnx, datetime.now(UTC)))
+    without_energy = {name: value for name, value in track.items() if name != "energy"}
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://predictor", timeout=60) as client:
+            hangs = {**without_energy, "tempo": 21.0}
+            hanging = asyncio.ensure_future(client.post("/api/predict/energy", json=hangs))
+            many = [track] * 200  # so many go to the threads of all
+            for body in (track, many, track):
+                answer = await client.post("/api/predict/genre", json=body)
+                assert answer.status_code == 200, answer.text
+                assert not hanging.done()
+            late = await hanging
+            assert late.status_code == 500
+            error = late.json()["error"]
+            assert error["code"] == "prediction_failed"
+            assert "did not answer within 2 s" in error["message"]
+            good = await client.post("/api/predict/energy", json=without_energy)
+            assert good.json()["prediction"] == pytest.approx(track["tempo"] + 0.5)
+            explained = await client.post("/api/explain/energy", json=without_energy)
+            assert (explained.status_code, explained.json()["error"]["code"]) == (409, "not_explainable")
 
     asyncio.run(ask())
 
