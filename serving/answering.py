@@ -24,8 +24,8 @@ _PART = 16
 class Outputs:
     """What a model said to n rows, checked: a finite number each, or a class and the share of every class.
 
-    `labels` has shape (n,); `shares` is float32 of shape (n, classes), in the order of `classes`, or None for a
-    regression.
+    `labels` has shape (n,); `shares` is float32 of shape (n, classes) in the order of `classes`, or None
+    for a regression.
     """
 
     labels: npt.NDArray[Any]

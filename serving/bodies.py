@@ -11,6 +11,7 @@ from serving.reading import is_list
 # Values of the Content-Type header that were found to mean JSON: callers send the same few again and again.
 _JSON: set[bytes] = set()
 _MOST_REMEMBERED = 64
+_INCOMPLETE = "The connection closed before the body was whole."
 
 
 async def read_json(
@@ -39,16 +40,14 @@ async def read_json(
             while more:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    raise BodyError(
-                        400, "incomplete_body", "The connection closed before the body was whole."
-                    )
+                    raise BodyError(400, "incomplete_body", _INCOMPLETE)
                 body += message.get("body", b"")
                 more = message.get("more_body", False)
                 if len(body) > max_bytes and len(body) > (max_list_bytes if is_list(body) else max_bytes):
                     raise _too_large(max_bytes, max_list_bytes)
     except TimeoutError:
-        message = f"The body did not arrive within {timeout:g} seconds; send it at once."
-        raise BodyError(408, "request_timeout", message) from None
+        late = f"The body did not arrive within {timeout:g} seconds; send it at once."
+        raise BodyError(408, "request_timeout", late) from None
     return body
 
 

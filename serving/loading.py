@@ -60,7 +60,7 @@ def require_checked(version: Version, content: bytes, settings: KeySettings) -> 
 def loaded(
     contract: Contract | None, name: str, content: Content, datasets: Iterable[Dataset] = ()
 ) -> tuple[ServedModel, Contract]:
-    """Return the model in a file or folder, warm, and its contract; `ModelFormatError` when it cannot do its work.
+    """Return the model in a file or folder, warm, and its contract; `ModelFormatError` if it does not work.
 
     It must do the declared task, read nothing that the contract does not send, and answer the contract's own
     example with a finite number or with probabilities. Without a declared `contract` it is derived from the

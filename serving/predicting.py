@@ -1,7 +1,7 @@
 """POST /api/predict/MODEL: the one path that must be fast.
 
-Plain ASGI, in front of FastAPI's router, which costs twice as much as a prediction; FastAPI describes the path
-(serving/routes.py) and answers for everything else there: unknown models, other methods.
+Plain ASGI, in front of FastAPI's router, which costs twice as much as a prediction. FastAPI describes it
+(serving/routes.py) and answers what else is asked there: unknown models, other methods.
 """
 
 import os
@@ -67,14 +67,16 @@ class Predicting:
             max_list_bytes=max(max_bytes, most_rows * predictor.object_bytes(name)),
             timeout=settings.serving_body_timeout,
         )
-        state = predictor.states.get(name)
-        if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
-            return await self._lanes.run(name, predictor.predict, name, body, most_rows)
         # On the event loop one row takes less than handing it to a thread and back. What is long goes to a
         # thread, so that single rows are answered meanwhile.
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
-            asked = predictor.read(name, body, max_rows=most_rows)
+            asked = predictor.read(name, body, most_rows)
+            if not isinstance(asked.served.model, OnnxModel):
+                return await self._lanes.run(name, predictor.answer_by_itself, asked)
             return predictor.answer(asked, await self._together.outputs(asked))
+        state = predictor.states.get(name)
+        if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
+            return await self._lanes.run(name, predictor.predict, name, body, most_rows)
         return await get_running_loop().run_in_executor(
             self._batches, predictor.predict, name, body, most_rows
         )

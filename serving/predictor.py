@@ -60,7 +60,7 @@ class RegistryState:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Rows for the version that was served when they were read, float32 of shape (n, the model's features)."""
+    """Rows for the version that was served when they were read: float32 of shape (n, its features)."""
 
     name: str
     served: Served
@@ -163,8 +163,12 @@ class Predictor:
         A list is answered in its order and by one version, or refused whole. Raises what `read` does, and
         `PredictionFailedError`.
         """
-        asked = self.read(name, body, max_rows)
-        return self.answer(asked, outputs(name, asked.served.version, asked.served.model, asked.rows))
+        return self.answer_by_itself(self.read(name, body, max_rows))
+
+    def answer_by_itself(self, asked: Asked) -> Answer:
+        """Return the answer to what was asked; raises `PredictionFailedError`."""
+        served = asked.served
+        return self.answer(asked, outputs(asked.name, served.version, served.model, asked.rows))
 
     def serving(self, name: str) -> tuple[Served, Contract]:
         """Return the version of a model that answers now, and what it reads.
