@@ -20,7 +20,7 @@ def test_classifier_answers_the_models_own_probabilities(
     answer = predictor.post(names["genre"], json=track)
     assert answer.status_code == 200, answer.text
     body = json_of(answer.text)
-    assert set(body) == {"model", "version", "prediction", "probabilities"}
+    assert set(body) == {"id", "model", "version", "prediction", "probabilities"}
     assert (body["model"], body["version"]) == (names["genre"], 1)
     assert tuple(body["probabilities"]) == CLASSES
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-6)
@@ -39,7 +39,7 @@ def test_regression_answers_a_number(
     assert answer.status_code == 200, answer.text
     expected = BIAS + sum(weight * track_without_energy[name] for name, weight in WEIGHTS.items())
     body = json_of(answer.text)
-    assert set(body) == {"model", "version", "prediction"}
+    assert set(body) == {"id", "model", "version", "prediction"}
     assert body["prediction"] == pytest.approx(expected, rel=1e-6)
     assert len(str(body["prediction"])) < 12, "a float32 is written with the digits it has"
 

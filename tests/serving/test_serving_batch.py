@@ -23,23 +23,20 @@ from catalog.models.genre import MODEL as GENRE
 from catalog.tracks import FEATURES
 from registry.onnx_model import OnnxModel
 from serving.answering import plain
-from serving.bodies import list_bytes
 from serving.errors import InvalidInputError, PredictionFailedError
-from serving.predictor import Predictor, Served
-from serving.reading import is_list
-from serving.routes import model_routes
+from serving.predicting import Predicting
+from serving.predictor import Asked, Predictor, Served
+from serving.reading import is_list, object_bytes
 from serving.schemas import (
     ClassPrediction,
     ClassPredictions,
     ErrorBody,
     NumberPredictions,
-    Prediction,
-    Predictions,
 )
 from serving.settings import ServingSettings
 
 JSON = {"content-type": "application/json"}
-LIST_BYTES = list_bytes(FEATURES, 1000)
+LIST_BYTES = 1000 * object_bytes(FEATURES)
 
 
 class Unbounded(BaseModel):
@@ -93,7 +90,7 @@ def test_a_list_is_answered_in_order_and_like_each_object_alone(
     answer = predictor.post(names["genre"], json=tracks)
     assert answer.status_code == 200, answer.text
     body = json_of(answer.text)
-    assert list(body) == ["model", "version", "predictions"]
+    assert list(body) == ["id", "model", "version", "predictions"]
     assert (body["model"], body["version"], len(body["predictions"])) == (names["genre"], 1, rows)
     for index in range(0, rows, 7):
         alone = json_of(predictor.post(names["genre"], json=tracks[index]).text)
@@ -111,12 +108,14 @@ def test_probabilities_stay_in_the_order_of_the_rows(track: dict[str, Any], rows
     model = OnnxModel(classifier(("valence", "danceability", "explicit")).SerializeToString())
     predictor.swap("genre", Served(1, model, datetime.now(UTC)))
     tracks = many(track, rows)
-    found = predictor.predict("genre", json.dumps(tracks).encode())
-    assert isinstance(found, ClassPredictions)
+    found = ClassPredictions.model_validate_json(
+        predictor.predict("genre", json.dumps(tracks).encode()).json()
+    )
     assert len({json.dumps(row.probabilities) for row in found.predictions}) == rows, "the rows differ"
     for row, one in zip(found.predictions, tracks, strict=True):
-        alone = predictor.predict("genre", json.dumps(one).encode())
-        assert isinstance(alone, ClassPrediction)
+        alone = ClassPrediction.model_validate_json(
+            predictor.predict("genre", json.dumps(one).encode()).json()
+        )
         assert row.prediction == alone.prediction
         assert row.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
 
@@ -141,8 +140,8 @@ def test_an_object_is_answered_as_an_object(
 ) -> None:
     answer = predictor.post(names["genre"], json=track)
     assert answer.headers["content-type"] == "application/json"
-    assert answer.text.startswith(f'{{"model":"{names["genre"]}","version":1,"prediction":"')
-    assert list(answer.json()) == ["model", "version", "prediction", "probabilities"]
+    assert answer.text.startswith('{"id":"')
+    assert list(answer.json()) == ["id", "model", "version", "prediction", "probabilities"]
 
 
 def test_an_empty_list_is_refused(predictor: Running, names: dict[str, str]) -> None:
@@ -378,8 +377,8 @@ def test_what_float32_cannot_hold_is_refused_by_row() -> None:
         with pytest.raises(InvalidInputError) as refusal:
             predictor.predict("unbounded", f"[{good}, {bad}, {good}]".encode())
         assert [detail.field for detail in refusal.value.details] == [field]
-    found = predictor.predict("unbounded", f"[{good}, {good}]".encode())
-    assert isinstance(found, NumberPredictions)
+    answer = predictor.predict("unbounded", f"[{good}, {good}]".encode())
+    found = NumberPredictions.model_validate_json(answer.json())
     assert [row.prediction for row in found.predictions] == [1.0, 1.0]
 
 
@@ -400,20 +399,17 @@ def test_a_row_is_answered_while_a_long_list_is_worked_on(track: dict[str, Any])
     answered = Event()
 
     class Waits(Predictor):
-        def predict(
-            self, name: str, body: bytes | bytearray, *, max_rows: int = 1000
-        ) -> Prediction | Predictions:
+        def read(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Asked:
             if is_list(body):
                 assert answered.wait(10), "the list kept the event loop from the row"
             else:
                 answered.set()
-            return super().predict(name, body, max_rows=max_rows)
+            return super().read(name, body, max_rows)
 
     predictor = Waits({"genre": GENRE})
     model = OnnxModel(classifier(FEATURES).SerializeToString())
     predictor.swap("genre", Served(1, model, datetime.now(UTC)))
-    app = FastAPI()
-    app.include_router(model_routes(predictor, ServingSettings()))
+    app = Predicting(FastAPI(), predictor, ServingSettings())
 
     async def both() -> list[int]:
         transport = httpx.ASGITransport(app)

@@ -242,7 +242,10 @@ def test_the_openapi_page_says_all_of_it(http: Http) -> None:
     page = http.get("/openapi.json").json()
     for name, answer in (("genre", "ClassExplanation"), ("energy", "NumberExplanation")):
         operation = page["paths"][f"/api/explain/{name}"]["post"]
-        assert set(operation["responses"]) == {"200", *map(str, (400, 408, 409, 413, 415, 422, 500, 503))}
+        assert set(operation["responses"]) == {
+            "200",
+            *map(str, (400, 404, 408, 409, 413, 415, 422, 500, 503)),
+        }
         content = operation["responses"]["200"]["content"]["application/json"]
         assert content["schema"]["$ref"].endswith(answer)
         form = operation["requestBody"]["content"]["application/json"]
