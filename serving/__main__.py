@@ -1,54 +1,58 @@
-"""`python -m serving`: the predictor, in one process."""
+"""`python -m serving`: the predictor, in one process or several."""
 
-import logging
+import shutil
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
 
-from catalog.loader import CatalogError
-from serving.app import create_app
+from catalog.loader import CatalogError, load_catalog
+from serving import workers
+from serving.connections import BoundedProtocol
+from serving.logs import config
 from serving.settings import ServingSettings
-
-
-class _NotHealth(logging.Filter):
-    """Keeps out of the access log what is asked every few seconds, and queries.
-
-    No route reads a query, but a caller may have put a key into one.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if not isinstance(record.args, tuple) or len(record.args) < 3:
-            return True
-        client, method, full_path, *rest = record.args
-        path = str(full_path).partition("?")[0]
-        record.args = (client, method, path, *rest)
-        return path not in ("/healthz", "/readyz", "/metrics")
+from serving.tracing import TracingUnavailableError, require_tracing
 
 
 def main() -> None:
     """Run until told to stop; exit code 2 when a setting or a declaration is wrong."""
     try:
         settings = ServingSettings()
-        app = create_app(settings)
+        load_catalog()
+        if settings.serving_otlp_endpoint:
+            require_tracing()
     except ValidationError as error:
         wrong = "; ".join(f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
         _refuse(f"a setting is not valid. {wrong}.")
-    except CatalogError as error:
+    except (CatalogError, TracingUnavailableError) as error:
         _refuse(str(error))
     # uvicorn finishes what is under way, then raises the signal again; being told to stop is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if settings.serving_workers == 1:
+        _run(settings)
+        return
+    folder = workers.prepare()
+    try:
+        _run(settings)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(settings: ServingSettings) -> None:
     uvicorn.run(
-        app,
+        "serving.app:served_app",
+        factory=True,
+        http=BoundedProtocol,
         host=settings.serving_host,
         port=settings.serving_port,
-        # One process: a second one would hold every model again. Run more of them behind a proxy.
-        workers=1,
+        workers=settings.serving_workers,
         server_header=False,
-        access_log=settings.serving_access_log,
-        log_config=_logging(settings.serving_log_level),
+        # Who is behind a proxy is not asked: the log names requests and keys, and nothing depends on it.
+        proxy_headers=False,
+        access_log=False,  # serving/logs.py writes one
+        log_config=config(settings.serving_log_level, settings.serving_log_format),
         timeout_graceful_shutdown=settings.serving_shutdown_timeout,
     )
 
@@ -56,34 +60,6 @@ def main() -> None:
 def _refuse(message: str) -> NoReturn:
     sys.stderr.write(f"greenroom predictor: {message}\n")
     sys.exit(2)
-
-
-def _logging(level: str) -> dict[str, Any]:
-    logger = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
-    access = '%(asctime)s %(client_addr)s "%(request_line)s" %(status_code)s'
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "filters": {"not_health": {"()": _NotHealth}},
-        "formatters": {
-            "plain": {"format": "%(asctime)s %(levelname)s %(message)s"},
-            "access": {"()": "uvicorn.logging.AccessFormatter", "fmt": access, "use_colors": False},
-        },
-        "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": "plain"},
-            "stdout": {
-                "class": "logging.StreamHandler",
-                "formatter": "access",
-                "stream": "ext://sys.stdout",
-                "filters": ["not_health"],
-            },
-        },
-        "loggers": {
-            "uvicorn": logger,
-            "greenroom": logger,
-            "uvicorn.access": {"handlers": ["stdout"], "level": "INFO", "propagate": False},
-        },
-    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Composition root: the only place that knows how the parts fit together."""
 
+from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -10,16 +11,22 @@ from fastapi_offline import FastAPIOffline
 from catalog.loader import load_catalog
 from serving import api_keys, explain_routes, http_errors
 from serving.admin import admin_routes
+from serving.connections import set_bounds
+from serving.feedback import feedback_routes
 from serving.headers import SecurityHeaders
+from serving.logs import RequestLog
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.openapi import OpenApi
 from serving.overload import LimitConcurrency, Turns
 from serving.predicting import Predicting
 from serving.predictor import Predictor
+from serving.recording import Recorder
 from serving.routes import describe_predict, health_routes, model_routes
 from serving.settings import ServingSettings
+from serving.tracing import TraceRequests, Tracing
 from serving.uploads.routes import upload_routes
 from serving.watching import Watcher
+from serving.workers import Workers
 
 _DESCRIPTION = """\
 Predictions by the model versions that are in Production.
@@ -38,14 +45,32 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     settings = settings or ServingSettings()
     predictor = Predictor(load_catalog())
     metrics = Metrics(predictor.specs)
-    watcher = Watcher(predictor, settings, metrics)
+    workers = Workers.mine()
+
+    def looked() -> None:
+        metrics.refresh()
+        workers.tell(predictor.versions)
+
+    watcher = Watcher(predictor, settings, metrics, looked)
+    recorder = Recorder(settings, metrics) if settings.records else None
+    tracing = Tracing(settings.serving_otlp_endpoint) if settings.serving_otlp_endpoint else None
+    if recorder:
+        predictor.record = recorder.record
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # In the background, so that the process answers (and stops) while a tracking server does not.
         watcher.start()
+        if recorder:
+            recorder.start()
         yield
+        # Requests are through: what they left behind is brought to its place.
         watcher.stop()
+        if recorder:
+            await to_thread(recorder.stop)
+        if tracing:
+            await to_thread(tracing.stop)
+        metrics.stop()
 
     # The docs page with its scripts from this machine: FastAPI's own takes them from a CDN.
     app = FastAPIOffline(
@@ -59,9 +84,10 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     )
     app.state.predictor = predictor
     app.include_router(model_routes(predictor))
-    app.include_router(health_routes(predictor))
+    app.include_router(health_routes(predictor, workers))
     app.include_router(admin_routes(watcher, settings))
     app.include_router(upload_routes(predictor.specs))
+    app.include_router(feedback_routes(recorder, settings, metrics.told))
     if settings.serving_metrics:
         app.include_router(metrics_routes(metrics))
     http_errors.install(app)
@@ -71,7 +97,22 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     app.add_middleware(Predicting, predictor=predictor, settings=settings)
     explain_routes.install(app, predictor, settings, metrics, docs)
     _add_guards(app, settings, metrics, docs)
+    if tracing:
+        app.add_middleware(TraceRequests, tracing=tracing)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestLog, lines=settings.serving_access_log)
     return app
+
+
+def served_app() -> FastAPI:
+    """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
+    settings = ServingSettings()
+    set_bounds(
+        max_connections=settings.serving_max_connections,
+        head_timeout=settings.serving_head_timeout,
+        read_timeout=settings.serving_read_timeout,
+    )
+    return create_app(settings)
 
 
 def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs: OpenApi) -> None:
@@ -93,4 +134,3 @@ def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs:
         docs.finish.append(api_keys.document(shut))
     if settings.serving_metrics:
         app.add_middleware(MeasureRequests, metrics=metrics)
-    app.add_middleware(SecurityHeaders)

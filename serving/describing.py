@@ -11,7 +11,9 @@ from serving.schemas import (
     Readiness,
     RefusedVersion,
     RegistryReadiness,
+    WorkerVersions,
 )
+from serving.workers import Workers
 
 
 def model_info(predictor: Predictor, name: str) -> ModelInfo:
@@ -36,7 +38,7 @@ def model_info(predictor: Predictor, name: str) -> ModelInfo:
     )
 
 
-def readiness(predictor: Predictor) -> Readiness:
+def readiness(predictor: Predictor, workers: Workers) -> Readiness:
     """Return which models are served; ready means at least one."""
     models = {
         name: ModelReadiness(
@@ -53,7 +55,12 @@ def readiness(predictor: Predictor) -> Readiness:
         checked_at=asked.checked_at,
         reason=asked.problem,
     )
-    return Readiness(status="ready" if ready else "not_ready", models=models, registry=registry)
+    return Readiness(
+        status="ready" if ready else "not_ready",
+        models=models,
+        registry=registry,
+        workers=tuple(WorkerVersions(pid=pid, versions=found) for pid, found in workers.all().items()),
+    )
 
 
 def _refused(predictor: Predictor, name: str) -> RefusedVersion | None:

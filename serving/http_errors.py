@@ -26,6 +26,7 @@ from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
 
 PREDICT = "/api/predict/"
 EXPLAIN = "/api/explain/"
+FEEDBACK = "/api/feedback"
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,

@@ -1,8 +1,10 @@
 """What the predictor counts, for Prometheus. Every label has a bounded set of values."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastapi import APIRouter, Response
 from prometheus_client import (
@@ -15,10 +17,13 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.answering import Answer
 from serving.http_errors import PREDICT
+from serving.recording import Reason
+from serving.workers import alive
 
 # No model, version or key can be called so, and callers can make up names without end.
 _UNKNOWN = "(unknown)"
@@ -31,6 +36,13 @@ _BUCKETS = (
     *(1e-3, 2e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1.0),
 )
 
+# Of each worker, where there are several: Prometheus' own metrics are of one process.
+_OF_PROCESS = {
+    "process_resident_memory_bytes": "Resident memory of a worker.",
+    "process_open_fds": "Open file descriptors of a worker.",
+}
+
+Mode = Literal["liveall", "livesum", "max"]
 Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout"]
 
 # Half of the series would say when the other half began.
@@ -44,8 +56,17 @@ class Metrics:
         # What callers ask for is a label only once it was served: they can make up names without end.
         self._models = set(models)
         self._registry = CollectorRegistry()
+        # Set by `python -m serving` for its workers, before this library is imported.
+        self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._asked: list[tuple[Gauge, Callable[[], int]]] = []
         # The process's memory, CPU time and open files, read when Prometheus asks.
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessCollector(registry=None if self._several else self._registry)
+        if self._several:
+            _bury()
+            self._of_process = {
+                name: self._gauge(name.replace("process_", "greenroom_worker_"), what, "liveall")
+                for name, what in _OF_PROCESS.items()
+            }
         self._latency = Histogram(
             "greenroom_request_seconds",
             "From the request's head to the end of its answer; waiting and a slow caller's body included.",
@@ -66,11 +87,30 @@ class Metrics:
         self._refused = self._counter(
             "greenroom_model_loads_refused", "Versions that were not loaded, by reason.", "model", "reason"
         )
-        self._version = self._gauge("greenroom_served_version", "Version that is served; 0 is none.")
+        # Of several workers each shows its own, so that one that lags is seen.
+        self._version = self._gauge(
+            "greenroom_served_version", "Version that is served; 0 is none.", "liveall", "model"
+        )
         self._cached = self._gauge(
             "greenroom_served_from_cache",
             "1 if the served version came from the local cache because the registry did not answer.",
+            "liveall",
+            "model",
         )
+        self._recorded = self._counter(
+            "greenroom_prediction_log_rows", "Predictions and feedback that were written down."
+        )
+        self._dropped = self._counter(
+            "greenroom_prediction_log_rows_dropped",
+            "Rows answered, not written down, by reason.",
+            "reason",
+        )
+        for reason in get_args(Reason):
+            self._dropped.labels(reason)
+        self._spooled = self._gauge(
+            "greenroom_prediction_log_waiting_bytes", "Written rows that wait for the bucket.", "max"
+        )
+        self._feedback = self._counter("greenroom_feedback", "Outcomes that were told.")
         self._serving: dict[str, str] = dict.fromkeys(self._models, _NONE)
         # Finding a child by its labels costs more than counting, so the children are kept.
         self._children: dict[tuple[str, str, int], Histogram] = {}
@@ -108,17 +148,32 @@ class Metrics:
         """Say where the served version of `model` came from: `registry` or `cache`."""
         self._cached.labels(self._known(model)).set(source == "cache")
 
+    def recorded(self, rows: int) -> None:
+        """Count rows of predictions and feedback that were written down."""
+        self._recorded.inc(rows)
+
+    def not_recorded(self, rows: int, reason: Reason) -> None:
+        """Count rows that were answered and not written down."""
+        self._dropped.labels(reason).inc(rows)
+
+    def spooled(self, size: int) -> None:
+        """Say how many bytes of written rows wait for the bucket."""
+        self._spooled.set(size)
+
+    def told(self, outcomes: int) -> None:
+        """Count outcomes that were told."""
+        self._feedback.inc(outcomes)
+
     def rejected(self, reason: Rejection) -> None:
         """Count a request that was turned away before any model saw it."""
         self._rejected.labels(reason).inc()
 
     def watch_queue(self, working: Callable[[], int], waiting: Callable[[], int]) -> None:
         """Show how many requests are under way and how many wait, asked for when Prometheus asks."""
-        for name, what, ask in (
-            ("greenroom_requests_in_flight", "Predictions under way.", working),
-            ("greenroom_queue_length", "Predictions that wait for their turn.", waiting),
-        ):
-            Gauge(name, what, registry=self._registry).set_function(ask)
+        self._asked += [
+            (self._gauge("greenroom_requests_in_flight", "Predictions under way.", "livesum"), working),
+            (self._gauge("greenroom_queue_length", "Predictions that wait.", "livesum"), waiting),
+        ]
 
     def answered(self, model: str, status: int, seconds: float, state: Mapping[str, Any]) -> None:
         """Count an answered request for a prediction; `state` is the request's, see `note_answer`."""
@@ -137,7 +192,27 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text format."""
-        return generate_latest(self._registry)
+        self.refresh()
+        if not self._several:
+            return generate_latest(self._registry)
+        # The values of every worker are in files that all of them map into memory.
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+    def stop(self) -> None:
+        """Take what this process shows of itself out of the sum of several."""
+        if self._several:
+            mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+    def refresh(self) -> None:
+        """Bring what is only known when asked up to date; beside other workers, that is done every second."""
+        for gauge, ask in self._asked:
+            gauge.set(ask())
+        if self._several:
+            for metric in self._process.collect():
+                if metric.name in _OF_PROCESS:
+                    self._of_process[metric.name].set(metric.samples[0].value)
 
     def _known(self, model: str) -> str:
         return model if model in self._models else _UNKNOWN
@@ -145,8 +220,15 @@ class Metrics:
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(name, what, labels, registry=self._registry)
 
-    def _gauge(self, name: str, what: str) -> Gauge:
-        return Gauge(name, what, ("model",), registry=self._registry)
+    def _gauge(self, name: str, what: str, workers: Mode, *labels: str) -> Gauge:
+        return Gauge(name, what, labels, registry=self._registry, multiprocess_mode=workers)
+
+
+def _bury() -> None:
+    """Take out what workers that were killed showed of themselves."""
+    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db"):
+        if not alive(pid := int(file.stem.rpartition("_")[2])):
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def note_answer(scope: Scope, answer: Answer) -> None:

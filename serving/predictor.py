@@ -109,6 +109,11 @@ class Predictor:
         return self._states
 
     @property
+    def versions(self) -> dict[str, int]:
+        """The version that is served of each model of which one is."""
+        return {name: state.version for name, state in self._states.items() if isinstance(state, Served)}
+
+    @property
     def contracts(self) -> Mapping[str, Contract]:
         """What each model reads, of those of which that is known."""
         found = {name: self._contract(name, state) for name, state in sorted(self._states.items())}

@@ -22,6 +22,7 @@ from serving.schemas import (
     Readiness,
 )
 from serving.settings import ServingSettings
+from serving.workers import Workers
 
 _ANSWERS: dict[str, Any] = {
     "classification": ClassPrediction | ClassPredictions,
@@ -29,7 +30,7 @@ _ANSWERS: dict[str, Any] = {
 }
 
 
-def health_routes(predictor: Predictor) -> APIRouter:
+def health_routes(predictor: Predictor, workers: Workers) -> APIRouter:
     """Return the routes that an orchestrator asks."""
     router = APIRouter(tags=["health"])
 
@@ -44,7 +45,7 @@ def health_routes(predictor: Predictor) -> APIRouter:
         responses={503: {"model": Readiness, "description": "No model is served; each says why."}},
     )
     async def readyz(response: Response) -> Readiness:
-        answer = readiness(predictor)
+        answer = readiness(predictor, workers)
         if answer.status != "ready":
             response.status_code = 503
         return answer

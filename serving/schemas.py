@@ -150,12 +150,22 @@ class RegistryReadiness(_Answer):
     reason: str | None = None
 
 
+class WorkerVersions(_Answer):
+    """One of several processes behind the port, and the versions that it serves."""
+
+    pid: int
+    versions: dict[str, int]
+
+
 class Readiness(_Answer):
     """Ready as soon as one model is served: one missing model must not take the others off the air."""
 
     status: Literal["ready", "not_ready"]
     models: dict[str, ModelReadiness]
     registry: RegistryReadiness
+    workers: tuple[WorkerVersions, ...] = Field(
+        default=(), description="Every process behind the port, where there are several."
+    )
 
 
 class Refreshing(_Answer):

@@ -11,9 +11,10 @@ from registry.settings import RegistrySettings, home
 from serving.api_keys import parse_pairs
 from serving.explain_settings import ExplainSettings
 from serving.pyfunc_settings import PyfuncSettings
+from serving.record_settings import RecordSettings
 
 
-class ServingSettings(ExplainSettings, PyfuncSettings, RegistrySettings):
+class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistrySettings):
     """Where the predictor listens and what it accepts; how it reaches the tracking server is inherited."""
 
     # What does not validate may be a secret.
@@ -80,6 +81,33 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RegistrySettings):
         description="GREENROOM_SERVING_METRICS_NEED_KEY: whether /metrics needs an API key; on a loopback "
         "address only if keys are set, beyond it always.",
     )
+    serving_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="GREENROOM_SERVING_WORKERS: processes that answer on the port. Each holds every model, "
+        "follows Production by itself, and has the limits on requests and connections for itself.",
+    )
+    serving_max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="GREENROOM_SERVING_MAX_CONNECTIONS: open connections; one more is closed unheard.",
+    )
+    serving_head_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        description="GREENROOM_SERVING_HEAD_TIMEOUT: seconds in which a request's headers must come.",
+    )
+    serving_read_timeout: float = Field(
+        default=30.0,
+        gt=0,
+        description="GREENROOM_SERVING_READ_TIMEOUT: seconds in which a caller must have read an answer.",
+    )
+    serving_otlp_endpoint: str = Field(
+        default="",
+        description="GREENROOM_SERVING_OTLP_ENDPOINT: OpenTelemetry collector that takes spans by OTLP over "
+        "HTTP, such as http://127.0.0.1:4318. Empty: none are made.",
+    )
     serving_shutdown_timeout: int = Field(
         default=10,
         ge=1,
@@ -120,6 +148,11 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RegistrySettings):
     serving_access_log: bool = Field(
         default=True,
         description="GREENROOM_SERVING_ACCESS_LOG: one line per request, health checks left out.",
+    )
+    serving_log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="GREENROOM_SERVING_LOG_FORMAT: text for people, or json: one object per line, with the "
+        "request's id, status, milliseconds, version, rows and the key's name.",
     )
     serving_log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="GREENROOM_SERVING_LOG_LEVEL: debug, info, warning or error."

@@ -46,8 +46,16 @@ class Meters(Protocol):
 class Watcher:
     """The thread that watches the registry for one process."""
 
-    def __init__(self, predictor: Predictor, settings: ServingSettings, meters: Meters) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: ServingSettings,
+        meters: Meters,
+        looked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Watch for `predictor`; `looked` is called after every look, whatever it found."""
         self._predictor, self._settings, self._meters = predictor, settings, meters
+        self._looked = looked
         self._cache = ModelCache(settings.serving_cache_path)
         self._woken, self._stopped = Event(), Event()
         # When each refused version may be tried again, by model and number.
@@ -74,6 +82,7 @@ class Watcher:
             self._guarded(name, partial(self._from_cache, name))
         while not self._stopped.is_set():
             self._look()
+            self._looked()
             self._woken.wait(self._settings.serving_poll)
             self._woken.clear()
 

@@ -35,8 +35,8 @@ from serving import loading
 from serving.app import create_app
 from serving.cache import ModelCache
 from serving.errors import ModelUnavailableError, PredictionFailedError
-from serving.models import Lane
-from serving.predictor import Predictor, Served
+from serving.models import Lanes
+from serving.predictor import Served
 from serving.pyfunc import PyfuncFiles, PyfuncModel
 from serving.settings import ServingSettings
 
@@ -266,23 +266,17 @@ def test_nobody_is_left_when_the_predictor_is_killed(moody_folder: Path) -> None
     until(lambda: gone(pid))
 
 
-def test_it_works_in_a_lane_of_its_own_where_few_may_wait(calm: PyfuncModel) -> None:
-    spec = ENERGY.model_copy(update={"name": "mine"})
-    predictor = Predictor({"mine": spec})
-    lane = Lane(predictor, "mine")
-    assert not lane.needed
-    predictor.swap("mine", Served(1, calm, datetime.now(UTC)))
-    assert lane.needed
-    go = threading.Event()
+def test_it_works_in_a_lane_of_its_own_where_few_may_wait() -> None:
+    lanes, go = Lanes(), threading.Event()
 
     async def ask() -> None:
-        waiting = [asyncio.ensure_future(lane.run(go.wait, 20)) for _ in range(8)]
+        waiting = [asyncio.ensure_future(lanes.run("mine", go.wait, 20)) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(ModelUnavailableError, match="8 requests wait already"):
-            await lane.run(go.wait, 20)
+            await lanes.run("mine", go.wait, 20)
         go.set()
         assert await asyncio.gather(*waiting) == [True] * 8
-        assert await lane.run(lambda: threading.current_thread().name.startswith("lane-mine"))
+        assert await lanes.run("mine", lambda: threading.current_thread().name.startswith("lane-mine"))
 
     asyncio.run(ask())
 

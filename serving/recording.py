@@ -1,0 +1,217 @@
+"""The prediction log, for drift: every prediction and what came true later, as Parquet in the bucket.
+
+A request never waits for it. Rows are put into a list; one thread writes the list to files every few seconds,
+another sends the files. What does not fit is dropped and counted. On a normal stop everything in the list is
+written, and what the bucket does not take in time waits on disk for the next start.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Event, Lock, Thread
+from typing import Literal, Protocol
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+
+from registry.storage import Bucket
+from serving.predictor import Made
+from serving.record_settings import RecordSettings
+from serving.spool import Spool, SpoolFullError
+
+_log = logging.getLogger("greenroom.serving")
+# So many rows are written without waiting for the time to be up: about 4 MB.
+_MANY = 20_000
+# Seconds between two tries of a bucket that does not answer.
+_AGAIN = 5.0
+_AT = pa.timestamp("us", tz="UTC")
+
+Reason = Literal["memory", "spool", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came true of a prediction: `row` of the answer `id`. `key` names the API key that said so."""
+
+    id: str
+    row: int
+    outcome: float | str
+    at: int
+    key: str | None
+
+
+class Meters(Protocol):
+    """What is counted; serving/metrics.py has it."""
+
+    def recorded(self, rows: int) -> None:
+        """So many rows were written."""
+
+    def not_recorded(self, rows: int, reason: Reason) -> None:
+        """So many rows were dropped."""
+
+    def spooled(self, size: int) -> None:
+        """So many bytes wait for the bucket."""
+
+
+class Recorder:
+    """Keeps predictions and outcomes. `record` and `outcomes` may be called from any thread."""
+
+    def __init__(self, settings: RecordSettings, meters: Meters) -> None:
+        self._settings, self._meters = settings, meters
+        self._spool = Spool(settings.serving_spool_path, settings.serving_spool_bytes)
+        self._lock, self._rows = Lock(), 0
+        self._made: list[Made] = []
+        self._outcomes: list[Outcome] = []
+        self._full, self._written, self._stopping = Event(), Event(), Event()
+        self._deadline = float("inf")
+        self._threads = [
+            Thread(target=self._write_all, name="write-predictions", daemon=True),
+            Thread(target=self._send_all, name="send-predictions", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to write and send."""
+        for thread in self._threads:
+            thread.start()
+
+    def record(self, made: Made) -> None:
+        """Keep predictions, or count them as dropped when too many wait."""
+        rows = len(made.rows)
+        with self._lock:
+            if fits := self._rows + rows <= self._settings.serving_log_rows:
+                self._made.append(made)
+                self._rows += rows
+        if not fits:
+            self._meters.not_recorded(rows, "memory")
+        if self._rows >= _MANY:
+            self._full.set()
+
+    def outcomes(self, outcomes: Sequence[Outcome]) -> bool:
+        """Keep what came true and return True, or keep none of it when too many rows wait."""
+        with self._lock:
+            if fits := self._rows + len(outcomes) <= self._settings.serving_log_rows:
+                self._outcomes += outcomes
+                self._rows += len(outcomes)
+        return fits
+
+    def stop(self) -> None:
+        """Write all that was taken and send it, for as long as the settings say. Blocks."""
+        self._deadline = time.monotonic() + self._settings.serving_spool_timeout
+        self._stopping.set()
+        self._full.set()
+        self._threads[0].join()
+        self._written.set()
+        self._threads[1].join(self._settings.serving_spool_timeout)
+        if waiting := self._spool.files():
+            _log.warning("%d files of predictions wait on disk for the next start", len(waiting))
+
+    def _write_all(self) -> None:
+        while not self._stopping.is_set():
+            self._full.wait(self._settings.serving_log_seconds)
+            self._full.clear()
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            made, outcomes = self._made, self._outcomes
+            self._made, self._outcomes, self._rows = [], [], 0
+        groups: dict[tuple[object, ...], list[Made]] = {}
+        for one in made:
+            features = one.served.model.description.features
+            groups.setdefault((one.model, _date(one.at), features, one.found.classes), []).append(one)
+        for (model, date, *_), group in groups.items():
+            self._add(f"predictions/model={quote(str(model), safe='')}/date={date}", group)
+        days: dict[str, list[Outcome]] = {}
+        for outcome in outcomes:
+            days.setdefault(_date(outcome.at), []).append(outcome)
+        for date, said in days.items():
+            self._add(f"feedback/date={date}", said)
+        if groups or days:
+            self._written.set()
+
+    def _add(self, prefix: str, group: list[Made] | list[Outcome]) -> None:
+        rows = sum(len(one.rows) if isinstance(one, Made) else 1 for one in group)
+        try:
+            table = _predictions(group) if isinstance(group[0], Made) else _feedback(group)
+            self._spool.add(prefix, table)
+        except SpoolFullError:
+            self._meters.not_recorded(rows, "spool")
+        except Exception:  # noqa: BLE001 - a full disk, say: the others go on, and it is counted
+            _log.exception("%d rows of %s could not be written", rows, prefix)
+            self._meters.not_recorded(rows, "error")
+        else:
+            self._meters.recorded(rows)
+
+    def _send_all(self) -> None:
+        bucket: Bucket | None = None
+        while True:
+            last = self._stopping.is_set() and not self._threads[0].is_alive()
+            try:
+                bucket = bucket or Bucket(self._settings, attempts=1)
+                done = self._spool.send(bucket, lambda: time.monotonic() < self._deadline)
+                self._meters.spooled(self._spool.size())
+            except Exception:  # noqa: BLE001 - tried again; the thread must not die
+                _log.exception("sending predictions failed")
+                done = False
+            if last and (done or time.monotonic() >= self._deadline):
+                return
+            if last:
+                time.sleep(0.2)
+                continue
+            self._written.wait(None if done else _AGAIN)
+            self._written.clear()
+
+
+def _date(at: int) -> str:
+    return datetime.fromtimestamp(at / 1e9, UTC).date().isoformat()
+
+
+def _predictions(group: Sequence[Made]) -> pa.Table:
+    """Return one row for each row that was predicted; `group` are answers of models of one form."""
+    counts = [len(made.rows) for made in group]
+    features, classes = group[0].served.model.description.features, group[0].found.classes
+
+    def each(values: list[object], kind: pa.DataType) -> pa.Array:
+        return pa.array(np.repeat(np.array(values, dtype=object), counts), kind)
+
+    labels = np.concatenate([made.found.labels for made in group])
+    columns = {
+        "id": each([made.id for made in group], pa.string()),
+        "row": pa.array(np.concatenate([np.arange(count) for count in counts]), pa.int32()),
+        "at": pa.array(np.repeat(np.array([made.at // 1000 for made in group]), counts), pa.int64()).cast(
+            _AT
+        ),
+        "version": each([made.served.version for made in group], pa.int32()),
+        "digest": each([made.served.model.digest for made in group], pa.string()),
+    }
+    inputs = np.concatenate([made.rows for made in group])
+    columns |= {f"input_{name}": pa.array(inputs[:, place]) for place, name in enumerate(features)}
+    if group[0].found.shares is None:
+        columns["prediction"] = pa.array(labels.astype(np.float64))
+        return pa.table(columns)
+    columns["prediction"] = pa.array([str(label) for label in labels.tolist()], pa.string())
+    shares = np.concatenate([made.found.shares for made in group if made.found.shares is not None])
+    columns |= {f"probability_{name}": pa.array(shares[:, place]) for place, name in enumerate(classes)}
+    return pa.table(columns)
+
+
+def _feedback(group: Sequence[Outcome]) -> pa.Table:
+    """Return one row for each outcome: a number, or the label of a class."""
+    return pa.table(
+        {
+            "id": pa.array([one.id for one in group], pa.string()),
+            "row": pa.array([one.row for one in group], pa.int32()),
+            "at": pa.array([one.at // 1000 for one in group], pa.int64()).cast(_AT),
+            "number": pa.array(
+                [None if isinstance(one.outcome, str) else float(one.outcome) for one in group], pa.float64()
+            ),
+            "label": pa.array(
+                [one.outcome if isinstance(one.outcome, str) else None for one in group], pa.string()
+            ),
+            "key": pa.array([one.key for one in group], pa.string()),
+        }
+    )
