@@ -24,6 +24,7 @@ class WithRequestId(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
+        record.__dict__.pop("color_message", None)  # uvicorn's, for terminals
         if not hasattr(record, "request_id"):
             record.request_id = _current.get() or "-"
         return True
