@@ -220,7 +220,7 @@ def describe(settings: LocalSettings) -> Status:
 def model_status(settings: LocalSettings) -> list[ModelStatus]:
     """Return each model of the catalogue as the registry and the predictors see it."""
     urls = list(dict.fromkeys([settings.serving_url, *NudgeSettings().predictor_urls]))
-    served = {url: _served(url) for url in urls}
+    served = {name: versions for url in urls for name, versions in _served(url).items()}
     found = []
     with TrackingClient() as client:
         registry = Registry(client)
@@ -256,14 +256,17 @@ def _called(version: int | None) -> str:
     return f"version {version}" if version else "no version"
 
 
-def _served(url: str) -> dict[str, int]:
+def _served(url: str) -> dict[str, dict[str, int]]:
+    """Return the versions that a predictor serves, for each of its processes where there are several."""
     try:
         # Not /api/models, which may need a key.
         answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
-        return {name: m["version"] for name, m in answer["models"].items() if m.get("version")}
+        if workers := answer.get("workers"):
+            return {f"{url} (process {one['pid']})": dict(one["versions"]) for one in workers}
+        return {url: {name: m["version"] for name, m in answer["models"].items() if m.get("version")}}
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
         # Not there, or not our predictor: it serves nothing.
-        return {}
+        return {url: {}}
 
 
 def _service_status(service: Service, url: str) -> ServiceStatus:

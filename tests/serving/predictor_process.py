@@ -28,6 +28,9 @@ class Running:
     url: str
     log: Path
 
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=10, **options)
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=10, **options)
 

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from predictor_process import Published, Running, Start
 from scraped import Scraped
 
+from serving.answering import Answer, Outputs
+from serving.identity import new_id
 from serving.metrics import Metrics, note_answer
-from serving.schemas import NumberPredictions, NumberRow
 
 TYPES = {
     "greenroom_request_seconds": "histogram",
@@ -147,8 +149,8 @@ def test_the_version_that_answered_counts_whatever_is_served_now() -> None:
     metrics = Metrics(["genre"])
     metrics.swapped("genre", 2)
     scope: dict[str, Any] = {"state": {"api_key_name": "shop"}}
-    rows = [NumberRow(prediction=0.5)] * 40
-    note_answer(scope, NumberPredictions(model="genre", version=1, predictions=rows))
+    found = Outputs(np.full(40, 0.5, dtype=np.float32), None, ())
+    note_answer(scope, Answer(new_id(), "genre", 1, found, listed=True))
     metrics.answered("genre", 200, 0.01, scope["state"])
     metrics.answered("genre", 503, 0.01, {})
     seen = Scraped(metrics.text().decode())
