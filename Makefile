@@ -48,7 +48,7 @@ bench: setup-dev ## Measure the main job; prints the table of docs/benchmarks.md
 bench-registry: setup-dev ## Measure what the guard costs MLflow's server
 	@$(BIN)/python -m bench.registry
 
-bench-serving: setup-dev ## Measure the predictor beside its peers, about 10 minutes (QUICK=1: 2)
+bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 minutes (QUICK=1: 2)
 	@$(BIN)/python -m bench.serving $(if $(QUICK),--quick)
 
 bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outages (SOAK_SECONDS=N: longer)

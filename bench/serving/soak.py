@@ -92,7 +92,8 @@ def _soak(of: houses.House, predictor: houses.Predictor, rows: list[bytes], seco
         trouble = asyncio.create_task(asyncio.to_thread(_trouble, of, predictor, events, stopped))
         while not stopped():
             await asyncio.sleep(1)
-            samples.append(_sample(process, tally))
+            if not stopped():  # then the callers are leaving
+                samples.append(_sample(process, tally))
         await trouble
 
     asyncio.run(call(callers, stopped, beside()))
@@ -176,8 +177,8 @@ def _print(
     megabytes = [sample.megabytes for sample in samples]
     write(
         f"\n{tally.answered:,} answered requests in {seconds} s over {CALLERS} connections ({kinds}): what "
-        f"{ORDINARY_RATE} requests per second send in {hours:.1f} hours. {len(events.swaps)} swaps (promotion "
-        f"to served: median {swap:.2f} s), {events.outages} outages of {_OUTAGE:g} s.\n\n"
+        f"{ORDINARY_RATE} requests per second send in {hours:.1f} hours. {len(events.swaps)} swaps "
+        f"(promotion to served: median {swap:.2f} s), {events.outages} outages of {_OUTAGE:g} s.\n\n"
     )
     write("| at | requests | resident, MB | open files | threads |\n|---|---:|---:|---:|---:|\n")
     for tenth in range(11):
