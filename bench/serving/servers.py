@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ from bench.serving.models import Forest
 from bench.serving.processes import ROOT, Running, StartError, clean_environment, start, wait
 
 _SCRIPTS = ROOT / "bench" / "serving" / "peers"
-# scikit-learn and NumPy as in Greenroom's own environment, since all load the same pickle.
-_MODEL = ("scikit-learn==1.9.1", "numpy==2.4.6", "pandas==3.1.1")
-_UVICORN = "uvicorn[standard]==0.54.0"
+
+
+def _same(*packages: str) -> tuple[str, ...]:
+    """Pin packages to what this environment's lock has: a pickle wants the versions that wrote it."""
+    return tuple(f"{package}=={version(package.partition('[')[0])}" for package in packages)
+
+
+_MODEL = _same("scikit-learn", "numpy", "pandas")
 # As many requests as come at once at most; and no longer than half of what predicting one row takes here.
 _MLSERVER_BATCH = {"max_batch_size": 64, "max_batch_time": 0.005}
 
@@ -211,7 +217,7 @@ def _dataframe(row: dict[str, Any]) -> Any:
     return {"dataframe_split": {"columns": list(row), "data": [_numbers(row)]}}
 
 
-_MLFLOW = ("mlflow==3.17.2", "fastapi==0.149.0", _UVICORN, *_MODEL)
+_MLFLOW = (*_same("mlflow", "fastapi", "uvicorn[standard]"), *_MODEL)
 
 PEERS: Sequence[Peer] = (
     Peer(
@@ -232,7 +238,7 @@ PEERS: Sequence[Peer] = (
     ),
     Peer(
         name="FastAPI, pandas, scikit-learn",
-        packages=("fastapi==0.149.0", "pydantic==2.14.3", _UVICORN, *_MODEL),
+        packages=(*_same("fastapi", "pydantic", "uvicorn[standard]"), *_MODEL),
         launch=_fastapi,
         path="/predict",
         body=lambda row: row,
