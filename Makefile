@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint format bench bench-registry lock clean
+.PHONY: help up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -47,6 +47,12 @@ bench: setup-dev ## Measure the main job; prints the table of docs/benchmarks.md
 
 bench-registry: setup-dev ## Measure what the guard costs MLflow's server
 	@$(BIN)/python -m bench.registry
+
+bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 minutes (QUICK=1: 2)
+	@$(BIN)/python -m bench.serving $(if $(QUICK),--quick)
+
+bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outages (SOAK_SECONDS=N: longer)
+	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py

@@ -82,17 +82,16 @@ class Watcher:
     def _run(self) -> None:
         for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
             self._guarded(name, partial(self._from_cache, name))
+        self._look()
+        # All that was imported and built by now stays: the collector need not walk through it again and again,
+        # which takes a tenth of a second of everybody's time.
+        gc.collect()
+        gc.freeze()
         while not self._stopped.is_set():
-            before = self._predictor.states
-            self._look()
-            if self._predictor.states is not before:
-                # Models, their requests and all that was imported stay: the collector need not walk through
-                # them again and again, which takes a tenth of a second of everybody's time.
-                gc.collect()
-                gc.freeze()
             self._looked()
             self._woken.wait(self._settings.serving_poll)
             self._woken.clear()
+            self._look()
         if self._client is not None:
             self._client.close()
 

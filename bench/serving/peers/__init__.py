@@ -1,0 +1,1 @@
+"""What runs in the peers' own environments: it imports nothing of Greenroom but `catalog`'s contract."""
