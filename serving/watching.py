@@ -83,8 +83,8 @@ class Watcher:
         for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
             self._guarded(name, partial(self._from_cache, name))
         self._look()
-        # All that was imported and built by now stays: the collector need not walk through it again and again,
-        # which takes a tenth of a second of everybody's time.
+        # All that was imported and built by now stays: the collector need not walk through it again, which
+        # takes a tenth of a second of everybody's time.
         gc.collect()
         gc.freeze()
         while not self._stopped.is_set():
