@@ -50,6 +50,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     def looked() -> None:
         metrics.refresh()
         workers.tell(predictor.versions)
+        workers.stop_if_orphaned()
 
     watcher = Watcher(predictor, settings, metrics, looked)
     recorder = Recorder(settings, metrics) if settings.records else None

@@ -5,6 +5,7 @@ Each follows Production by itself, so for a second they may differ; whoever asks
 
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
@@ -19,12 +20,21 @@ class Workers:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder, self._said = folder, ""
+        self._parent = os.getppid()
 
     @classmethod
     def mine(cls) -> "Workers":
         """Return those of this process; alone, it has no folder and there is nothing to share."""
         folder = os.environ.get(FOLDER)
         return cls(Path(folder) if folder else None)
+
+    def stop_if_orphaned(self) -> None:
+        """Stop this process, as on a SIGTERM, when the one that runs the workers was killed.
+
+        Else it would hold the port, and whoever starts a predictor anew would share it with a ghost.
+        """
+        if self._folder is not None and os.getppid() != self._parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def tell(self, versions: Mapping[str, int]) -> None:
         """Write which versions this process serves, if that has changed."""

@@ -96,6 +96,15 @@ def test_a_stop_stops_all_of_them_and_leaves_nothing(start: Start, published: Pu
     assert not folder.exists()
 
 
+def test_they_end_with_the_process_that_runs_them(start: Start) -> None:
+    running = start("http://127.0.0.1:9", GREENROOM_SERVING_WORKERS="2")
+    until(lambda: len(running.get("/readyz").json()["workers"]) == 2)
+    children = psutil.Process(running.process.pid).children(recursive=True)
+    running.process.kill()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
 def test_one_that_died_is_not_told_of(tmp_path: Path) -> None:
     gone = psutil.Popen(["true"])
     gone.wait()
