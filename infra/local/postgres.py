@@ -49,16 +49,18 @@ def service(settings: LocalSettings) -> Service:
 
 def prepare(settings: LocalSettings) -> None:
     """Create the cluster if there is none. A half-made one, left by a killed start, is made anew."""
-    data = _data()
-    if (data / "PG_VERSION").exists():
-        return
-    user = _other_user()
+    data, user = _data(), _other_user()
     parent = data.parent
+    if (data / "PG_VERSION").exists():
+        if user:  # a folder above may have been closed since
+            _let_through(parent, _program("postgres"))
+        return
     parent.mkdir(parents=True, exist_ok=True)
     for leftover in parent.glob("initdb-*"):
         shutil.rmtree(leftover)
     if user:
-        _let_through(user, parent, _program("postgres"))
+        _give(user, parent)
+        _let_through(parent, _program("postgres"))
     # initdb writes PG_VERSION early, so it works in a folder beside and the rename says that it is whole.
     with TemporaryDirectory(dir=parent, prefix="initdb-") as scratch:
         password = Path(scratch) / "password"
@@ -187,9 +189,8 @@ def _give(user: str, *paths: Path) -> None:
             os.chown(child, entry.pw_uid, entry.pw_gid)
 
 
-def _let_through(user: str, *paths: Path) -> None:
+def _let_through(*paths: Path) -> None:
     """Let the other user pass through the folders above: search permission alone, not reading."""
-    _give(user, paths[0])
     for path in paths:
         for folder in path.parents:
             mode = folder.stat().st_mode
