@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http_errors import PREDICT, respond
 
@@ -80,8 +80,9 @@ class Turns:
 class LimitConcurrency:
     """Plain ASGI: requests under one prefix (/api/predict) take turns, everything else passes.
 
-    A request keeps its turn until its answer is sent, so reading a slow caller's body counts. A caller who
-    leaves keeps a place in the queue until its turn or its timeout, and then costs nothing more.
+    A request keeps its turn until its answer is made, so reading a slow caller's body counts; sending does
+    not, or a few callers who never read could keep every turn. A caller who leaves keeps a place in the queue
+    until its turn or its timeout, and then costs nothing more.
     """
 
     def __init__(
@@ -105,10 +106,20 @@ class LimitConcurrency:
             self._rejected(reason)
             await self._refuse(scope, receive, send)
             return
+        held = True
+
+        async def sending(message: Message) -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._turns.give_back()
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, sending)
         finally:
-            self._turns.give_back()
+            if held:
+                self._turns.give_back()
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         message = (

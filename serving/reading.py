@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import itemgetter
@@ -27,6 +28,7 @@ _MANY_FIELDS = 10_000
 # A number's longest text is 24 characters; around it stand quotes, a colon, a comma, and white space.
 _BYTES_PER_FIELD = 40
 _BYTES_PER_ROW = 32
+_REPEATED = "It is there more than once"
 _TOO_LARGE = "Input should be a number that fits 32-bit floating point"
 
 
@@ -44,9 +46,11 @@ def read_object(name: str, request: type[BaseModel], body: bytes | bytearray) ->
     """Return the one object in a body; raises `UnreadableInputError` or `InvalidInputError`."""
     try:
         # Pydantic's own JSON parser: it bounds nesting, and its errors name the field.
-        return [request.model_validate_json(body)]
+        rows = [request.model_validate_json(body)]
     except ValidationError as error:
         _refuse(name, error, empty=not body)
+    _require_each_once(name, rows, body, listed=False)
+    return rows
 
 
 def read_list(name: str, request: type[BaseModel], body: bytes | bytearray, max_rows: int) -> list[BaseModel]:
@@ -63,6 +67,7 @@ def read_list(name: str, request: type[BaseModel], body: bytes | bytearray, max_
         _refuse(name, error, max_rows=max_rows)
     if not rows:
         raise InvalidInputError.of(name, [Detail("body", "The list is empty; send at least one object")])
+    _require_each_once(name, rows, body, listed=True)
     return rows
 
 
@@ -105,6 +110,23 @@ def _overflows(row: object) -> bool:
     except OverflowError:
         return True
     return False
+
+
+def _require_each_once(
+    name: str, rows: Sequence[BaseModel], body: bytes | bytearray, *, listed: bool
+) -> None:
+    """Refuse a field that an object has twice: Pydantic takes the last, other parsers the first."""
+    # Every field costs a colon, so that counting them is enough for nearly all requests.
+    if body.count(b":") <= sum(len(row.model_fields_set) for row in rows):
+        return
+    found = json.loads(body, object_pairs_hook=list)
+    details: list[Detail] = []
+    for index, pairs in enumerate(found if listed else [found]):
+        times = Counter(field for field, _ in pairs)
+        where = f"{index}." if listed else ""
+        details += [Detail(f"{where}{field}", _REPEATED) for field, count in times.items() if count > 1]
+    if details:
+        raise InvalidInputError.of(name, details)
 
 
 def _refuse(name: str, error: ValidationError, *, empty: bool = False, max_rows: int = 0) -> NoReturn:

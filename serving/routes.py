@@ -88,7 +88,8 @@ def describe_predict(settings: ServingSettings) -> Describe:
             summary=f"Predict {contract.name}",
             description=f"{contract.description}\n\nSend one object, or a list of 1 to {most_rows} objects: "
             "one version answers the whole list, in its order, or one invalid object refuses the whole. "
-            f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes.",
+            f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes. An integer is written "
+            "without a fraction: 10, not 10.0.",
             response_model=_ANSWERS[contract.task],
             responses={200: _success(contract), **documented(400, 404, 408, 413, 415, 422, 500, 503)},
             # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's JSON

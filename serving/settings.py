@@ -56,7 +56,7 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         default=64,
         ge=1,
         description="GREENROOM_SERVING_MAX_CONCURRENCY: requests for a prediction that are under way at "
-        "once, from reading the body to the end of the answer.",
+        "once, from reading the body until the answer is made.",
     )
     serving_max_queue: int = Field(
         default=256,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 
 import boto3
@@ -14,6 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.conftest import Stack
+from tests.stack_processes import kill, processes_of
 
 pytestmark = pytest.mark.slow
 
@@ -32,25 +32,6 @@ def secrets_of(stack: Stack) -> dict[str, str]:
     return found
 
 
-def processes_of(stack: Stack) -> dict[str, list[psutil.Process]]:
-    """The stack's processes by service, the leader first. Found here, not by the code under test."""
-    data = str(stack.home / "postgres" / "data")
-    found: dict[str, list[psutil.Process]] = {}
-    for process in psutil.process_iter():
-        try:
-            marker = process.environ().get("GREENROOM_SERVICE", "")
-            if marker.startswith(f"{stack.home}|"):
-                found.setdefault(marker.split("|")[1], []).append(process)
-            elif data in process.cmdline():
-                found["postgres"] = [process, *process.children(recursive=True)]
-        except (psutil.Error, OSError):
-            continue
-    for group in found.values():
-        pids = {process.pid for process in group}
-        group.sort(key=lambda process: process.ppid() in pids)
-    return found
-
-
 def pids_of(stack: Stack) -> dict[str, int]:
     """The leader of each service."""
     return {name: group[0].pid for name, group in processes_of(stack).items()}
@@ -59,14 +40,6 @@ def pids_of(stack: Stack) -> dict[str, int]:
 def states_of(stack: Stack) -> dict[str, str]:
     done = stack.greenroom("status", "--json")
     return {service["name"]: service["state"] for service in json.loads(done.stdout)["services"]}
-
-
-def kill(stack: Stack, service: str, *, whole: bool) -> None:
-    """Kill a service's leader, or all of it, with no chance to clean up."""
-    group = processes_of(stack)[service]
-    for process in group if whole else group[:1]:
-        process.send_signal(signal.SIGKILL)
-    psutil.wait_procs(group if whole else group[:1], timeout=10)
 
 
 def s3_client(stack: Stack, key: str, secret: str) -> "boto3.client":

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -87,6 +88,19 @@ def test_a_feature_the_model_does_not_read_is_refused(
 ) -> None:
     body = refused(predictor.post(names["energy"], json=track), 422, "invalid_input")
     assert [detail.field for detail in body.error.details] == ["energy"]
+
+
+@pytest.mark.parametrize("written", ['"key"', '"\\u006bey"', '"key" '])
+@pytest.mark.parametrize("value", [10, 3])
+def test_a_field_that_is_there_twice_is_refused_by_name(
+    predictor: Running, names: dict[str, str], track: dict[str, Any], written: str, value: int
+) -> None:
+    """Whichever of the two were taken, it would be the wrong one for somebody."""
+    twice = f"{json.dumps(track)[:-1]}, {written}: {value}}}"
+    for content, field in ((twice, "key"), (f"[{json.dumps(track)}, {twice}]", "1.key")):
+        answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+        body = refused(answer, 422, "invalid_input")
+        assert [detail.field for detail in body.error.details] == [field]
 
 
 @pytest.mark.parametrize("content", ["null", '"track"', "3", "true", "NaN"])
@@ -231,3 +245,86 @@ def test_no_body_makes_the_predictor_fail(predictor: Running, names: dict[str, s
     answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422)
     ErrorBody.model_validate(json_of(answer.text))
+
+
+# Bodies of 10 MB, each of which another part of a parser would have to swallow whole.
+_HUGE = {
+    "nothing": lambda size: b" " * size,
+    "nesting": lambda size: b"[" * size,
+    "closed nesting": lambda size: b"[" * (size // 2) + b"]" * (size // 2),
+    "a number": lambda size: b'{"tempo": 1' + b"0" * size + b"}",
+    "a string": lambda size: b'{"tempo": "' + "\u00e4".encode() * (size // 2) + b'"}',
+    "a name": lambda size: b'{"' + b"x" * size + b'": 1}',
+    "fields": lambda size: b"{" + b'"key":1,' * (size // 8) + b'"key":1}',
+    "numbers": lambda size: b"[" + b"1," * (size // 2) + b"1]",
+    "objects": lambda size: b"[" + b"{}," * (size // 3) + b"{}]",
+    "escapes": lambda size: b'["' + b"\\ud83d\\ude00" * (size // 12) + b'"]',
+}
+
+
+def test_huge_bodies_are_refused_and_cost_no_memory(predictor: Running, names: dict[str, str]) -> None:
+    """10 MB, by their declared length and by counting; and the largest that is read, which is parsed.
+
+    An object is read up to 64 KiB and a list up to 600 KiB or so, and what is read is dropped with the
+    answer. So nothing may be left but what the allocator keeps of one that was parsed: 32 MiB are less than
+    four of the 20 bodies of 10 MB.
+    """
+    process = psutil.Process(predictor.process.pid)
+    headers = {"content-type": "application/json"}
+    for made in _HUGE.values():  # the first ones make the threads and their arenas
+        predictor.post(names["genre"], content=made(600_000), headers=headers)
+    before = process.memory_info().rss
+    for made in _HUGE.values():
+        for content in (made(10_000_000), iter([made(10_000_000)]), made(600_000), made(60_000)):
+            answer = huge(predictor, names["genre"], content)
+            assert answer is None or answer.status_code in (400, 413, 422), answer.text
+            if answer is not None:
+                assert len(answer.content) < 8_000
+                ErrorBody.model_validate(json_of(answer.text))
+    assert process.memory_info().rss - before < 32 << 20
+    assert predictor.get("/healthz").status_code == 200
+
+
+def huge(predictor: Running, name: str, content: Any) -> httpx.Response | None:
+    """Send a body; None where the connection was closed before the answer could be read."""
+    try:
+        return predictor.post(name, content=content, headers={"content-type": "application/json"})
+    except (httpx.WriteError, httpx.ReadError):
+        return None
+
+
+_LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.integers(300, 5000).map(lambda digits: 10 ** min(digits, 4000))
+)
+_NESTED = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@_FEW
+@given(data=st.data(), value=_NESTED)
+def test_no_value_of_any_field_makes_the_predictor_fail(
+    predictor: Running,
+    names: dict[str, str],
+    track: dict[str, Any],
+    data: st.DataObject,
+    value: Any,
+) -> None:
+    """A wrong type, NaN, a huge number, Unicode, in each field or under a name that is no field."""
+    field = data.draw(st.sampled_from(sorted(track)) | st.text(max_size=8))
+    text = json.dumps({**track, field: value}, ensure_ascii=data.draw(st.booleans()))
+    content = text.encode("utf-8", "surrogatepass")
+    answer = predictor.post(names["genre"], content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 422), answer.text
+    if answer.status_code == 200:
+        assert isinstance(value, int | float)
+        assert field in track
+    else:
+        ErrorBody.model_validate(json_of(answer.text))
