@@ -159,7 +159,7 @@ class TrackingClient:
             raise RegistryUnavailableError(_NOT_MLFLOW.format(url=self.url))
         if response.status_code >= 500 or response.status_code == 429:
             raise RegistryUnavailableError(
-                f"The tracking server at {self.url} failed with status {response.status_code}: {message}"
+                f"The tracking server at {self.url} failed with status {response.status_code}.", message
             )
         if message.startswith(_GUARD):  # a sentence for people, as it is
             raise RegistryRefusedError(message)

@@ -8,7 +8,14 @@ class RegistryError(Exception):
 
 
 class RegistryUnavailableError(RegistryError):
-    """The tracking server did not answer, or answered with an error of its own. Trying again may help."""
+    """The tracking server did not answer, or answered with an error of its own. Trying again may help.
+
+    `message` may be told to anybody; `detail` is the server's own words, which may name what is behind it.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(f"{message} {detail}".rstrip())
+        self.message = message
 
 
 class RegistryRefusedError(RegistryError):

@@ -118,13 +118,16 @@ def served_app() -> FastAPI:
 
 def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs: OpenApi) -> None:
     # Headers go on every answer, refusals are counted, and who has no key takes nobody's turn.
-    turns = Turns(
-        settings.serving_max_concurrency, settings.serving_max_queue, settings.serving_queue_timeout
+    turns, reading = (
+        Turns(settings.serving_max_concurrency, settings.serving_max_queue, settings.serving_queue_timeout)
+        for _ in range(2)
     )
-    metrics.watch_queue(lambda: turns.taken, lambda: turns.waiting)
+    metrics.watch_queue(lambda: turns.taken + reading.taken, lambda: turns.waiting + reading.waiting)
     app.add_middleware(
         LimitConcurrency,
         turns=turns,
+        reading=reading,
+        small=settings.serving_max_body_bytes,
         timeout=settings.serving_queue_timeout,
         rejected=metrics.rejected,
     )

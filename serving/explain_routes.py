@@ -68,6 +68,8 @@ def install(
     app.add_middleware(
         LimitConcurrency,
         turns=Turns(_AT_ONCE, settings.serving_max_queue, settings.serving_queue_timeout),
+        reading=Turns(_AT_ONCE, settings.serving_max_queue, settings.serving_queue_timeout),
+        small=max_bytes,
         timeout=settings.serving_queue_timeout,
         rejected=metrics.rejected,
         prefix=EXPLAIN,

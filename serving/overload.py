@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.http_errors import PREDICT, respond
@@ -77,24 +78,38 @@ class Turns:
             waiter.set_result(False)
 
 
+class _RefusedError(Exception):
+    """There is no turn for a request, whose body is `whole` or not; raised through the app."""
+
+    def __init__(self, reason: Reason, whole: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.whole = reason, whole
+
+
 class LimitConcurrency:
     """Plain ASGI: requests under one prefix (/api/predict) take turns, everything else passes.
 
-    A request keeps its turn until its answer is made, so reading a slow caller's body counts; sending does
-    not, or a few callers who never read could keep every turn. A caller who leaves keeps a place in the queue
-    until its turn or its timeout, and then costs nothing more.
+    A request takes its turn when its body is whole and gives it back when its answer is made: whoever sends
+    or reads slowly keeps nobody waiting. A body is read without a turn up to `small` bytes; a larger one
+    takes a turn of another kind for being read, so that memory stays bounded, and only large ones wait for
+    each other. A caller who leaves keeps a place in the queue until its turn or its timeout, and then costs
+    nothing more.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        *,
         turns: Turns,
+        reading: Turns,
+        small: int,
         timeout: float,
         rejected: Callable[[Reason], None],
         prefix: str = PREDICT,
     ) -> None:
         """Refuse with the advice to come back after `timeout` seconds, and tell `rejected` why."""
-        self._app, self._turns, self._rejected, self._prefix = app, turns, rejected, prefix
+        self._app, self._rejected, self._prefix = app, rejected, prefix
+        self._turns, self._reading, self._small = turns, reading, small
         self._retry_after = str(max(1, math.ceil(timeout)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,29 +117,53 @@ class LimitConcurrency:
         if scope["type"] != "http" or not scope["path"].startswith(self._prefix):
             await self._app(scope, receive, send)
             return
-        if not self._turns.take_free() and (reason := await self._turns.wait()):
-            self._rejected(reason)
-            await self._refuse(scope, receive, send)
-            return
-        held = True
+        held: Turns | None = None
+        received = 0
+
+        async def reading() -> Message:
+            nonlocal held, received
+            message = await receive()
+            if message["type"] != "http.request" or held is self._turns:
+                return message
+            received += len(message.get("body", b""))
+            if not message.get("more_body", False):
+                if held:
+                    held.give_back()
+                    held = None
+                await self._take(self._turns, whole=True)
+                held = self._turns
+            elif held is None and received > self._small:
+                await self._take(self._reading, whole=False)
+                held = self._reading
+            return message
 
         async def sending(message: Message) -> None:
             nonlocal held
             if held:
-                held = False
-                self._turns.give_back()
+                held.give_back()
+                held = None
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, reading, sending)
+        except _RefusedError as refused:
+            self._rejected(refused.reason)
+            await self._refuse(refused.whole)(scope, receive, send)
         finally:
             if held:
-                self._turns.give_back()
+                held.give_back()
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @staticmethod
+    async def _take(turns: Turns, *, whole: bool) -> None:
+        if not turns.take_free() and (reason := await turns.wait()):
+            raise _RefusedError(reason, whole)
+
+    def _refuse(self, whole: bool) -> Response:
         message = (
             f"The predictor has more requests than it can take. Send this one again after "
             f"{self._retry_after} s, and fewer at once; if that goes on, run another predictor beside it."
         )
-        answer = respond(503, "overloaded", message, headers={"Retry-After": self._retry_after})
-        await answer(scope, receive, send)
+        headers = {"Retry-After": self._retry_after}
+        if not whole:  # what is left of the body is not read
+            headers["Connection"] = "close"
+        return respond(503, "overloaded", message, headers=headers)

@@ -55,8 +55,8 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
     serving_max_concurrency: int = Field(
         default=64,
         ge=1,
-        description="GREENROOM_SERVING_MAX_CONCURRENCY: requests for a prediction that are under way at "
-        "once, from reading the body until the answer is made.",
+        description="GREENROOM_SERVING_MAX_CONCURRENCY: predictions that are worked on at once; and "
+        " as many whose body is longer than GREENROOM_SERVING_MAX_BODY_BYTES are read at once.",
     )
     serving_max_queue: int = Field(
         default=256,

@@ -108,7 +108,7 @@ class Watcher:
                 self._guarded(name, partial(self._follow, registry, name, version))
             self._registry(None)
         except RegistryUnavailableError as error:
-            self._registry(str(error))
+            self._registry(error.message, str(error))
         except RegistryError as error:
             self._registry(f"It refuses: {error}")
 
@@ -233,11 +233,12 @@ class Watcher:
             self._meters.swapped(name, None)
             _log.warning("%s", reason)
 
-    def _registry(self, problem: str | None) -> None:
+    def _registry(self, problem: str | None, in_full: str = "") -> None:
+        """Remember whether the registry answers, in words that anybody may read; the log has them in full."""
         before = self._predictor.registry
         if (before.problem is None) != (problem is None) or before.checked_at is None:
             if problem:
-                _log.warning("the registry does not answer; what is served goes on. %s", problem)
+                _log.warning("the registry does not answer; what is served goes on. %s", in_full or problem)
             elif before.problem:
                 _log.info("the registry answers again")
         self._predictor.registry = RegistryState(problem, datetime.now(UTC))

@@ -17,7 +17,9 @@ from serving.overload import LimitConcurrency, Turns
 from serving.schemas import ErrorBody
 
 NOWHERE = "http://127.0.0.1:9"
-BODY = b'{"no": "feature"}'
+BODY = b'[{"no": "feature"}]'
+# So that the beginning of `BODY` is a large body, which takes a turn for being read.
+LARGE = {"GREENROOM_SERVING_MAX_BODY_BYTES": "4"}
 
 
 def connect(running: Running, content: bytes = BODY, model: str = "genre") -> socket.socket:
@@ -74,30 +76,31 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
         GREENROOM_SERVING_MAX_QUEUE="3",
         GREENROOM_SERVING_QUEUE_TIMEOUT="15",
         GREENROOM_SERVING_BODY_TIMEOUT="60",
+        **LARGE,
     )
     running.loaded()
     slow = [connect(running, BODY[:5]) for _ in range(2)]
     until(running, working=2, waiting=0)
-    patient = [connect(running) for _ in range(3)]
+    patient = [connect(running, BODY[:5]) for _ in range(3)]
     until(running, working=2, waiting=3)
 
     for _ in range(20):
         began = time.monotonic()
-        with connect(running) as refused:
+        with connect(running, BODY[:5]) as refused:
             status, code, headers = answer(refused)
         assert (status, code, headers["retry-after"]) == (503, "overloaded", "15")
         assert headers["x-content-type-options"] == "nosniff"
         assert time.monotonic() - began < 1
     assert refusals(running) == {"queue_full": 20}
-    message = running.post("genre", content=BODY).json()["error"]["message"]
-    assert "again after 15 s" in message
-    # What does not predict does not wait.
+    # Whoever has sent all waits for nobody who sends slowly, and what does not predict does not wait.
+    with connect(running) as whole:
+        assert answer(whole)[:2] == (503, "model_unavailable")
     for path in ("/healthz", "/docs", "/openapi.json", "/api/models", "/metrics"):
         assert running.get(path).status_code == 200
     assert running.get("/readyz").json()["status"] == "not_ready"
     until(running, working=2, waiting=3)
 
-    for connection in slow:
+    for connection in (*slow, *patient):
         connection.sendall(BODY[5:])
     for connection in (*slow, *patient):
         assert answer(connection)[:2] == (503, "model_unavailable")
@@ -110,12 +113,13 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
 
 
 def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
-    running = start(NOWHERE, GREENROOM_SERVING_MAX_CONCURRENCY="1", GREENROOM_SERVING_QUEUE_TIMEOUT="0.3")
+    limits = {"GREENROOM_SERVING_MAX_CONCURRENCY": "1", "GREENROOM_SERVING_QUEUE_TIMEOUT": "0.3"}
+    running = start(NOWHERE, **limits, **LARGE)
     running.loaded()
     with connect(running, BODY[:5]) as slow:
         until(running, working=1, waiting=0)
         began = time.monotonic()
-        waiting = [connect(running) for _ in range(5)]
+        waiting = [connect(running, BODY[:5]) for _ in range(5)]
         for connection in waiting:
             status, code, headers = answer(connection)
             assert (status, code, headers["retry-after"]) == (503, "overloaded", "1")
@@ -134,6 +138,7 @@ def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
         GREENROOM_SERVING_MAX_QUEUE="5",
         GREENROOM_SERVING_QUEUE_TIMEOUT="30",
         GREENROOM_SERVING_BODY_TIMEOUT="60",
+        **LARGE,
     )
     running.loaded()
     for _ in range(5):
@@ -160,11 +165,32 @@ def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
         GREENROOM_SERVING_MAX_CONCURRENCY="1",
         GREENROOM_SERVING_QUEUE_TIMEOUT="10",
         GREENROOM_SERVING_BODY_TIMEOUT="0.3",
+        **LARGE,
     )
     running.loaded()
-    with connect(running, BODY[:5]) as slow, connect(running) as patient:
+    with connect(running, BODY[:5]) as slow:
         assert answer(slow)[:2] == (408, "request_timeout")
-        assert answer(patient)[:2] == (503, "model_unavailable")
+    with connect(running, BODY[:5]) as next_one:
+        until(running, working=1, waiting=0)
+        next_one.sendall(BODY[5:])
+        assert answer(next_one)[:2] == (503, "model_unavailable")
+
+
+def test_small_bodies_that_come_slowly_take_no_turn(start: Start) -> None:
+    running = start(
+        NOWHERE,
+        GREENROOM_SERVING_MAX_CONCURRENCY="1",
+        GREENROOM_SERVING_MAX_QUEUE="0",
+        GREENROOM_SERVING_BODY_TIMEOUT="60",
+    )
+    running.loaded()
+    slow = [connect(running, BODY[:5]) for _ in range(100)]
+    for _ in range(5):
+        with connect(running) as whole:
+            assert answer(whole)[:2] == (503, "model_unavailable")
+    for connection in slow:
+        connection.close()
+    assert refusals(running) == {}
 
 
 def test_a_flood_of_good_requests_is_answered_or_refused_but_never_lost(
@@ -220,7 +246,14 @@ async def _receive() -> Message:
 
 def limited(app: Callable[[Scope, Receive, Send], object], turns: Turns) -> Callable[[], object]:
     """Return a call of `app` behind `turns`; it answers the status."""
-    guard = LimitConcurrency(app, turns, 1.0, lambda _: None)  # type: ignore[arg-type]
+    guard = LimitConcurrency(
+        app,  # type: ignore[arg-type]
+        turns=turns,
+        reading=Turns(1, 0, 1.0),
+        small=10,
+        timeout=1.0,
+        rejected=lambda _: None,
+    )
     scope = {"type": "http", "path": "/api/predict/genre", "method": "POST", "headers": []}
 
     async def call() -> int:
@@ -232,7 +265,8 @@ def limited(app: Callable[[Scope, Receive, Send], object], turns: Turns) -> Call
 
 
 def test_a_handler_that_raises_gives_its_turn_back() -> None:
-    async def broken(*_: object) -> None:
+    async def broken(_: Scope, receive: Receive, __: Send) -> None:
+        await receive()
         raise RuntimeError("out of order")
 
     async def run() -> None:
@@ -242,6 +276,28 @@ def test_a_handler_that_raises_gives_its_turn_back() -> None:
             with pytest.raises(RuntimeError, match="out of order"):
                 await call()  # type: ignore[misc]
         assert (turns.taken, turns.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_whole_requests_beyond_the_turns_are_refused_while_one_is_worked_on() -> None:
+    async def run() -> None:
+        turns, go = Turns(1, 0, 1.0), asyncio.Event()
+
+        async def slow(_: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await go.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        call = limited(slow, turns)
+        first = asyncio.ensure_future(call())  # type: ignore[arg-type, var-annotated]
+        await asyncio.sleep(0)
+        assert await call() == 503  # type: ignore[misc]
+        assert turns.taken == 1
+        go.set()
+        assert await first == 200
+        assert await call() == 200  # type: ignore[misc]
+        assert turns.taken == 0
 
     asyncio.run(run())
 
