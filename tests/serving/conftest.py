@@ -26,6 +26,7 @@ from registry.stages import MODEL_FILE
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 
+STARTED: list[Running] = []
 PREFIX = f"t{uuid4().hex[:8]}"
 
 _DECLARE = """
@@ -57,7 +58,6 @@ def catalog_path(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start a predictor process: `start(tracking_uri, command=..., SETTING=value)`."""
-    started: list[Running] = []
 
     def launch(tracking_uri: str, command: tuple[str, ...] = ("-m", "serving"), **env: str) -> Running:
         home, port = tmp_path_factory.mktemp("home"), free_port()
@@ -81,7 +81,7 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 text=True,
             )
         running = Running(process, f"http://127.0.0.1:{port}", log)
-        started.append(running)
+        STARTED.append(running)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and process.poll() is None:
             try:
@@ -93,10 +93,18 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         raise AssertionError(f"the predictor did not start: {log.read_text()}")
 
     yield launch
-    for running in started:
-        if running.process.poll() is None:
-            running.process.kill()
-            running.process.wait()
+    for running in STARTED:
+        running.kill()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stopped() -> Iterator[None]:
+    """End what a file's tests have started with them: each predictor asks the registry every second."""
+    yield
+    for running in STARTED:
+        if not running.shared:
+            running.kill()
+    STARTED[:] = [running for running in STARTED if running.shared]
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +147,7 @@ def published(stack: Stack, names: dict[str, str]) -> Published:
 def predictor(start: Start, published: Published) -> Running:
     """A predictor that has loaded all it can."""
     running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted)
+    running.shared = True
     running.loaded()
     return running
 

@@ -27,6 +27,8 @@ class Running:
     process: subprocess.Popen[str]
     url: str
     log: Path
+    # Whether tests of other files use it too.
+    shared: bool = False
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         return httpx.request(method, self.url + path, timeout=10, **options)
@@ -46,6 +48,12 @@ class Running:
                 return models
             time.sleep(0.05)
         raise AssertionError(f"still loading: {self.log.read_text()}")
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self) -> int:
         """Ask it to stop and return its exit code."""

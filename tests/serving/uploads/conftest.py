@@ -39,7 +39,9 @@ def launch(start: Start, storage: StorageSettings) -> Launch:
 @pytest.fixture(scope="session")
 def usual(launch: Launch) -> Uploading:
     """With the limits as they come."""
-    return launch()
+    found = launch()
+    found.predictor.shared = True
+    return found
 
 
 @pytest.fixture
