@@ -14,12 +14,14 @@ from serving.connections import BoundedProtocol
 from serving.logs import config
 from serving.settings import ServingSettings
 from serving.tracing import TracingUnavailableError, require_tracing
+from serving.uploads.settings import UploadSettings
 
 
 def main() -> None:
     """Run until told to stop; exit code 2 when a setting or a declaration is wrong."""
     try:
         settings = ServingSettings()
+        UploadSettings()
         load_catalog()
         if settings.serving_otlp_endpoint:
             require_tracing()

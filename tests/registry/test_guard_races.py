@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from subprocess import STDOUT, Popen
@@ -151,8 +151,9 @@ def second_server(stack: Stack, log: Path) -> Iterator[tuple[str, Any]]:
 
     def workers() -> list[psutil.Process]:
         for child in psutil.Process(process.pid).children(recursive=True):
-            if found := child.children():
-                return found
+            with suppress(psutil.NoSuchProcess):  # killed a moment ago
+                if found := child.children():
+                    return found
         return []
 
     try:
@@ -198,8 +199,9 @@ def test_killed_fifty_times_in_the_middle(stack: Stack, pair: Registrar, tmp_pat
                 seen = count
                 time.sleep(random.uniform(0, 0.05))
                 for worker in random.sample(found := workers(), min(len(found), random.choice([1, 3]))):
-                    worker.send_signal(signal.SIGKILL)
-                    killed += 1
+                    with suppress(psutil.NoSuchProcess):
+                        worker.send_signal(signal.SIGKILL)
+                        killed += 1
                 assert disagreements(connection, pair.name) == []
         finally:
             done.set()

@@ -22,7 +22,6 @@ from onnx_parts import classifier
 from pyfunc_parts import Evil, frame, neighbours, save_moody, save_sklearn, settings, signed
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from catalog.contract import request_model
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec, Task
@@ -34,6 +33,7 @@ from registry.stages import Version
 from serving import loading
 from serving.app import create_app
 from serving.cache import ModelCache
+from serving.contracts import declared
 from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.models import Lanes
 from serving.predictor import Served
@@ -98,7 +98,7 @@ def test_it_answers_what_the_pyfunc_answers(tmp_path: Path, task: Task) -> None:
         # The conversion to ONNX does not know it.
         fitted = HistGradientBoostingClassifier(max_iter=3).fit(rows, np.where(rows["tempo"] > 0.5, "b", "a"))
     save_sklearn(tmp_path / "model", fitted, rows)
-    model = loading.loaded(spec, request_model(spec), signed(tmp_path / "model"))
+    model, _ = loading.loaded(declared(spec), spec.name, signed(tmp_path / "model"))
     features = model.description.features
     assert features == tuple(rows.columns)
     assert model.digest.startswith("sha256:")
@@ -117,10 +117,10 @@ def test_it_answers_what_the_pyfunc_answers(tmp_path: Path, task: Task) -> None:
 def test_a_model_of_another_shape_than_declared_is_refused_and_leaves_nothing(moody_folder: Path) -> None:
     files = signed(moody_folder)
     with pytest.raises(ModelFormatError, match="gives no probabilities"):
-        loading.loaded(GENRE, request_model(GENRE), files)
+        loading.loaded(declared(GENRE), "genre", files)
     spec = ENERGY.model_copy(update={"features": ("valence",)})
     with pytest.raises(ModelFormatError, match="does not declare: tempo"):
-        loading.loaded(spec, request_model(spec), files)
+        loading.loaded(declared(spec), spec.name, files)
     root = files.model.parent
     del files
     until(lambda: not root.exists())

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 from uuid import uuid4
 
 import httpx
@@ -125,7 +126,7 @@ def test_allowed_it_answers_as_signed_or_not_at_all_and_outlives_its_process(
     one = pd.DataFrame([track_without_energy])[list(READS)]
     expected = float(fitted.predict(one)[0])
     answer = running.post(GOOD, json=track_without_energy)
-    assert answer.json() == {"model": GOOD, "version": 1, "prediction": pytest.approx(expected)}
+    assert answer.json() == {"id": ANY, "model": GOOD, "version": 1, "prediction": pytest.approx(expected)}
     many = running.post(GOOD, json=[track_without_energy, {**track_without_energy, "tempo": 150.0}])
     both = fitted.predict(pd.concat([one, one.assign(tempo=150.0)]))
     np.testing.assert_allclose([row["prediction"] for row in many.json()["predictions"]], both)

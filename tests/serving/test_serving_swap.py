@@ -1,6 +1,5 @@
 """What is served follows Production by itself, never falls back on nothing, and never takes a bad version."""
 
-import itertools
 import json
 import socket
 import threading
@@ -84,43 +83,6 @@ def info(running: Running, model: Model) -> dict[str, Any]:
 
 def serves(running: Running, model: Model, version: int | None) -> bool:
     return bool(info(running, model)["version"] == version)
-
-
-def test_a_promotion_is_served_without_a_request_lost(
-    start: Start, model: Model, track_without_energy: dict[str, Any]
-) -> None:
-    model.promote()
-    running = start(model.stack.tracking_url, **model.settings())
-    until(lambda: serves(running, model, 1), "version 1 is not served")
-    base = running.post(model.name, json=track_without_energy).json()["prediction"] - 1
-    answers: list[tuple[int, float]] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(base_url=running.url, timeout=10) as http:
-            while not done.is_set():
-                answer = http.post(f"/api/predict/{model.name}", json=track_without_energy)
-                assert answer.status_code == 200, answer.text
-                answers.append((answer.json()["version"], answer.json()["prediction"]))
-
-    threads = [threading.Thread(target=ask) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for number in (2, 3):
-        model.promote()
-        until(lambda n=number: serves(running, model, n), f"version {number} is not served")  # type: ignore[misc]
-    model.gate.registry.rollback(model.gate.registry.version(model.name, 2), "it hums")
-    until(lambda: serves(running, model, 2), "the rollback is not served")
-    done.set()
-    for thread in threads:
-        thread.join()
-    # Each answer is whole: the version that it names is the one that computed it.
-    assert all(abs(prediction - base - version) < 1e-3 for version, prediction in answers), answers[:5]
-    seen = [version for version, _ in itertools.groupby(version for version, _ in answers)]
-    assert {1, 2, 3} <= set(seen)
-    assert seen[0] == 1
-    assert seen[-1] == 2
-    running.stop()
 
 
 def test_a_version_that_does_not_work_is_refused_and_the_old_one_goes_on(
