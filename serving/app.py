@@ -14,6 +14,7 @@ from serving.admin import admin_routes
 from serving.connections import set_bounds
 from serving.feedback import feedback_routes
 from serving.headers import SecurityHeaders
+from serving.http_errors import FEEDBACK
 from serving.logs import RequestLog
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.openapi import OpenApi
@@ -28,6 +29,8 @@ from serving.uploads.routes import upload_routes
 from serving.watching import Watcher
 from serving.workers import Workers
 
+# Bodies of feedback that are read, and worked on, at once.
+_FEEDBACKS = 8
 _DESCRIPTION = """\
 Predictions by the model versions that are in Production.
 
@@ -130,6 +133,18 @@ def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs:
         small=settings.serving_max_body_bytes,
         timeout=settings.serving_queue_timeout,
         rejected=metrics.rejected,
+    )
+    told, being_told = (
+        Turns(_FEEDBACKS, settings.serving_max_queue, settings.serving_queue_timeout) for _ in range(2)
+    )
+    app.add_middleware(
+        LimitConcurrency,
+        turns=told,
+        reading=being_told,
+        small=settings.serving_max_body_bytes,
+        timeout=settings.serving_queue_timeout,
+        rejected=metrics.rejected,
+        prefix=FEEDBACK,
     )
     keys = settings.api_keys
     if keys or settings.metrics_shut:

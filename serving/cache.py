@@ -97,7 +97,10 @@ class ModelCache:
 
     def forget(self, model: str) -> None:
         """Keep nothing of a model any more: it was taken out of Production."""
-        self._pointer(model).unlink(missing_ok=True)
+        try:
+            self._pointer(model).unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("what was kept of %s could not be removed: %s", model, error)
 
     def _pointer(self, model: str) -> Path:
         # A model that the catalogue does not declare may be called anything, a path for one.

@@ -24,6 +24,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_timer: TimerHandle | None = None
     _read_timer: TimerHandle | None = None
     _head_bytes = 0
+    # Whether a request's head has come and its body has not.
+    _in_body = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it at once when there are too many."""
@@ -31,44 +33,81 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.connections) > self.max_connections:
             transport.abort()
             return
-        self._await_head()
+        self._start_head_timer()
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to a head, and hand all to the parser."""
-        if self.cycle is None or self.cycle.response_complete:
+        if not self._in_body:
             self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._await_head()
+            self._start_head_timer()
         super().data_received(data)
-        if self._head_timer is not None and self._head_bytes > self.max_head_bytes:
+        if not self._in_body and self._head_bytes > self.max_head_bytes:
             self.transport.write(_TOO_LARGE)
             self._close()
 
     def on_headers_complete(self) -> None:
         """The head is whole: nothing of it is waited for any more."""
-        self._stop(self._head_timer)
-        self._head_timer, self._head_bytes = None, 0
+        self._stop_head_timer()
+        self._head_bytes, self._in_body = 0, True
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        """The body is whole as well; the next head may begin."""
+        self._stop_head_timer()
+        self._head_bytes, self._in_body = 0, False
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
-        """The answer is written; whether it is read is looked at later, if it does not fit the buffers."""
+        """The answer is written. Whether it is read is looked at later, if it does not fit the buffers.
+
+        What is still to come of a body that was answered before its end is taken and thrown away, for a
+        while: who is refused in the middle of sending shall read why, and not see the connection break.
+        """
         super().on_response_complete()
-        if self._read_timer is None and self.transport.get_write_buffer_size() > 0:
-            self._read_timer = self.loop.call_later(self.read_timeout, self._unread)
+        if self._in_body:
+            self._start_head_timer()
+        # uvicorn writes nothing more before this is read, so that starting anew gives nobody more time.
+        self._stop_read_timer()
+        if self.transport.get_write_buffer_size() > 0:
+            self._start_read_timer()
+
+    def pause_writing(self) -> None:
+        """The buffers are full: the caller must read."""
+        super().pause_writing()
+        self._start_read_timer()
+
+    def resume_writing(self) -> None:
+        """The caller has read."""
+        super().resume_writing()
+        self._stop_read_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers with the connection."""
-        self._stop(self._head_timer)
-        self._stop(self._read_timer)
-        self._head_timer = self._read_timer = None
+        self._stop_head_timer()
+        self._stop_read_timer()
         super().connection_lost(exc)
+        self._stop_read_timer()  # uvicorn resumes writing to wake whoever waits
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout, self._close)
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout, self._close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _start_read_timer(self) -> None:
+        if self._read_timer is None:
+            self._read_timer = self.loop.call_later(self.read_timeout, self._unread)
+
+    def _stop_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     def _close(self) -> None:
-        self._stop(self._head_timer)
-        self._head_timer = None
+        self._stop_head_timer()
         if not self.transport.is_closing():
             self.transport.close()
 
@@ -76,11 +115,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._read_timer = None
         if self.transport.get_write_buffer_size() > 0:
             self.transport.abort()
-
-    @staticmethod
-    def _stop(timer: TimerHandle | None) -> None:
-        if timer is not None:
-            timer.cancel()
 
 
 def set_bounds(*, max_connections: int, head_timeout: float, read_timeout: float) -> None:

@@ -3,6 +3,7 @@
 import os
 from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 from urllib.parse import quote
 
@@ -61,7 +62,7 @@ def install(
         body = await read_json(
             request.scope, request.receive, max_bytes=max_bytes, max_list_bytes=max_bytes, timeout=timeout
         )
-        return await get_running_loop().run_in_executor(threads, answer, model, body)
+        return await get_running_loop().run_in_executor(threads, copy_context().run, answer, model, body)
 
     app.include_router(router)
     docs.describe.append(_describe_explain(predictor, most))

@@ -80,9 +80,7 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 def answer_to(error: PredictorError) -> JSONResponse:
     """Return the answer that says what went wrong."""
     if isinstance(error, BodyError):
-        # What is left of the body is not read, so the connection cannot be used again.
-        headers = {"Connection": "close"} if error.status in (408, 413) else None
-        return respond(error.status, error.body_code, error.message, error.details, headers)
+        return respond(error.status, error.body_code, error.message, error.details)
     return respond(_STATUS[type(error)], error.code, error.message, error.details)
 
 

@@ -42,7 +42,7 @@ _OF_PROCESS = {
     "process_open_fds": "Open file descriptors of a worker.",
 }
 
-Mode = Literal["liveall", "livesum", "max"]
+Mode = Literal["liveall", "livesum", "livemax"]
 Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout"]
 
 # Half of the series would say when the other half began.
@@ -108,7 +108,7 @@ class Metrics:
         for reason in get_args(Reason):
             self._dropped.labels(reason)
         self._spooled = self._gauge(
-            "greenroom_prediction_log_waiting_bytes", "Written rows that wait for the bucket.", "max"
+            "greenroom_prediction_log_waiting_bytes", "Written rows that wait for the bucket.", "livemax"
         )
         self._feedback = self._counter("greenroom_feedback", "Outcomes that were told.")
         self._serving: dict[str, str] = dict.fromkeys(self._models, _NONE)
@@ -263,7 +263,7 @@ class MeasureRequests:
         try:
             await self._app(scope, receive, watch)
         finally:
-            model = scope["path"][len(PREDICT) :].partition("/")[0]
+            model = scope["path"][len(PREDICT) :]
             self._metrics.answered(model, status, perf_counter() - began, state)
 
 

@@ -4,6 +4,7 @@ from asyncio import get_running_loop
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -53,6 +54,8 @@ class Lanes:
             self._threads[name] = ThreadPoolExecutor(1, thread_name_prefix=f"lane-{name}")
         self._waiting[name] += 1
         try:
-            return await get_running_loop().run_in_executor(self._threads[name], call, *arguments)
+            return await get_running_loop().run_in_executor(
+                self._threads[name], copy_context().run, call, *arguments
+            )
         finally:
             self._waiting[name] -= 1

@@ -79,11 +79,11 @@ class Turns:
 
 
 class _RefusedError(Exception):
-    """There is no turn for a request, whose body is `whole` or not; raised through the app."""
+    """There is no turn for a request; raised through the app."""
 
-    def __init__(self, reason: Reason, whole: bool) -> None:
+    def __init__(self, reason: Reason) -> None:
         super().__init__(reason)
-        self.reason, self.whole = reason, whole
+        self.reason = reason
 
 
 class LimitConcurrency:
@@ -127,13 +127,12 @@ class LimitConcurrency:
                 return message
             received += len(message.get("body", b""))
             if not message.get("more_body", False):
+                await self._take(self._turns)
                 if held:
                     held.give_back()
-                    held = None
-                await self._take(self._turns, whole=True)
                 held = self._turns
             elif held is None and received > self._small:
-                await self._take(self._reading, whole=False)
+                await self._take(self._reading)
                 held = self._reading
             return message
 
@@ -148,22 +147,19 @@ class LimitConcurrency:
             await self._app(scope, reading, sending)
         except _RefusedError as refused:
             self._rejected(refused.reason)
-            await self._refuse(refused.whole)(scope, receive, send)
+            await self._refuse()(scope, receive, send)
         finally:
             if held:
                 held.give_back()
 
     @staticmethod
-    async def _take(turns: Turns, *, whole: bool) -> None:
+    async def _take(turns: Turns) -> None:
         if not turns.take_free() and (reason := await turns.wait()):
-            raise _RefusedError(reason, whole)
+            raise _RefusedError(reason)
 
-    def _refuse(self, whole: bool) -> Response:
+    def _refuse(self) -> Response:
         message = (
             f"The predictor has more requests than it can take. Send this one again after "
             f"{self._retry_after} s, and fewer at once; if that goes on, run another predictor beside it."
         )
-        headers = {"Retry-After": self._retry_after}
-        if not whole:  # what is left of the body is not read
-            headers["Connection"] = "close"
-        return respond(503, "overloaded", message, headers=headers)
+        return respond(503, "overloaded", message, headers={"Retry-After": self._retry_after})

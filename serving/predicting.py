@@ -7,6 +7,7 @@ Plain ASGI, in front of FastAPI's router, which costs twice as much as a predict
 import os
 from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -78,5 +79,5 @@ class Predicting:
         if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
             return await self._lanes.run(name, predictor.predict, name, body, most_rows)
         return await get_running_loop().run_in_executor(
-            self._batches, predictor.predict, name, body, most_rows
+            self._batches, copy_context().run, predictor.predict, name, body, most_rows
         )

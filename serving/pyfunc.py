@@ -119,7 +119,11 @@ class PyfuncModel:
         try:
             self.description = self._start()
         except WorkerError as error:
-            raise ModelFormatError(f"{files.name} cannot be run as pyfunc: {error}.") from error
+            _log.warning("%s cannot be run as pyfunc: %s", files.name, error)
+            what = (
+                f"{files.name} cannot be run as pyfunc: {_first_line(error)}; the predictor's log says more."
+            )
+            raise ModelFormatError(what) from error
 
     @property
     def pid(self) -> int | None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from threading import Event, Lock, Thread
 from typing import Literal, Protocol
 from urllib.parse import quote
@@ -27,6 +28,7 @@ _log = logging.getLogger("greenroom.serving")
 _MANY = 20_000
 # Seconds between two tries of a bucket that does not answer.
 _AGAIN = 5.0
+_LONG = 200
 _AT = pa.timestamp("us", tz="UTC")
 
 Reason = Literal["memory", "spool", "error"]
@@ -63,6 +65,8 @@ class Recorder:
         self._settings, self._meters = settings, meters
         self._spool = Spool(settings.serving_spool_path, settings.serving_spool_bytes)
         self._lock, self._rows = Lock(), 0
+        # Whether the folder was full, or could not be written, when that was tried last.
+        self._no_room = False
         self._made: list[Made] = []
         self._outcomes: list[Outcome] = []
         self._full, self._written, self._stopping = Event(), Event(), Event()
@@ -90,9 +94,9 @@ class Recorder:
             self._full.set()
 
     def outcomes(self, outcomes: Sequence[Outcome]) -> bool:
-        """Keep what came true and return True, or keep none of it when too many rows wait."""
+        """Keep what came true and return True, or keep none of it when too much waits."""
         with self._lock:
-            if fits := self._rows + len(outcomes) <= self._settings.serving_log_rows:
+            if fits := not self._no_room and self._rows + len(outcomes) <= self._settings.serving_log_rows:
                 self._outcomes += outcomes
                 self._rows += len(outcomes)
         return fits
@@ -119,32 +123,40 @@ class Recorder:
         with self._lock:
             made, outcomes = self._made, self._outcomes
             self._made, self._outcomes, self._rows = [], [], 0
+        self._no_room = self._spool.full
         groups: dict[tuple[object, ...], list[Made]] = {}
         for one in made:
             features = one.served.model.description.features
             groups.setdefault((one.model, _date(one.at), features, one.found.classes), []).append(one)
         for (model, date, *_), group in groups.items():
-            self._add(f"predictions/model={quote(str(model), safe='')}/date={date}", group)
+            self._add(f"predictions/model={_folder(str(model))}/date={date}", group)
         days: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             days.setdefault(_date(outcome.at), []).append(outcome)
+        # What was accepted is kept whatever the folder holds; no more is accepted until there is room.
         for date, said in days.items():
-            self._add(f"feedback/date={date}", said)
+            if not self._add(f"feedback/date={date}", said, even_if_full=True):
+                with self._lock:
+                    self._outcomes, self._rows = said + self._outcomes, self._rows + len(said)
         if groups or days:
             self._written.set()
 
-    def _add(self, prefix: str, group: list[Made] | list[Outcome]) -> None:
+    def _add(self, prefix: str, group: list[Made] | list[Outcome], *, even_if_full: bool = False) -> bool:
         rows = sum(len(one.rows) if isinstance(one, Made) else 1 for one in group)
         try:
             table = _predictions(group) if isinstance(group[0], Made) else _feedback(group)
-            self._spool.add(prefix, table)
+            self._spool.add(prefix, table, even_if_full=even_if_full)
         except SpoolFullError:
             self._meters.not_recorded(rows, "spool")
         except Exception:  # noqa: BLE001 - a full disk, say: the others go on, and it is counted
             _log.exception("%d rows of %s could not be written", rows, prefix)
-            self._meters.not_recorded(rows, "error")
+            self._no_room = True
+            if not even_if_full:
+                self._meters.not_recorded(rows, "error")
         else:
             self._meters.recorded(rows)
+            return True
+        return False
 
     def _send_all(self) -> None:
         bucket: Bucket | None = None
@@ -164,6 +176,12 @@ class Recorder:
                 continue
             self._written.wait(None if done else _AGAIN)
             self._written.clear()
+
+
+def _folder(model: str) -> str:
+    """Return a model's name as a folder's; a long one by its hash, because folders' names are bounded."""
+    name = quote(model, safe="")
+    return name if len(name) <= _LONG else sha256(model.encode()).hexdigest()
 
 
 def _date(at: int) -> str:

@@ -49,14 +49,14 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         gt=0,
         description="GREENROOM_SERVING_BODY_TIMEOUT: seconds to wait for a whole request body; then 408.",
     )
-    # A row is predicted in about 50 µs and never beside another, so it is slow callers and lists that are
-    # under way at once: 64 bodies in memory at the most. 256 waiting rows are worked off in a fraction of a
-    # second; who has waited for a whole one waits behind something slow, and does better to hear it.
+    # A row is predicted in about 50 µs, so it is lists and slow models that are under way at once. 256
+    # waiting rows are worked off in a fraction of a second; who has waited for a whole one waits behind
+    # something slow, and does better to hear it.
     serving_max_concurrency: int = Field(
         default=64,
         ge=1,
         description="GREENROOM_SERVING_MAX_CONCURRENCY: predictions that are worked on at once; and "
-        " as many whose body is longer than GREENROOM_SERVING_MAX_BODY_BYTES are read at once.",
+        "as many whose body is longer than GREENROOM_SERVING_MAX_BODY_BYTES are read at once.",
     )
     serving_max_queue: int = Field(
         default=256,

@@ -42,9 +42,14 @@ class Spool:
         """Return the bytes that wait."""
         return sum(_size(path) for path in self.files())
 
-    def add(self, prefix: str, table: pa.Table) -> Path:
+    @property
+    def full(self) -> bool:
+        """Whether it holds as much as it may."""
+        return self.size() >= self._max_bytes
+
+    def add(self, prefix: str, table: pa.Table, *, even_if_full: bool = False) -> Path:
         """Write a table under a key that begins with `prefix`; raises `SpoolFullError` or `OSError`."""
-        if self.size() >= self._max_bytes:
+        if self.full and not even_if_full:
             raise SpoolFullError(f"{self._folder} holds {self._max_bytes} bytes, as much as it may.")
         name = new_id() + _SUFFIX
         target = self._folder / prefix / name

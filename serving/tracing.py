@@ -58,7 +58,7 @@ class Tracing:
             attributes={
                 "http.request.method": scope["method"],
                 "http.route": _route(scope["path"]),
-                "greenroom.model": scope["path"].rpartition("/")[2][:100],
+                "greenroom.model": scope["path"].removeprefix(PREDICT).removeprefix(EXPLAIN)[:100],
             },
         )
 

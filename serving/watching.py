@@ -88,12 +88,18 @@ class Watcher:
         gc.collect()
         gc.freeze()
         while not self._stopped.is_set():
-            self._looked()
+            self._tell()
             self._woken.wait(self._settings.serving_poll)
             self._woken.clear()
             self._look()
         if self._client is not None:
             self._client.close()
+
+    def _tell(self) -> None:
+        try:
+            self._looked()
+        except Exception:  # noqa: BLE001 - whoever follows Production must not stop because a disk is full
+            _log.exception("what is served could not be told")
 
     def _look(self) -> None:
         try:
@@ -110,7 +116,11 @@ class Watcher:
         except RegistryUnavailableError as error:
             self._registry(error.message, str(error))
         except RegistryError as error:
-            self._registry(f"It refuses: {error}")
+            self._registry("It refuses; the predictor's log says why.", str(error))
+        except Exception as error:  # noqa: BLE001 - an answer that is not what the registry answers
+            if self._predictor.registry.problem is None:
+                _log.exception("what the registry answers cannot be read")
+            self._registry(f"It answers what cannot be read ({type(error).__name__}); the log says more.")
 
     def _open(self) -> Registry:
         # Kept: making one takes 20 ms, in which this thread keeps the others from working.

@@ -151,3 +151,31 @@ def test_who_does_not_read_answers_is_closed(
     # What the buffers held came; the rest was cut off.
     assert received < times * page
     assert strict.post(names["genre"], json=track).status_code == 200
+
+
+def test_who_is_refused_in_the_middle_of_sending_reads_why(
+    strict: Running, names: dict[str, str], track: dict[str, Any]
+) -> None:
+    """What is left of the body is thrown away, and the connection goes on."""
+    with connect(strict) as connection:
+        connection.sendall(
+            b"POST /api/predict/nobody HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 200000\r\n\r\n"
+        )
+        assert whole(connection).startswith(b"HTTP/1.1 404")
+        connection.sendall(b" " * 200_000)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert whole(connection).startswith(b"HTTP/1.1 200")
+    too_long = json.dumps([track] * 10_001).encode()
+    answer = strict.post(names["genre"], content=too_long, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_many_rows")
+
+
+def test_who_never_ends_a_body_that_was_answered_is_closed(strict: Running) -> None:
+    with connect(strict) as connection:
+        connection.sendall(
+            b"POST /api/predict/nobody HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n"
+        )
+        assert whole(connection).startswith(b"HTTP/1.1 404")
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            drip(connection)

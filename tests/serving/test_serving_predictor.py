@@ -2,6 +2,8 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from catalog.spec import ModelSpec
 from catalog.tracks import FEATURES
 from registry.errors import ModelFormatError
 from registry.onnx_model import OnnxModel
+from registry.stages import Registry
+from serving.cache import ModelCache
 from serving.contracts import declared
 from serving.errors import (
     InvalidInputError,
@@ -23,11 +27,13 @@ from serving.errors import (
     UnknownModelNameError,
 )
 from serving.loading import loaded as from_file
+from serving.metrics import Metrics
 from serving.openapi import OpenApi
 from serving.predictor import Predictor, Served, Unavailable
 from serving.routes import describe_predict
 from serving.schemas import NumberPrediction
 from serving.settings import ServingSettings
+from serving.watching import Watcher
 
 
 class Unbounded(BaseModel):
@@ -174,3 +180,32 @@ def test_a_model_that_is_not_declared_and_reads_a_datasets_rows_keeps_its_rules(
         with pytest.raises(ValidationError):
             contract.request.model_validate({"explicit": True, "key": 11, "tempo": 90.0, **wrong})
     assert contract.example == {"key": 10, "tempo": 89.991, "explicit": False}
+
+
+def test_the_watcher_outlives_what_nobody_foresaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, say: else no later promotion would be seen, and nothing would say so."""
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
+    predictor, looks = Predictor({"genre": GENRE}), Event()
+    count = 0
+
+    def fails() -> None:
+        nonlocal count
+        count += 1
+        if count > 2:
+            looks.set()
+        raise OSError("no room")
+
+    settings = ServingSettings(tracking_uri="http://127.0.0.1:9", serving_poll=0.01)
+    watcher = Watcher(predictor, settings, Metrics(["genre"]), fails)
+    monkeypatch.setattr(Registry, "production_versions", lambda _: 1 / 0)
+    watcher.start()
+    assert looks.wait(20)
+    watcher.stop()
+    assert "cannot be read (ZeroDivisionError)" in (predictor.registry.problem or "")
+
+
+def test_what_cannot_be_removed_from_the_cache_stops_nothing(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path)
+    (tmp_path / "models" / "genre.json").mkdir(parents=True)
+    cache.forget("genre")
+    assert cache.last_good("genre") is None

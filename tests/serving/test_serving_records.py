@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def test_feedback_is_kept_by_the_id_of_the_prediction(
         ("{", 400, "invalid_json"),
         ("[" * 100_000, 413, "body_too_large"),
         ("", 400, "invalid_json"),
+        ("{" + ",".join(f'"a{n}":1' for n in range(5000)) + "}", 422, "invalid_input"),
     ],
 )
 def test_feedback_that_means_nothing_is_refused(
@@ -277,6 +279,32 @@ def test_a_full_folder_takes_no_more_and_that_is_counted(
     recorder.start()
     recorder.stop()
     assert (counted.written, counted.dropped) == (0, {"spool": 7})
+
+
+def test_feedback_that_was_accepted_is_kept_in_a_full_folder_and_more_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "old.parquet").write_bytes(b"x" * 100)
+    recorder = Recorder(settings(tmp_path, serving_spool_bytes=100, serving_log_seconds=0.05), Counted())
+    accepted = Outcome(str(uuid4()), 0, "rock", time.time_ns(), None)
+    assert recorder.outcomes([accepted])
+    recorder.start()
+    eventually(lambda: not recorder.outcomes([]))
+    recorder.stop()
+    (kept_file,) = (tmp_path / "feedback").rglob("*.parquet")
+    assert pq.read_table(kept_file, partitioning=None).column("id").to_pylist() == [accepted.id]
+
+
+def test_a_long_name_is_no_hindrance(predicting: Predictor, track: dict[str, Any], tmp_path: Path) -> None:
+    name, counted = "星" * 80, Counted()
+    served = predicting.states["genre"]
+    assert isinstance(served, Served)
+    predicting.swap(name, replace(served, contract=predicting.declared["genre"]))
+    recorder = Recorder(settings(tmp_path), counted)
+    predicting.record = recorder.record
+    predicting.predict(name, json.dumps(track).encode())
+    recorder.start()
+    recorder.stop()
+    assert (counted.written, counted.dropped) == (1, {})
 
 
 def test_a_folder_that_cannot_be_written_drops_and_counts(
