@@ -24,8 +24,8 @@ from serving.record_settings import RecordSettings
 from serving.spool import Spool, SpoolFullError
 
 _log = logging.getLogger("greenroom.serving")
-# So many rows are written without waiting for the time to be up: about 4 MB.
-_MANY = 20_000
+# So many rows are written without waiting for the time to be up: about 5 MB.
+_MANY = 4_000
 # Seconds between two tries of a bucket that does not answer.
 _AGAIN = 5.0
 _LONG = 200
@@ -78,6 +78,8 @@ class Recorder:
 
     def start(self) -> None:
         """Begin to write and send."""
+        # The system's own gives back what a batch took; Arrow's keeps it for later.
+        pa.set_memory_pool(pa.system_memory_pool())
         for thread in self._threads:
             thread.start()
 

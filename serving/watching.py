@@ -22,6 +22,7 @@ from registry.stage import Stage
 from registry.stages import Registry, Version
 from serving import loading
 from serving.cache import ModelCache
+from serving.lean import trim
 from serving.loading import Content
 from serving.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
 from serving.settings import ServingSettings
@@ -83,6 +84,7 @@ class Watcher:
         for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
             self._guarded(name, partial(self._from_cache, name))
         self._look()
+        trim()
         # All that was imported and built by now stays: the collector need not walk through it again, which
         # takes a tenth of a second of everybody's time.
         gc.collect()
@@ -91,7 +93,10 @@ class Watcher:
             self._tell()
             self._woken.wait(self._settings.serving_poll)
             self._woken.clear()
+            before = self._predictor.states
             self._look()
+            if self._predictor.states is not before:
+                trim()
         if self._client is not None:
             self._client.close()
 
