@@ -119,7 +119,7 @@ class PyfuncModel:
         try:
             self.description = self._start()
         except WorkerError as error:
-            _log.warning("%s cannot be run as pyfunc: %s", files.name, error)
+            _log.warning("%s cannot be run as pyfunc: %s", files.name, str(error))
             what = (
                 f"{files.name} cannot be run as pyfunc: {_first_line(error)}; the predictor's log says more."
             )
