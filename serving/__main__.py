@@ -47,6 +47,7 @@ def _run(settings: ServingSettings) -> None:
         "serving.app:served_app",
         factory=True,
         http=BoundedProtocol,
+        ws="none",
         host=settings.serving_host,
         port=settings.serving_port,
         workers=settings.serving_workers,

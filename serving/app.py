@@ -15,7 +15,7 @@ from serving.connections import set_bounds
 from serving.feedback import feedback_routes
 from serving.headers import SecurityHeaders
 from serving.http_errors import FEEDBACK
-from serving.lean import without_pandas
+from serving.lean import lean_heap, without_pandas
 from serving.logs import RequestLog
 from serving.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.openapi import OpenApi
@@ -112,6 +112,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
 def served_app() -> FastAPI:
     """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
     without_pandas()
+    lean_heap()
     settings = ServingSettings()
     set_bounds(
         max_connections=settings.serving_max_connections,

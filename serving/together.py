@@ -1,4 +1,4 @@
-"""Rows that arrive at once are predicted at once: a model answers sixteen rows in little more time than one.
+"""Rows that arrive at once are predicted at once: a model's call costs more than a row in it.
 
 Nobody waits for company. Requests whose bodies were read in the same turn of the event loop are answered in
 its next turn, in one call per version; what a call costs beside the rows is then paid once.
