@@ -80,7 +80,9 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 def answer_to(error: PredictorError) -> JSONResponse:
     """Return the answer that says what went wrong."""
     if isinstance(error, BodyError):
-        return respond(error.status, error.body_code, error.message, error.details)
+        # Who is too slow has had its time; who sends too much may end, and reads why.
+        headers = {"Connection": "close"} if error.status == 408 else None
+        return respond(error.status, error.body_code, error.message, error.details, headers)
     return respond(_STATUS[type(error)], error.code, error.message, error.details)
 
 

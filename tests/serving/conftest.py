@@ -146,7 +146,8 @@ def published(stack: Stack, names: dict[str, str]) -> Published:
 @pytest.fixture(scope="session")
 def predictor(start: Start, published: Published) -> Running:
     """A predictor that has loaded all it can."""
-    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted)
+    # What it serves never changes, and it is there to the end: it need not ask every second.
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, GREENROOM_SERVING_POLL="20")
     running.shared = True
     running.loaded()
     return running
