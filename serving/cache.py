@@ -7,10 +7,8 @@ processes may share the folder, because every file is written beside and renamed
 
 import logging
 import os
-from hashlib import sha256
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,11 +16,10 @@ from registry.evidence import digest
 from registry.stage import Stage
 from registry.stages import Version
 from registry.tags import EVIDENCE, OVERRIDE
+from serving.identity import file_name
 from serving.pyfunc import PyfuncFiles
 
 _log = logging.getLogger("greenroom.serving")
-# Beyond, a name's own text may be too long for a file's.
-_LONG = 60
 
 
 class _Kept(BaseModel):
@@ -104,8 +101,7 @@ class ModelCache:
 
     def _pointer(self, model: str) -> Path:
         # A model that the catalogue does not declare may be called anything, a path for one.
-        name = quote(model, safe="") if len(model) < _LONG else sha256(model.encode()).hexdigest()
-        return self._models / f"{name}.json"
+        return self._models / f"{file_name(model)}.json"
 
     def _blob(self, found: str) -> Path:
         return self._blobs / found.removeprefix("sha256:")

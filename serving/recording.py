@@ -10,16 +10,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from threading import Event, Lock, Thread
 from typing import Literal, Protocol
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from registry.storage import Bucket
+from serving.identity import file_name
 from serving.predictor import Made
 from serving.record_settings import RecordSettings
 from serving.spool import Spool, SpoolFullError
@@ -29,7 +28,6 @@ _log = logging.getLogger("greenroom.serving")
 _MANY = 4_000
 # Seconds between two tries of a bucket that does not answer.
 _AGAIN = 5.0
-_LONG = 200
 _AT = pa.timestamp("us", tz="UTC")
 
 Reason = Literal["memory", "spool", "error"]
@@ -134,7 +132,7 @@ class Recorder:
             features = one.served.model.description.features
             groups.setdefault((one.model, _date(one.at), features, one.found.classes), []).append(one)
         for (model, date, *_), group in groups.items():
-            self._add(f"predictions/model={_folder(str(model))}/date={date}", group)
+            self._add(f"predictions/model={file_name(str(model))}/date={date}", group)
         days: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             days.setdefault(_date(outcome.at), []).append(outcome)
@@ -181,12 +179,6 @@ class Recorder:
                 continue
             self._written.wait(None if done else _AGAIN)
             self._written.clear()
-
-
-def _folder(model: str) -> str:
-    """Return a model's name as a folder's; a long one by its hash, because folders' names are bounded."""
-    name = quote(model, safe="")
-    return name if len(name) <= _LONG else sha256(model.encode()).hexdigest()
 
 
 def _date(at: int) -> str:
