@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("infra") / "requirements"
+IMAGES = {"serving": ("serving", "tracing"), "flows": ("server", "flows")}
 COMPILE = [
     *(str(ROOT / ".venv" / "bin" / "uv"), "pip", "compile", "--universal", "--generate-hashes", "--quiet"),
     *(
@@ -19,13 +20,17 @@ COMPILE = [
 
 
 def main() -> None:
-    """Write each file; `app.txt` and `bootstrap.txt` keep to the versions of `dev.txt`, which holds them."""
+    """Write each file; the others keep to the versions of `dev.txt`, which holds them."""
     dev = str(FOLDER / "dev.txt")
     extras = ["pyproject.toml"]
     for room in ("serving", "tracing", "server", "flows", "local"):
         extras += ["--extra", room]
     _compile([*extras, "--extra", "dev", "-o", dev])
     _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])
+    # The two images: no test tools, and none of what only the local stack needs.
+    for image, rooms in IMAGES.items():
+        wanted = [part for room in rooms for part in ("--extra", room)]
+        _compile(["pyproject.toml", *wanted, "-c", dev, "-o", str(FOLDER / f"{image}.txt")])
     _compile(["-", "-c", dev, "-o", str(FOLDER / "bootstrap.txt")], "uv\n")
     _compile([str(FOLDER / "checks.in"), "-o", str(FOLDER / "checks.txt")])
 
