@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help compose-env build-images compose-up compose-demo compose-verify compose-down backup restore up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,3 +59,32 @@ lock: setup-dev ## Resolve the pinned, hashed requirements anew
 
 clean: down ## Remove the environments and all state of the local stack
 	@rm -rf .venv .venv-checks .greenroom
+
+# --- Containers. Docker with Compose 2, or 1.29. ---
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+export REVISION
+
+compose-env: ## Write .env from .env.example, with random secrets; what it has stays
+	@$(PYTHON) infra/compose/make_env.py
+
+build-images: ## Build the two images, greenroom-flows and greenroom-serving
+	@$(COMPOSE) build setup predictor
+
+compose-up: ## Start the stack of docker-compose.yml and wait until it is healthy
+	@COMPOSE="$(COMPOSE)" bash infra/compose/up.sh
+
+compose-demo: ## Train, gate and promote on that stack
+	@$(COMPOSE) --profile demo run --rm demo
+
+compose-verify: ## Check that stack's audit, signatures and model files
+	@$(COMPOSE) --profile tools run --rm --no-deps operator greenroom verify
+
+compose-down: ## Stop that stack; its volumes stay
+	@$(COMPOSE) --profile demo --profile tools --profile monitoring down --remove-orphans
+
+backup: ## Back up databases, bucket and keys of that stack: make backup DIR=folder
+	@COMPOSE="$(COMPOSE)" bash infra/compose/backup.sh "$(DIR)"
+
+restore: ## Put a backup into an empty stack: make restore DIR=folder
+	@COMPOSE="$(COMPOSE)" bash infra/compose/restore.sh "$(DIR)"
