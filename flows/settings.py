@@ -19,7 +19,8 @@ class FlowSettings(GreenroomSettings):
 
     commit: str = Field(
         default="",
-        description="GREENROOM_COMMIT: commit that this code is from, where it is no git checkout; the images set it.",
+        description="GREENROOM_COMMIT: commit that this code is from, where it is no git checkout; "
+        "the images set it.",
     )
 
     @property

@@ -43,14 +43,15 @@ def main(example: Path, target: Path) -> int:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
         new.replace(target)
-    print(f"{target.name}: {len(made)} secrets made" if made else f"{target.name}: nothing was missing")
+    sys.stdout.write(f"{target.name}: {f'{len(made)} secrets made' if made else 'nothing was missing'}\n")
     return 0
 
 
 def _new(name: str, values: dict[str, str]) -> str:
     if name == _PAIRS:
         return ",".join(
-            f"{who}:{hashlib.sha256(values[variable].encode()).hexdigest()}" for who, variable in _API_KEYS.items()
+            f"{who}:{hashlib.sha256(values[variable].encode()).hexdigest()}"
+            for who, variable in _API_KEYS.items()
         )
     if name in _API_KEYS.values():
         return "greenroom_" + secrets.token_urlsafe(32)

@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 read -ra compose <<<"${COMPOSE:-docker compose}"
-[ -f .env ] || { echo "There is no .env; run make compose-env first." >&2; exit 1; }
+env_file=${GREENROOM_ENV_FILE:-.env}
+[ -f "$env_file" ] || { echo "There is no $env_file; run make compose-env first." >&2; exit 1; }
 
 if ! "${compose[@]}" "$@" up -d; then
     echo "The stack did not start. The jobs said:" >&2

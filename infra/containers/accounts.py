@@ -48,8 +48,8 @@ def _admin(settings: AccountSettings) -> SecretStr:
         if _may_log_in(settings, "admin", password):
             return password
     raise click.ClickException(
-        "MLflow's `admin` has another password than GREENROOM_MLFLOW_ADMIN_PASSWORD. To change it, set the new one "
-        "there and the old one as GREENROOM_MLFLOW_ADMIN_OLD_PASSWORD, once (docs/operations.md)."
+        "MLflow's `admin` has another password than GREENROOM_MLFLOW_ADMIN_PASSWORD. To change it, set "
+        "the new one there and the old one as GREENROOM_MLFLOW_ADMIN_OLD_PASSWORD, once (docs/operations.md)."
     )
 
 

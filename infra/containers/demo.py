@@ -23,7 +23,7 @@ _LOADING = 60.0
 
 
 def run(names: tuple[str, ...]) -> None:
-    """Train what has no version, promote what the gate let pass; exit code 1 if a model is not served then."""
+    """Train what has no version, promote what the gate let pass; exit code 1 if one is not served then."""
     models = [get_model(name).name for name in names] or list(load_catalog())
     with TrackingClient() as client:
         registry = Registry(client)
@@ -53,7 +53,9 @@ def _train(names: list[str]) -> None:
         for run in started:
             while not (state := prefect.read_flow_run(run.id).state) or not state.is_final():
                 if time.monotonic() > deadline:
-                    raise click.ClickException(f"{run.name} has not ended after {_TRAINING:.0f} s; look at Prefect.")
+                    raise click.ClickException(
+                        f"{run.name} has not ended after {_TRAINING:.0f} s; look at Prefect."
+                    )
                 time.sleep(2)
             click.echo(f"{run.name} ({run.parameters.get('model')}): {state.name}")
 

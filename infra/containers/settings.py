@@ -13,7 +13,17 @@ from registry.storage import StorageSettings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 # What people type to get past a form; the length keeps shorter ones out already.
-_KNOWN = ("changeme", "change-me", "change_me", "password", "secret", "minioadmin", "example", "greenroom", "postgres")
+_KNOWN = (
+    "changeme",
+    "change-me",
+    "change_me",
+    "password",
+    "secret",
+    "minioadmin",
+    "example",
+    "greenroom",
+    "postgres",
+)
 
 
 def strong(value: SecretStr) -> SecretStr:
@@ -64,7 +74,8 @@ class DatabaseSettings(PostgresSettings):
 
     postgres_user: str = Field(
         default="postgres",
-        description="GREENROOM_POSTGRES_USER: role that owns MLflow's tables; it may create roles and databases.",
+        description="GREENROOM_POSTGRES_USER: role that owns MLflow's tables and may create "
+        "roles and databases.",
     )
     postgres_password: Secret = Field(description="GREENROOM_POSTGRES_PASSWORD: that role's password.")
     prefect_db_password: Secret = Field(description="GREENROOM_PREFECT_DB_PASSWORD: of the role `prefect`.")

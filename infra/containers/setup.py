@@ -56,8 +56,8 @@ def bucket() -> None:
             client.create_bucket(Bucket=storage.s3_bucket)
     except (BotoCoreError, ClientError) as error:
         raise click.ClickException(
-            f"The S3 server at {storage.s3_url} did not take it: {error}. Look at GREENROOM_S3_ACCESS_KEY and "
-            "_S3_SECRET_KEY, and whether they may list and create buckets."
+            f"The S3 server at {storage.s3_url} did not take it: {error}. Look at "
+            "GREENROOM_S3_ACCESS_KEY and _S3_SECRET_KEY, and whether they may list and create buckets."
         ) from error
     click.echo(f"Bucket: {storage.s3_bucket}")
 

@@ -18,6 +18,8 @@ def test_onnx_runtime_stays_quiet(tmp_path: Path) -> None:
     assert _files(tmp_path, "import registry.onnx_model") == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="seen on Linux; elsewhere it may keep its id in other places")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="seen on Linux; elsewhere it may keep its id in other places"
+)
 def test_left_alone_it_would_not(tmp_path: Path) -> None:
     assert any("Microsoft" in name for name in _files(tmp_path, "import onnxruntime"))
