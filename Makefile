@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help compose-env build-images compose-up compose-test compose-demo compose-verify compose-down backup restore up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help compose-env build-images compose-up bench-compose compose-test compose-demo compose-verify compose-down backup restore up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -91,3 +91,6 @@ restore: ## Put a backup into an empty stack: make restore DIR=folder
 
 compose-test: setup-dev ## Build the images and test the whole stack in containers (needs a Docker engine)
 	@COMPOSE_TEST=1 $(BIN)/pytest tests/infra/test_compose.py $(ARGS)
+
+bench-compose: ## Measure the stack in containers: image sizes, start times, memory (it must have been up)
+	@COMPOSE="$(COMPOSE)" $(PYTHON) -m bench.compose

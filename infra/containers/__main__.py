@@ -78,7 +78,7 @@ def main() -> None:
     try:
         jobs()
     except ValidationError as error:
-        wrong = [f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
+        wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
         raise SystemExit("greenroom: " + "; ".join(wrong).replace("Value error, ", "")) from None
 
 
