@@ -49,7 +49,13 @@ class ComposeStack:
         return self.folder / "compose.env"
 
     def prepare(self) -> None:
-        """Make the settings file as a person does, with free ports and the machine's own base images."""
+        """Make the settings file as a person does, with free ports and the machine's own base images.
+
+        One that is there already, from an earlier run, stays.
+        """
+        if self.env_file.exists():
+            self.set()
+            return
         self._run(["make", "-s", "compose-env"], check=True)
         self.set(COMPOSE_PROJECT_NAME=self.name, **{f"GREENROOM_{p}_PORT": str(free_port()) for p in _PORTS})
         self.set(**{name: os.environ[name] for name in _IMAGES if name in os.environ})

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -44,16 +45,20 @@ FORBIDDEN = (
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeStack]:
     """Images built, everything up, three models trained, gated and promoted by the demo."""
-    found = ComposeStack(tmp_path_factory.mktemp("compose"))
+    # While working on these tests: a folder that keeps the stack from one run to the next.
+    kept = os.environ.get("COMPOSE_TEST_KEEP", "")
+    found = ComposeStack(Path(kept) if kept else tmp_path_factory.mktemp("compose"))
     found.prepare()
-    found.throw_away()
+    if not kept:
+        found.throw_away()
     try:
         found.make("build-images")
         found.make("compose-up")
         found.make("compose-demo")
         yield found
     finally:
-        found.throw_away()
+        if not kept:
+            found.throw_away()
 
 
 def versions(stack: ComposeStack) -> dict[str, str]:
