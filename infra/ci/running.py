@@ -1,0 +1,28 @@
+"""Runs the commands that a person would type, and shows them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def greenroom(*arguments: str, at: Path | None = None, **variables: str) -> int:
+    """Run `greenroom` of this environment, or of the checkout `at`; return its exit code."""
+    return run([program(at), *arguments], cwd=at or ROOT, **variables)
+
+
+def program(at: Path | None = None) -> str:
+    """Return where the `greenroom` of this environment is, or that of the checkout `at`."""
+    return str((at / ".venv" / "bin" if at else Path(sys.executable).parent) / "greenroom")
+
+
+def run(command: list[str], *, cwd: Path = ROOT, **variables: str) -> int:
+    """Run a command with its output shown, and return its exit code."""
+    shown = [Path(command[0]).name, *command[1:]]
+    click.secho(f"$ {' '.join(shown)}", bold=True)
+    sys.stdout.flush()
+    return subprocess.run(command, cwd=cwd, env={**os.environ, **variables}, check=False).returncode
