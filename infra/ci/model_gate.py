@@ -1,7 +1,7 @@
 """`make model-gate`: trains models on the change, gates them, and writes what a reviewer wants to know.
 
-Nothing is promoted. Exit code 0: the gate let all of them pass. 1: it refused one. 2: one could not be
-trained, or there is no stack to train in.
+`make model-training` is the same with a dataset or a promotion. Exit code 0: the gate let all of them pass.
+1: it refused one. 2: one could not be trained, or there is no stack to train in.
 """
 
 import json
@@ -18,6 +18,7 @@ import click
 
 from catalog.loader import get_model, load_catalog
 from checks.summary import markdown, one_line
+from infra.ci import actions, gate_key
 from infra.ci.running import greenroom, program, run
 from registry import diffing
 from registry.client import TrackingClient
@@ -60,23 +61,30 @@ class StackError(click.ClickException):
 @click.option(
     "--base", metavar="REVISION", help="Where nothing is in Production, put what REVISION trains there."
 )
+@click.option("--promote", is_flag=True, help="Move what the gate lets pass to Production.")
 @click.option("--dataset", metavar="ID", help="Learn from an uploaded dataset, sha256:HEX.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), default=Path("model-gate.md"))
-def main(models: tuple[str, ...], base: str | None, dataset: str | None, report: Path) -> None:
+def main(
+    models: tuple[str, ...], *, base: str | None, promote: bool, dataset: str | None, report: Path
+) -> None:
     """Train MODELS (default: all) as this checkout declares them, gate them, and write REPORT.
 
     Works with the tracking server of GREENROOM_TRACKING_URI, else with the local stack of GREENROOM_HOME,
     which is started, and stopped again if it did not run before.
     """
     names = [get_model(name).name for name in models] or list(load_catalog())
+    options = [*(["--promote"] if promote else []), *(["--dataset", dataset] if dataset else [])]
     try:
+        if RegistrySettings().tracking_uri:  # the local stack has a key of its own
+            gate_key.install()
         with _stack(base, names), TrackingClient() as client:
             registry = Registry(client)
-            results = [_train(registry, name, dataset) for name in names]
+            results = [_train(registry, name, options) for name in names]
     except RegistryError as error:
         raise StackError(str(error)) from error
     text = render(results)
     report.write_text(text, "utf-8")
+    actions.summary(text)
     click.echo(f"\n{text}\nThe report is {report}.")
     sys.exit(exit_code(results))
 
@@ -158,12 +166,13 @@ def _catalogue(checkout: Path) -> list[str]:
     return names
 
 
-def _train(registry: Registry, name: str, dataset: str | None) -> Result:
+def _train(registry: Registry, name: str, options: list[str]) -> Result:
     result = Result(name, registry.in_stage(name, Stage.PRODUCTION))
     before = _newest(registry, name)
-    chosen = ["--dataset", dataset] if dataset else []
-    click.secho(f"$ greenroom train {' '.join([*chosen, name])}", bold=True)
-    done = subprocess.run([program(), "train", *chosen, name], stderr=subprocess.PIPE, text=True, check=False)
+    click.secho(f"$ greenroom train {' '.join([*options, name])}", bold=True)
+    done = subprocess.run(
+        [program(), "train", *options, name], stderr=subprocess.PIPE, text=True, check=False
+    )
     click.echo(done.stderr, err=True, nl=False)
     found = _newest(registry, name)
     if found is None or (before and found.number <= before.number):
@@ -181,7 +190,9 @@ def _train(registry: Registry, name: str, dataset: str | None) -> Result:
     result.verdict = Verdict.model_validate(said["verdict"]) if said["verdict"] else None
     if result.production:
         try:
-            result.changed = [x for x in diffing.diff(registry, result.production, found) if x.differs]
+            lines = diffing.diff(registry, result.production, found)
+            # That one is in Production and the other not yet is no news.
+            result.changed = [x for x in lines if x.differs and (x.section, x.name) != ("version", "stage")]
         except NotFoundError as error:
             click.echo(f"{name}: nothing to compare with: {error}", err=True)
     return result
