@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexport $(v))))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage data-validation model-gate model-gate-comment model-list model-training deploy-staging deploy-production smoke sbom image-scan push-images format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help up down status setup setup-dev test test-fast lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage data-validation model-gate model-gate-comment model-list model-training deploy-staging deploy-production smoke build-images sbom image-scan push-images format bench bench-registry bench-serving bench-soak lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -89,6 +89,9 @@ deploy-production: setup ## Promote to Production, ask the predictors, roll back
 
 smoke: setup ## Ask the predictors for what is in Production (MODEL=…)
 	@$(BIN)/python -m infra.ci.deploy smoke
+
+build-images: ## Build the two images, greenroom-flows and greenroom-serving
+	@docker build -f Dockerfile.flows -t greenroom-flows . && docker build -f Dockerfile.serving -t greenroom-serving .
 
 sbom: setup-dev ## A CycloneDX list of the packages of each image, in dist/sbom
 	@mkdir -p dist/sbom

@@ -17,9 +17,8 @@ import numpy as np
 from pydantic import BaseModel, Field, SecretStr
 
 from catalog.contract import request_model, to_row
-from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from infra.ci.running import greenroom
+from infra.ci.running import declared, greenroom
 from registry.client import TrackingClient
 from registry.errors import ModelFormatError, NotFoundError, RegistryError
 from registry.nudging import NudgeSettings
@@ -71,7 +70,7 @@ def staging(model: str, version: int, reason: str) -> None:
 
     Predictors serve Production alone, so the file is run here, as the registry holds it then.
     """
-    spec = get_model(model)
+    spec = declared(model)
     requests = _examples(spec)
     with TrackingClient() as client:
         registry = Registry(client)
@@ -102,7 +101,7 @@ def production(model: str, version: int, reason: str) -> None:
     If one does not, `greenroom rollback` brings the version before back; where there was none, this one is
     archived.
     """
-    spec, urls = get_model(model), _predictors()
+    spec, urls = declared(model), _predictors()
     requests = _examples(spec)
     with TrackingClient() as client:
         registry = Registry(client)
@@ -122,7 +121,7 @@ def production(model: str, version: int, reason: str) -> None:
 @_MODEL
 def smoke(model: str) -> None:
     """Ask each predictor for the version in Production, and change nothing. Exit code 1: one fails."""
-    spec, urls = get_model(model), _predictors()
+    spec, urls = declared(model), _predictors()
     with TrackingClient() as client:
         current = Registry(client).in_stage(model, Stage.PRODUCTION)
     if current is None:

@@ -16,10 +16,9 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from catalog.loader import get_model, load_catalog
 from checks.summary import markdown, one_line
 from infra.ci import actions, gate_key
-from infra.ci.running import greenroom, program, run
+from infra.ci.running import greenroom, names, program, run
 from registry import diffing
 from registry.client import TrackingClient
 from registry.diffing import Line
@@ -72,14 +71,14 @@ def main(
     Works with the tracking server of GREENROOM_TRACKING_URI, else with the local stack of GREENROOM_HOME,
     which is started, and stopped again if it did not run before.
     """
-    names = [get_model(name).name for name in models] or list(load_catalog())
+    chosen = names(models)
     options = [*(["--promote"] if promote else []), *(["--dataset", dataset] if dataset else [])]
     try:
         if RegistrySettings().tracking_uri:  # the local stack has a key of its own
             gate_key.install()
-        with _stack(base, names), TrackingClient() as client:
+        with _stack(base, chosen), TrackingClient() as client:
             registry = Registry(client)
-            results = [_train(registry, name, options) for name in names]
+            results = [_train(registry, name, options) for name in chosen]
     except RegistryError as error:
         raise StackError(str(error)) from error
     text = render(results)
@@ -97,7 +96,7 @@ def exit_code(results: list[Result]) -> int:
 
 
 @contextmanager
-def _stack(base: str | None, names: list[str]) -> Iterator[None]:
+def _stack(base: str | None, models: list[str]) -> Iterator[None]:
     """Have a tracking server for the time being, with something in Production if that is wanted."""
     if RegistrySettings().tracking_uri:
         if base:
@@ -109,9 +108,9 @@ def _stack(base: str | None, names: list[str]) -> Iterator[None]:
     ran = subprocess.run([program(), "status"], capture_output=True, check=False).returncode == 0
     try:
         _start()
-        if base and _nothing_in_production(names):
+        if base and _nothing_in_production(models):
             greenroom("down")
-            _from_base(base, names)
+            _from_base(base, models)
             _start()
         yield
     finally:
@@ -124,13 +123,13 @@ def _start() -> None:
         raise StackError(f"The local stack did not start: see above, and {home()}/logs.")
 
 
-def _nothing_in_production(names: list[str]) -> bool:
+def _nothing_in_production(models: list[str]) -> bool:
     with TrackingClient() as client:
         found = Registry(client).production_versions()
-    return not found.keys() & set(names)
+    return not found.keys() & set(models)
 
 
-def _from_base(revision: str, names: list[str]) -> None:
+def _from_base(revision: str, models: list[str]) -> None:
     """Let another revision, in an environment of its own, train and promote in this home's stack."""
     with TemporaryDirectory(prefix="greenroom-base-") as folder:
         checkout = Path(folder) / "base"
@@ -140,14 +139,15 @@ def _from_base(revision: str, names: list[str]) -> None:
         try:
             if run(["make", "setup", f"PYTHON={sys.executable}"], cwd=checkout):
                 raise StackError(f"The environment of {revision} could not be set up: see above.")
-            there = {"GREENROOM_HOME": str(home())}
-            if greenroom("up", "--no-train", at=checkout, **there):
+            at_home = {"GREENROOM_HOME": str(home())}
+            if greenroom("up", "--no-train", at=checkout, **at_home):
                 raise StackError(f"The stack of {revision} did not start: see above, and {home()}/logs.")
-            known = [name for name in names if name in _catalogue(checkout)]
+            there = _catalogue(checkout)
+            known = [name for name in models if name in there]
             # Its own gate may refuse one: then there is nothing to compare that one with.
             if known:
-                greenroom("train", "--promote", *known, at=checkout, **there)
-            greenroom("down", at=checkout, **there)
+                greenroom("train", "--promote", *known, at=checkout, **at_home)
+            greenroom("down", at=checkout, **at_home)
         finally:
             run([*git, "remove", "--force", str(checkout)])
 
@@ -162,8 +162,8 @@ def _catalogue(checkout: Path) -> list[str]:
         text=True,
         check=True,
     )
-    names: list[str] = json.loads(done.stdout)
-    return names
+    listed: list[str] = json.loads(done.stdout)
+    return listed
 
 
 def _train(registry: Registry, name: str, options: list[str]) -> Result:

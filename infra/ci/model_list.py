@@ -4,16 +4,15 @@ import json
 
 import click
 
-from catalog.loader import get_model, load_catalog
 from infra.ci import actions
+from infra.ci.running import names
 
 
 @click.command()
 @click.argument("models", nargs=-1)
 def main(models: tuple[str, ...]) -> None:
     """Print MODELS (default: all) as JSON, and set the step's output `models` to the same."""
-    names = [get_model(name).name for name in models] or list(load_catalog())
-    text = json.dumps(names)
+    text = json.dumps(names(models))
     click.echo(text)
     actions.output("models", text)
 

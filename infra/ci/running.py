@@ -7,7 +7,23 @@ from pathlib import Path
 
 import click
 
+from catalog.loader import CatalogError, get_model, load_catalog
+from catalog.spec import ModelSpec
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def declared(name: str) -> ModelSpec:
+    """Return a model's declaration; exit code 2 and what there is for one that is not in the catalogue."""
+    try:
+        return get_model(name)
+    except CatalogError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def names(given: tuple[str, ...]) -> list[str]:
+    """Return the models that are named; without names, those of the whole catalogue."""
+    return [declared(name).name for name in given] or list(load_catalog())
 
 
 def greenroom(*arguments: str, at: Path | None = None, **variables: str) -> int:
