@@ -187,6 +187,8 @@ def _train(registry: Registry, name: str, options: list[str]) -> Result:
         return result
     said = json.loads(answer.stdout)
     result.reason = said["reason"]
+    if "--promote" in options and not result.reason and found.stage is not Stage.PRODUCTION:
+        result.reason = f"It passed, but was not promoted: {done.stderr.strip()[-_TAIL:] or 'see the log'}"
     result.verdict = Verdict.model_validate(said["verdict"]) if said["verdict"] else None
     if result.production:
         try:

@@ -104,7 +104,6 @@ def test_change_is_trained_gated_and_refused_when_it_is_bad(stack: Stack, tmp_pa
         rf"\| {name} \| \*\*refused\*\* \| balanced_accuracy 0\.\d+ \| version 1: 0\.\d+ \| -0\.", report
     )
     assert "SimpleModelComparison | required | failed" in report
-    assert "IncumbentComparison | required | failed" in report
     assert "What changed against version 1 in Production" in report
     assert report in (tmp_path / "summary.md").read_text()
     assert stages() == before
