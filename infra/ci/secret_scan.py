@@ -17,8 +17,9 @@ _SKIPPED = (".png", ".parquet", ".woff2")
 _HASHES = "infra/requirements/"
 # In tests, passwords that open nothing are part of the matter; keys with a shape of their own are not.
 _GUESSES = {"KeywordDetector", "HexHighEntropyString", "Base64HighEntropyString"}
-# What documentation writes where a password goes.
-_PLACEHOLDERS = ["^PASSWORD$"]
+# What documentation and code write where a password goes; where a name stands that is no secret itself.
+_PLACEHOLDERS = ["^PASSWORD$", r"^\{\w+\}"]
+_NAMES = [r"\bsecretName\b"]
 _CHUNK = 25
 
 
@@ -59,6 +60,7 @@ def _scan_file(root: str, name: str) -> Iterator[str]:
     with transient_settings(chosen) as settings:
         # Beside the library's own filters, which naming one among the settings would switch off.
         settings.filters["detect_secrets.filters.regex.should_exclude_secret"] = {"pattern": _PLACEHOLDERS}
+        settings.filters["detect_secrets.filters.regex.should_exclude_line"] = {"pattern": _NAMES}
         for secret in scan_file(str(Path(root) / name)):
             yield f"{name}:{secret.line_number}: {secret.type}"
 
