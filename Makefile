@@ -104,6 +104,7 @@ sbom: setup-dev ## CycloneDX lists of the pinned packages, and of the images if 
 	    && echo "dist/sbom/$$image-image.cdx.json" || exit 1; done
 
 image-scan: ## Known vulnerabilities, with a fix, of the two images
+	@command -v docker >/dev/null || { echo "There is no docker here, and the scanner is an image."; exit 1; }
 	@for image in greenroom-flows greenroom-serving; do echo "$$image"; \
 	  docker run --rm -v /var/run/docker.sock:/var/run/docker.sock -v greenroom-grype:/.cache \
 	    -e XDG_CACHE_HOME=/.cache $(GRYPE_IMAGE) docker:$$image --only-fixed --fail-on high || exit 1; done
