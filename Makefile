@@ -11,7 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexport $(v))))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage data-validation model-gate model-gate-comment model-list model-training deploy-staging deploy-production smoke build-images sbom image-scan push-images format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage
+.PHONY: data-validation model-gate model-gate-comment model-list model-training
+.PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
+.PHONY: compose-env build-images compose-up compose-test compose-demo compose-verify compose-down backup restore
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -90,9 +94,6 @@ deploy-production: setup ## Promote to Production, ask the predictors, roll back
 smoke: setup ## Ask the predictors for what is in Production (MODEL=…)
 	@$(BIN)/python -m infra.ci.deploy smoke
 
-build-images: ## Build the two images, greenroom-flows and greenroom-serving
-	@docker build -f Dockerfile.flows -t greenroom-flows . && docker build -f Dockerfile.serving -t greenroom-serving .
-
 sbom: setup-dev ## CycloneDX lists of the pinned packages, and of the images if they are built, in dist/sbom
 	@mkdir -p dist/sbom
 	@for set in serving flows checks; do \
@@ -133,3 +134,35 @@ lock: setup-dev ## Resolve the pinned, hashed requirements anew
 
 clean: down ## Remove the environments and all state of the local stack
 	@rm -rf .venv .venv-checks .greenroom
+
+# --- Containers. Docker with Compose 2, or 1.29. ---
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+export REVISION
+
+compose-env: ## Write .env from .env.example, with random secrets; what it has stays
+	@$(PYTHON) infra/compose/make_env.py
+
+build-images: ## Build the two images, greenroom-flows and greenroom-serving
+	@$(COMPOSE) build setup predictor
+
+compose-up: ## Start the stack of docker-compose.yml and wait until it is healthy
+	@COMPOSE="$(COMPOSE)" bash infra/compose/up.sh
+
+compose-demo: ## Train, gate and promote on that stack
+	@$(COMPOSE) --profile demo run --rm demo
+
+compose-verify: ## Check that stack's audit, signatures and model files
+	@$(COMPOSE) --profile tools run --rm --no-deps operator greenroom verify
+
+compose-down: ## Stop that stack; its volumes stay
+	@$(COMPOSE) --profile demo --profile tools --profile monitoring down --remove-orphans
+
+backup: ## Back up databases, bucket and keys of that stack: make backup DIR=folder
+	@COMPOSE="$(COMPOSE)" bash infra/compose/backup.sh "$(DIR)"
+
+restore: ## Put a backup into an empty stack: make restore DIR=folder
+	@COMPOSE="$(COMPOSE)" bash infra/compose/restore.sh "$(DIR)"
+
+compose-test: setup-dev ## Build the images and test the whole stack in containers (needs a Docker engine)
+	@COMPOSE_TEST=1 $(BIN)/pytest tests/infra/test_compose.py $(ARGS)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer
 
 from catalog.spec import ModelSpec
-from registry.errors import ModelFormatError
+from registry.errors import ModelFormatError, RegistryRefusedError
 from registry.evidence import CheckOutcome, Incumbent
 from registry.onnx_model import OnnxModel
 from registry.stage import Stage
@@ -40,7 +40,14 @@ def find_rival(registry: Registry, model: str, challenger: int | None = None) ->
     It is named by the digest of its own evidence, as the server names it. One that does not hold those bytes
     any more, or cannot be loaded, is nothing to be better than: the comparison fails.
     """
-    current = registry.in_stage(model, Stage.PRODUCTION)
+    try:
+        current = registry.in_stage(model, Stage.PRODUCTION)
+    except RegistryRefusedError:
+        # Where a login is asked for, MLflow says the same of a model that is not there as of a forbidden one.
+        # Nothing is let through by it: the server compares the evidence with what it has in Production.
+        if registry.versions(model):
+            raise
+        return None
     if current is None or current.number == challenger:
         return None
     named = registry.named(current)

@@ -17,6 +17,12 @@ class FlowSettings(GreenroomSettings):
         default=4200, ge=1, le=65535, description="GREENROOM_PREFECT_PORT: the local stack's Prefect port."
     )
 
+    commit: str = Field(
+        default="",
+        description="GREENROOM_COMMIT: commit that this code is from, where it is no git checkout; "
+        "the images set it.",
+    )
+
     @property
     def prefect_url(self) -> str:
         """The API's address, without a trailing slash."""

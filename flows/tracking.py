@@ -21,6 +21,7 @@ from checks.frames import checked_frame, frame_digest
 from checks.summary import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
+from flows.settings import FlowSettings
 from flows.uploaded import source_url
 from registry.datasets import is_dataset_id
 from registry.evidence import Verdict
@@ -46,7 +47,12 @@ def connect() -> None:
 
 
 def git_commit() -> str | None:
-    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside of git."""
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside of git.
+
+    An image has no checkout; GREENROOM_COMMIT says what it was built from.
+    """
+    if given := FlowSettings().commit:
+        return given
     root = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

@@ -32,6 +32,8 @@ def main() -> None:
         wanted = [part for room in rooms for part in ("--extra", room)]
         _compile(["pyproject.toml", *wanted, "-c", dev, "-o", str(FOLDER / f"{image}.txt")])
     _compile(["-", "-c", dev, "-o", str(FOLDER / "bootstrap.txt")], "uv\n")
+    # What the build stages of the images use; none of it is in an image.
+    _compile(["-", "-c", dev, "-o", str(FOLDER / "build.txt")], "uv\nhatchling\ncyclonedx-bom\n")
     _compile([str(FOLDER / "checks.in"), "-o", str(FOLDER / "checks.txt")])
 
 

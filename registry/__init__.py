@@ -1,1 +1,7 @@
 """registry: stages, evidence, the served model format and the `greenroom` command line."""
+
+import os
+
+# ONNX Runtime's wheels send usage data to their makers, and keep a device's id under ~/.cache, unless this is
+# set before they are loaded. Whoever wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -142,6 +142,7 @@ def _environment(home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "DO_NOT_TRACK": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 

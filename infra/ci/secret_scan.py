@@ -17,9 +17,9 @@ _SKIPPED = (".png", ".parquet", ".woff2")
 _HASHES = "infra/requirements/"
 # In tests, passwords that open nothing are part of the matter; keys with a shape of their own are not.
 _GUESSES = {"KeywordDetector", "HexHighEntropyString", "Base64HighEntropyString"}
-# What documentation and code write where a password goes; where a name stands that is no secret itself.
+# What documentation and code write where a password goes; lines that name secrets, or say what a setting is.
 _PLACEHOLDERS = ["^PASSWORD$", r"^\{\w+\}"]
-_NAMES = [r"\bsecretName\b"]
+_NAMES = [r"\bsecretName\b", r'^\s*description="GREENROOM_']
 _CHUNK = 25
 
 

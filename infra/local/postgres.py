@@ -16,13 +16,11 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg2
-from psycopg2 import sql
 
+from infra.databases import Database, ensure
 from infra.local.process import Service, StackError, as_user, environment
 from infra.local.settings import LocalSettings
 from registry.settings import home
-
-_DATABASES = ("mlflow", "prefect")
 
 
 def service(settings: LocalSettings) -> Service:
@@ -85,35 +83,17 @@ def prepare(settings: LocalSettings) -> None:
 
 
 def create_databases(settings: LocalSettings) -> None:
-    """Create the databases that are missing, each with a role of the same name and its password.
-
-    Prefect owns its database. MLflow's role does not: what it owned, it could take the guard from
-    (docs/promotion.md); `greenroom migrate` gives it its rights.
-    """
-    passwords = {"mlflow": settings.mlflow_db_password, "prefect": settings.prefect_db_password}
+    """Create the databases that are missing, each with a role of the same name and its password."""
     connection = _connect(settings)
     try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for name in _DATABASES:
-                cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
-                verb = "ALTER" if cursor.fetchone() else "CREATE"
-                cursor.execute(
-                    sql.SQL(f"{verb} ROLE {{}} LOGIN PASSWORD {{}}").format(
-                        sql.Identifier(name), sql.Literal(passwords[name].get_secret_value())
-                    )
-                )
-                cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-                if not cursor.fetchone():
-                    owner = "postgres" if name == "mlflow" else name
-                    cursor.execute(
-                        sql.SQL("CREATE DATABASE {} OWNER {}").format(
-                            sql.Identifier(name), sql.Identifier(owner)
-                        )
-                    )
-                    cursor.execute(
-                        sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
-                    )
+        ensure(
+            connection,
+            [
+                Database("mlflow", settings.mlflow_db_password, owned=False),
+                Database("prefect", settings.prefect_db_password),
+            ],
+            owner="postgres",
+        )
     finally:
         connection.close()
 

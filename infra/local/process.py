@@ -71,6 +71,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
         # A proxy must not come between services on one machine.
         "NO_PROXY": "127.0.0.1,localhost",
         "DO_NOT_TRACK": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PYTHONUNBUFFERED": "1",

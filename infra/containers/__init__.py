@@ -1,0 +1,1 @@
+"""What the containers of Compose and Kubernetes start with."""

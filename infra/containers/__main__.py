@@ -1,0 +1,86 @@
+"""`python -m infra.containers COMMAND`: what containers start with, and their one-shot jobs."""
+
+import click
+from pydantic import ValidationError
+
+
+@click.group()
+def jobs() -> None:
+    """Start a container's service, or do one of the jobs around it."""
+
+
+@jobs.command()
+def preflight() -> None:
+    """Refuse to start on a secret that is missing, short, or an example."""
+    from infra.containers.settings import PreflightSettings  # noqa: PLC0415 - each job loads its own
+
+    PreflightSettings()
+    click.echo("Every secret is set.")
+
+
+@jobs.command()
+@click.option("--databases-only", is_flag=True, help="Roles and empty databases, for a restore.")
+def setup(databases_only: bool) -> None:
+    """Make databases, bucket, guard and the gate's key, where they are missing."""
+    from infra.containers import setup as making  # noqa: PLC0415
+
+    making.databases()
+    making.bucket()
+    if not databases_only:
+        making.guard()
+        making.gate_key()
+
+
+@jobs.command()
+def accounts() -> None:
+    """Make MLflow's accounts, or give them the passwords of now."""
+    from infra.containers import accounts as making  # noqa: PLC0415
+
+    making.ensure()
+
+
+@jobs.command()
+def mlflow() -> None:
+    """Run MLflow's tracking server with the guard and a login."""
+    from infra.containers import mlflow_server  # noqa: PLC0415
+
+    mlflow_server.run()
+
+
+@jobs.command()
+def worker() -> None:
+    """Run Prefect's worker, with the deployments of prefect.yaml."""
+    from infra.containers import worker as working  # noqa: PLC0415
+
+    working.run()
+
+
+@jobs.command()
+@click.argument("direction", type=click.Choice(["dump", "load"]))
+def objects(direction: str) -> None:
+    """Dump the bucket to standard output, or load it from standard input, as tar."""
+    from infra.containers import objects as moving  # noqa: PLC0415
+
+    moving.main(direction)
+
+
+@jobs.command()
+@click.argument("models", nargs=-1)
+def demo(models: tuple[str, ...]) -> None:
+    """Train, gate and promote MODELS, all of the catalogue without names, through the running stack."""
+    from infra.containers import demo as showing  # noqa: PLC0415
+
+    showing.run(models)
+
+
+def main() -> None:
+    """Run a job; a setting that is wrong becomes one sentence, without what stood there."""
+    try:
+        jobs()
+    except ValidationError as error:
+        wrong = [f"{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
+        raise SystemExit("greenroom: " + "; ".join(wrong).replace("Value error, ", "")) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The demo of a stack of containers: Prefect's worker trains and gates, the operator promotes, the predictor
+serves. Through the doors that everybody uses; nothing here has rights of its own."""
+
+import sys
+import time
+from contextlib import suppress
+
+import click
+import httpx
+from prefect.client.orchestration import get_client
+
+from catalog.loader import get_model, load_catalog
+from registry.client import TrackingClient
+from registry.errors import RegistryRefusedError
+from registry.nudging import NudgeSettings, nudge
+from registry.stage import Stage
+from registry.stages import Registry
+from registry.tags import GATE
+
+# A training takes about half a minute on two cores; two run at once and share them with everything else.
+_TRAINING = 1800.0
+_LOADING = 60.0
+
+
+def run(names: tuple[str, ...]) -> None:
+    """Train what has no version, promote what the gate let pass; exit code 1 if one is not served then."""
+    models = [get_model(name).name for name in names] or list(load_catalog())
+    with TrackingClient() as client:
+        registry = Registry(client)
+        missing = [name for name in models if not registry.versions(name)]
+        _train(missing)
+        for name in models:
+            _promote(registry, name)
+        nudge(click.echo)
+        wanted = {v.model: v.number for v in registry.production_versions().values() if v.model in models}
+    served = _served(wanted)
+    for name in models:
+        number = wanted.get(name)
+        state = f"version {number} in Production" if number else "not in Production"
+        click.echo(f"{name:<11} {state}; served: {served.get(name) or 'no'}")
+    sys.exit(0 if wanted.keys() == set(models) and served == wanted else 1)
+
+
+def _train(names: list[str]) -> None:
+    """Start the deployments and wait for them; the worker's limit says how many run at once."""
+    click.echo(f"Training: {', '.join(names) or 'nothing, every model has a version'}")
+    with get_client(sync_client=True) as prefect:
+        started = []
+        for name in names:
+            deployment = prefect.read_deployment_by_name(f"train/{name}")
+            started.append(prefect.create_flow_run_from_deployment(deployment.id))
+        deadline = time.monotonic() + _TRAINING
+        for run in started:
+            while not (state := prefect.read_flow_run(run.id).state) or not state.is_final():
+                if time.monotonic() > deadline:
+                    raise click.ClickException(
+                        f"{run.name} has not ended after {_TRAINING:.0f} s; look at Prefect."
+                    )
+                time.sleep(2)
+            click.echo(f"{run.name} ({run.parameters.get('model')}): {state.name}")
+
+
+def _promote(registry: Registry, name: str) -> None:
+    """Promote the newest version through Staging, if none is in Production; the server asks for evidence."""
+    newest = next(iter(registry.versions(name)), None)
+    if newest is None or name in registry.production_versions():
+        return
+    if newest.tags.get(GATE) != "passed":
+        click.echo(f"{newest} was refused by the gate; `greenroom gate {name} {newest.number}` says why")
+        return
+    try:
+        for stage in (Stage.STAGING, Stage.PRODUCTION):
+            newest = registry.promote(newest, stage, reason="The demo's first version")
+    except RegistryRefusedError as error:
+        click.echo(f"{newest} was not promoted. {error}")
+
+
+def _served(wanted: dict[str, int]) -> dict[str, int]:
+    """Return what the predictor serves, once that is what is wanted or a minute has passed."""
+    deadline = time.monotonic() + _LOADING
+    while True:
+        served: dict[str, int] = {}
+        for url in NudgeSettings().predictor_urls:
+            # Not a failure of the demo while it starts; what is served in the end is what counts.
+            with suppress(httpx.HTTPError, ValueError, KeyError):
+                models = httpx.get(f"{url}/readyz", timeout=5).json()["models"]
+                served = {name: one["version"] for name, one in models.items() if name in wanted}
+        if served == wanted or time.monotonic() > deadline:
+            return served
+        time.sleep(0.5)

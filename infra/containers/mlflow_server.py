@@ -1,0 +1,48 @@
+"""MLflow's tracking server with the guard and a login, as the one process of its container."""
+
+import os
+import sys
+import tempfile
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import NoReturn
+
+from infra.containers.settings import MlflowSettings
+
+
+def run() -> NoReturn:
+    """Become `mlflow server`. Secrets go to it by its environment and a file for its owner alone."""
+    settings = MlflowSettings()
+    os.environ.update(
+        {
+            "MLFLOW_BACKEND_STORE_URI": settings.url("mlflow", settings.mlflow_db_password),
+            "MLFLOW_AUTH_CONFIG_PATH": str(_accounts_file(settings)),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": settings.mlflow_admin_password.get_secret_value(),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.mlflow_secret_key.get_secret_value(),
+        }
+    )
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
+        *("--host", "0.0.0.0", "--port", str(settings.mlflow_port)),  # noqa: S104 - inside a container
+        *("--workers", str(settings.mlflow_workers), "--serve-artifacts"),
+        *("--registry-store-uri", "greenroom://"),
+    ]
+    os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
+
+
+def _accounts_file(settings: MlflowSettings) -> Path:
+    """Write the configuration of MLflow's basic-auth, which takes its database from a file alone."""
+    found = RawConfigParser()
+    found["mlflow"] = {
+        # Everybody with an account may look; what they make is theirs; the rest is granted (accounts.py).
+        "default_permission": "READ",
+        "database_uri": settings.url("mlflow_auth", settings.mlflow_auth_db_password),
+        "admin_username": "admin",
+        # Else each request costs several slow password hashes; a changed password counts after this long.
+        "auth_cache_ttl_seconds": "60",
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+    }
+    descriptor, name = tempfile.mkstemp(prefix="greenroom-auth-", suffix=".ini")
+    with os.fdopen(descriptor, "w") as file:
+        found.write(file)
+    return Path(name)
