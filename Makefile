@@ -2,14 +2,23 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# The scanner of images. By digest: a tag of a scanner has been moved to something else before.
+GRYPE_IMAGE ?= ghcr.io/anchore/grype:v0.120.1@sha256:e4a44ef45d285b829ce6efe2642980329661bd2d18eab5fc539138d4adaebbbe
 # Compiled bytecode makes every start several seconds shorter.
 unexport PYTHONDONTWRITEBYTECODE
 
+# An empty setting is no setting: a workflow hands on variables that nobody has set.
+$(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexport $(v))))
+
 .DEFAULT_GOAL := help
-.PHONY: help compose-env build-images compose-up bench-compose compose-test compose-demo compose-verify compose-down backup restore up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage
+.PHONY: data-validation model-gate model-gate-comment model-list model-training
+.PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
+.PHONY: compose-env build-images compose-up compose-test bench-compose compose-demo compose-verify compose-down backup restore
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
@@ -32,11 +41,77 @@ test: setup-dev ## Set up and run every test
 test-fast: setup-dev ## Run the tests that take under two minutes together
 	@$(BIN)/pytest -m "not slow"
 
-lint: setup-dev ## ruff, mypy (strict), import-linter
+lint: lint-python lint-yaml lint-workflows lint-dockerfiles ## Every linter
+	@echo "All linters are content."
+
+lint-python: setup-dev ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+lint-yaml: setup-dev ## yamllint
+	@$(BIN)/yamllint --strict .
+
+lint-workflows: setup-dev ## actionlint's and zizmor's checks of .github
+	@$(BIN)/jactionlint --shellcheck= --pyflakes=
+	@$(BIN)/zizmor --offline --no-progress --quiet .github
+
+lint-dockerfiles: setup-dev ## hadolint
+	@$(if $(wildcard Dockerfile*),$(BIN)/hadolint --config .hadolint.yaml $(wildcard Dockerfile*),echo "There is no Dockerfile to check.")
+
+audit: setup-dev ## Known vulnerabilities of every pinned package; needs pypi.org
+	@$(BIN)/python -m infra.ci.audit
+
+secrets: setup-dev ## Refuse a secret in a file that git has or would take
+	@$(BIN)/python -m infra.ci.secret_scan
+
+coverage: setup-dev ## Every test, with the share of lines that they run; below the floor it fails
+	@$(BIN)/pytest --cov --cov-report=xml --cov-report=term:skip-covered
+
+data-validation: setup-dev ## Contract and DeepChecks on the data, without training (MODELS="…" DATASET=sha256:…)
+	@$(BIN)/greenroom check-data --report data-validation $${DATASET:+--dataset "$$DATASET"} -- $$MODELS
+
+model-gate: setup-dev ## Train and gate this checkout, report to model-gate.md (MODELS="…" BASE=revision)
+	@$(BIN)/python -m infra.ci.model_gate $${BASE:+--base "$$BASE"} -- $$MODELS
+
+model-gate-comment: setup-dev ## Post that report on a pull request (in CI)
+	@$(BIN)/python -m infra.ci.comment
+
+model-list: setup-dev ## The models as JSON (MODELS="…": only those)
+	@$(BIN)/python -m infra.ci.model_list -- $$MODELS
+
+model-training: setup-dev ## Train, gate, report; PROMOTE=true: promote (MODEL=… DATASET=sha256:…)
+	@$(BIN)/python -m infra.ci.model_gate $${DATASET:+--dataset "$$DATASET"} \
+	  $$(test "$$PROMOTE" != true || echo --promote) -- $$MODEL
+
+deploy-staging: setup ## Promote to Staging, run its file, archive it if it fails (MODEL= VERSION= REASON=)
+	@$(BIN)/python -m infra.ci.deploy staging
+
+deploy-production: setup ## Promote to Production, ask the predictors, roll back if they fail (MODEL= VERSION= REASON=)
+	@$(BIN)/python -m infra.ci.deploy production
+
+smoke: setup ## Ask the predictors for what is in Production (MODEL=…)
+	@$(BIN)/python -m infra.ci.deploy smoke
+
+sbom: setup-dev ## CycloneDX lists of the pinned packages, and of the images if they are built, in dist/sbom
+	@mkdir -p dist/sbom
+	@for set in serving flows checks; do \
+	  $(BIN)/cyclonedx-py requirements infra/requirements/$$set.txt --output-reproducible --of JSON \
+	    -o dist/sbom/greenroom-$$set.cdx.json && echo "dist/sbom/greenroom-$$set.cdx.json" || exit 1; done
+	@for image in greenroom-flows greenroom-serving; do \
+	  docker image inspect $$image >/dev/null 2>&1 || { echo "No image $$image here: only what its requirements say."; continue; }; \
+	  docker run --rm --entrypoint cat $$image /opt/greenroom/sbom.cdx.json > dist/sbom/$$image-image.cdx.json \
+	    && echo "dist/sbom/$$image-image.cdx.json" || exit 1; done
+
+image-scan: ## Known vulnerabilities, with a fix, of the two images
+	@command -v docker >/dev/null || { echo "There is no docker here, and the scanner is an image."; exit 1; }
+	@for image in greenroom-flows greenroom-serving; do echo "$$image"; \
+	  docker run --rm -v /var/run/docker.sock:/var/run/docker.sock -v greenroom-grype:/.cache \
+	    -e XDG_CACHE_HOME=/.cache $(GRYPE_IMAGE) docker:$$image --only-fixed --fail-on high || exit 1; done
+
+push-images: setup-dev ## Push the two images (IMAGE_REPOSITORY= IMAGE_TAG=)
+	@$(BIN)/python -m infra.ci.images
 
 format: setup-dev ## Format the code and fix what can be fixed by itself
 	@$(BIN)/ruff format .

@@ -1,8 +1,9 @@
 """The DeepChecks process: `PYTHON -s checks/worker JOB_DIR`.
 
 Reads `job.json`, `{train,test}.parquet` (features, then the target) and `{train,test}_predictions.parquet`
-(`prediction`, then one column of probabilities per class) in JOB_DIR. Writes `outcomes.json` after every
-suite, so that what ran before a crash is known, and `SUITE.html`. It judges nothing: the gate does.
+(`prediction`, then one column of probabilities per class; not there where there is no model) in JOB_DIR.
+Writes `outcomes.json` after every suite, so that what ran before a crash is known, and `SUITE.html`. It
+judges nothing: the gate does.
 
 Exit codes: 0 all suites were tried, 3 this environment cannot run DeepChecks, anything else a crash.
 """
@@ -88,7 +89,10 @@ def _read_inputs(folder: Path, job: dict) -> dict:
             label_type=label_type,
             dataset_name={"train": "Train", "test": "Test"}[side],
         )
-        predictions = pd.read_parquet(folder / f"{side}_predictions.parquet")
+        predicted = folder / f"{side}_predictions.parquet"
+        if not predicted.exists():  # only the rows are asked about: there is no model yet
+            continue
+        predictions = pd.read_parquet(predicted)
         inputs[f"y_pred_{side}"] = predictions.pop("prediction").to_numpy()
         if classes:
             inputs[f"y_proba_{side}"] = predictions.to_numpy()

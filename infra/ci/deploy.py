@@ -1,0 +1,253 @@
+"""`make deploy-staging`, `make deploy-production`: takes a version up, and back if it does not answer.
+
+The promotion is `greenroom promote`: the server asks for the evidence. What follows is a smoke test with the
+contract's own examples. Exit code 0: it is there and answers. 1: it was refused, or is taken back. 2: could
+not tell; what to do is said.
+"""
+
+import json
+import math
+import sys
+import time
+from typing import Any
+
+import click
+import httpx
+import numpy as np
+from pydantic import BaseModel, Field, SecretStr
+
+from catalog.contract import request_model, to_row
+from catalog.spec import ModelSpec
+from infra.ci.running import declared, greenroom
+from registry.client import TrackingClient
+from registry.errors import ModelFormatError, NotFoundError, RegistryError
+from registry.nudging import NudgeSettings
+from registry.onnx_model import OnnxModel
+from registry.settings import GreenroomSettings
+from registry.stage import Stage
+from registry.stages import Registry, Version
+
+_PAUSE = 0.5  # seconds between two questions to a predictor that has not loaded the version yet
+
+
+class SmokeSettings(GreenroomSettings):
+    """How predictors are asked after a promotion."""
+
+    smoke_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="GREENROOM_SMOKE_TIMEOUT: seconds that each predictor has to answer "
+        "with the new version.",
+    )
+    smoke_api_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="GREENROOM_SMOKE_API_KEY: for predictors that ask for an API key.",
+    )
+
+
+class DeployError(click.ClickException):
+    """It could not be told whether the deployment is good."""
+
+    exit_code = 2
+
+
+_MODEL = click.option("--model", envvar="MODEL", required=True)
+_VERSION = click.option("--version", envvar="VERSION", required=True, type=click.IntRange(min=1))
+_REASON = click.option("--reason", envvar="REASON", required=True, help="Why; the audit keeps it.")
+
+
+@click.group()
+def main() -> None:
+    """Take a version of a model up, and back if it does not answer."""
+
+
+@main.command()
+@_MODEL
+@_VERSION
+@_REASON
+def staging(model: str, version: int, reason: str) -> None:
+    """Move VERSION to Staging and let its file answer the contract's examples; archive it if it does not.
+
+    Predictors serve Production alone, so the file is run here, as the registry holds it then.
+    """
+    spec = declared(model)
+    requests = _examples(spec)
+    with TrackingClient() as client:
+        registry = Registry(client)
+        found = _version(registry, model, version)
+        if found.stage is Stage.PRODUCTION:
+            raise click.ClickException(f"{found} is in Production; a move to Staging would take it out.")
+        if code := greenroom("promote", model, str(version), "--to", "Staging", "--reason", reason):
+            sys.exit(code)
+        problem = _file_answers(registry, found, spec, requests)
+    if not problem:
+        click.secho(f"{found} is in Staging, and its file answers.", fg="green")
+        return
+    why = f"smoke test in Staging failed: {problem}"
+    click.secho(why, fg="red", err=True)
+    if greenroom("promote", model, str(version), "--to", "Archived", "--reason", why):
+        raise DeployError(f"{found} failed its smoke test and is still in Staging. Archive it by hand.")
+    sys.exit(1)
+
+
+@main.command()
+@_MODEL
+@_VERSION
+@_REASON
+def production(model: str, version: int, reason: str) -> None:
+    """Move VERSION to Production, and back if a predictor does not answer with it.
+
+    Each predictor of GREENROOM_PREDICTORS must answer the contract's examples, soundly and as this version.
+    If one does not, `greenroom rollback` brings the version before back; where there was none, this one is
+    archived.
+    """
+    spec, urls = declared(model), _predictors()
+    requests = _examples(spec)
+    with TrackingClient() as client:
+        registry = Registry(client)
+        found = _version(registry, model, version)
+        before = registry.in_stage(model, Stage.PRODUCTION)
+    if code := greenroom("promote", model, str(version), "--reason", reason):
+        sys.exit(code)
+    problem = _predictors_answer(urls, spec, version, requests)
+    if not problem:
+        click.secho(f"{found} is in Production, and every predictor answers with it.", fg="green")
+        return
+    _take_back(spec, found, before, problem=problem, urls=urls, requests=requests)
+    sys.exit(1)
+
+
+@main.command()
+@_MODEL
+def smoke(model: str) -> None:
+    """Ask each predictor for the version in Production, and change nothing. Exit code 1: one fails."""
+    spec, urls = declared(model), _predictors()
+    with TrackingClient() as client:
+        current = Registry(client).in_stage(model, Stage.PRODUCTION)
+    if current is None:
+        raise DeployError(f"{model} has no version in Production.")
+    if problem := _predictors_answer(urls, spec, current.number, _examples(spec)):
+        raise click.ClickException(problem)
+    click.secho(f"Every predictor answers with {current}.", fg="green")
+
+
+def _predictors() -> list[str]:
+    urls = NudgeSettings().predictor_urls
+    if not urls:
+        raise DeployError("No predictor to ask. Name them in GREENROOM_PREDICTORS, separated by commas.")
+    return urls
+
+
+def _take_back(
+    spec: ModelSpec,
+    found: Version,
+    before: Version | None,
+    *,
+    problem: str,
+    urls: list[str],
+    requests: list[BaseModel],
+) -> None:
+    why = f"smoke test of version {found.number} failed: {problem}"
+    click.secho(why, fg="red", err=True)
+    if before is None:
+        code = greenroom("promote", found.model, str(found.number), "--to", "Archived", "--reason", why)
+    else:
+        code = greenroom("rollback", found.model, "--reason", why)
+    if code:
+        raise DeployError(
+            f"{found} failed its smoke test, and taking it back failed too: see above. It is still in "
+            f"Production. `greenroom history {found.model}` shows what there is to go back to."
+        )
+    if before is None:
+        click.echo(f"There was no version before, so {found.model} has none in Production.")
+        return
+    with TrackingClient() as client:
+        back = Registry(client).in_stage(found.model, Stage.PRODUCTION)
+    if back is None:
+        raise DeployError(f"After the rollback {found.model} has no version in Production.")
+    if trouble := _predictors_answer(urls, spec, back.number, requests):
+        raise DeployError(f"{back} is in Production again, but {trouble}")
+    click.echo(f"{back} is in Production again, and every predictor answers with it.")
+
+
+def _version(registry: Registry, model: str, number: int) -> Version:
+    try:
+        return registry.version(model, number)
+    except RegistryError as error:
+        raise DeployError(str(error)) from error
+
+
+def _examples(spec: ModelSpec) -> list[BaseModel]:
+    """Return the contract's examples as the typed requests that an app would send."""
+    kind = request_model(spec)
+    given: list[dict[str, Any]] = kind.model_json_schema().get("examples", [])
+    if not given:
+        raise DeployError(
+            f"The contract {spec.dataset.features.__name__} has no example, so there is nothing to ask "
+            f"{spec.name} with. Give it one: json_schema_extra of its model_config."
+        )
+    return [kind.model_validate(example) for example in given]
+
+
+def _file_answers(
+    registry: Registry, version: Version, spec: ModelSpec, requests: list[BaseModel]
+) -> str | None:
+    """Return what is wrong with the file of a version, or None."""
+    try:
+        model = OnnxModel(registry.model_bytes(version), threads=1)
+    except (ModelFormatError, NotFoundError) as error:
+        return str(error)
+    if stray := sorted(set(model.description.features) - set(spec.features)):
+        return f"it reads {', '.join(stray)}, which the declaration of {spec.name} does not name"
+    rows = [to_row(request, model.description.features) for request in requests]
+    predictions, _ = model.predict(np.array(rows, dtype=np.float32))
+    wrong = next((value for value in predictions.tolist() if not _sound(value)), None)
+    return None if wrong is None else f"it predicts {wrong!r}"
+
+
+def _predictors_answer(
+    urls: list[str], spec: ModelSpec, version: int, requests: list[BaseModel]
+) -> str | None:
+    """Return what is wrong with the first predictor that is not all right in time, or None."""
+    settings = SmokeSettings()
+    key = settings.smoke_api_key.get_secret_value()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(headers=headers, timeout=10, trust_env=False) as client:
+        for url in urls:
+            deadline = time.monotonic() + settings.smoke_timeout
+            while problem := _ask(client, url, spec, version, requests):
+                if time.monotonic() > deadline:
+                    return f"the predictor at {url} {problem}"
+                time.sleep(_PAUSE)
+    return None
+
+
+def _ask(
+    client: httpx.Client, url: str, spec: ModelSpec, version: int, requests: list[BaseModel]
+) -> str | None:
+    for request in requests:
+        try:
+            answer = client.post(f"{url}/api/predict/{spec.name}", json=request.model_dump(mode="json"))
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"does not answer ({type(error).__name__})"
+        if answer.status_code != httpx.codes.OK:
+            return f"answers with {answer.status_code}: {answer.text[:300]}"
+        try:
+            body = answer.json()
+        except json.JSONDecodeError:
+            return "answers with something that is no JSON"
+        if body.get("version") != version:
+            return f"answers with version {body.get('version')}, not {version}"
+        if not _sound(body.get("prediction")):
+            return f"predicts {body.get('prediction')!r}"
+    return None
+
+
+def _sound(prediction: Any) -> bool:
+    if isinstance(prediction, bool | int | float):
+        return math.isfinite(prediction)
+    return bool(prediction)
+
+
+if __name__ == "__main__":
+    main()

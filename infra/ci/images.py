@@ -1,0 +1,51 @@
+"""`make push-images`: gives the two images their names in a registry and sends them there."""
+
+import os
+import subprocess
+import sys
+
+import click
+
+from infra.ci import actions
+from infra.ci.running import run
+
+IMAGES = ("flows", "serving")
+
+
+@click.command()
+@click.option("--repository", envvar="IMAGE_REPOSITORY", required=True, help="REGISTRY/OWNER/NAME.")
+@click.option("--tag", envvar="IMAGE_TAG", required=True, help="Such as v0.1.0.")
+@click.option("--user", envvar="REGISTRY_USERNAME", help="Who logs in; without, whoever docker knows.")
+def main(repository: str, tag: str, user: str | None) -> None:
+    """Push greenroom-flows and greenroom-serving, as they were built and scanned here.
+
+    The password of USER is REGISTRY_PASSWORD, and goes to docker by a pipe. Sets the step's outputs
+    `flows-name`, `flows-digest`, `serving-name`, `serving-digest`. Exit code 1 if docker refuses.
+    """
+    repository = repository.lower()  # registries take no capitals, and GitHub's owners may have some
+    if user:
+        _log_in(repository.partition("/")[0], user)
+    for image in IMAGES:
+        name = f"{repository}/{image}"
+        for step in (["tag", f"greenroom-{image}", f"{name}:{tag}"], ["push", f"{name}:{tag}"]):
+            if run(["docker", *step]):
+                sys.exit(1)
+        asked = ["docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', f"{name}:{tag}"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+        digest = next(line.partition("@")[2] for line in found if line.startswith(f"{name}@"))
+        click.echo(f"{name}:{tag} is {digest}")
+        actions.output(f"{image}-name", name)
+        actions.output(f"{image}-digest", digest)
+
+
+def _log_in(registry: str, user: str) -> None:
+    password = os.environ.get("REGISTRY_PASSWORD", "")
+    if not password:
+        raise click.UsageError("REGISTRY_USERNAME is set, but REGISTRY_PASSWORD is not.")
+    command = ["docker", "login", registry, "--username", user, "--password-stdin"]
+    if subprocess.run(command, input=password, text=True, check=False).returncode:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""`make model-list`: which models there are, for a workflow that has a job for each."""
+
+import json
+
+import click
+
+from infra.ci import actions
+from infra.ci.running import names
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+def main(models: tuple[str, ...]) -> None:
+    """Print MODELS (default: all) as JSON, and set the step's output `models` to the same."""
+    text = json.dumps(names(models))
+    click.echo(text)
+    actions.output("models", text)
+
+
+if __name__ == "__main__":
+    main()
