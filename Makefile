@@ -6,10 +6,10 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast lint format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: help up down status setup setup-dev test test-fast lint lint-k8s format bench bench-registry bench-serving bench-soak lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
@@ -32,11 +32,15 @@ test: setup-dev ## Set up and run every test
 test-fast: setup-dev ## Run the tests that take under two minutes together
 	@$(BIN)/pytest -m "not slow"
 
-lint: setup-dev ## ruff, mypy (strict), import-linter
+lint: setup-dev lint-k8s ## ruff, mypy (strict), import-linter, and the linters below
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+lint-k8s: setup-dev ## The Kubernetes manifests: yamllint, schemas, house rules
+	@$(BIN)/yamllint --strict -c infra/k8s/.yamllint.yaml infra/k8s
+	@$(BIN)/python -m infra.k8s.lint
 
 format: setup-dev ## Format the code and fix what can be fixed by itself
 	@$(BIN)/ruff format .

@@ -46,7 +46,10 @@ def idle(running: Running) -> socket.socket:
     host, port = running.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
     connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 200")
     return connection
 
 
