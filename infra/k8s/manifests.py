@@ -15,6 +15,8 @@ OVERLAYS = ("staging", "production")
 
 Document = dict[str, Any]
 
+_PLACEHOLDER = re.compile(r"\{\{ (\w+) \}\}")
+
 
 class RenderError(Exception):
     """An overlay could not be rendered; the message has what kustomize said."""
@@ -77,9 +79,11 @@ def _filled(part: Any, values: dict[str, Any]) -> Any:
         return {key: _filled(value, values) for key, value in part.items()}
     if isinstance(part, list):
         return [_filled(value, values) for value in part]
-    if isinstance(part, str) and (found := re.fullmatch(r"\{\{ (\w+) \}\}", part)):
-        return values[found[1]]
-    return part
+    if not isinstance(part, str):
+        return part
+    if whole := _PLACEHOLDER.fullmatch(part):
+        return values[whole[1]]
+    return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), part)
 
 
 def pods(documents: list[Document]) -> dict[str, Document]:

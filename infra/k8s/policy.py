@@ -12,7 +12,7 @@ _BROUGHT = {"greenroom-trusted-gate", "greenroom-trusted-operator"}
 _TOKENS = {"Deployment/prefect-worker"}
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEYS|ACCESS_KEY|AUTH_STRING|DATABASE|STORE_URI|PRIVATE")
 # Names of Secrets and their keys, no secrets.
-_NOT_SECRET = re.compile(r"_SECRET_(NAME|KEY)$")
+_NOT_SECRET = re.compile(r"PREFECT_INTEGRATIONS_KUBERNETES_WORKER_\w+_SECRET_(NAME|KEY)")
 _LOGIN_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 
 
@@ -74,7 +74,7 @@ def _container(container: Document) -> Iterator[str]:
         yield f"its image has no tag or digest, or latest: {container['image']}"
     for variable in container.get("env", []):
         name = variable["name"]
-        if _SECRET_NAME.search(name) and not _NOT_SECRET.search(name):
+        if _SECRET_NAME.search(name) and not _NOT_SECRET.fullmatch(name):
             source = variable.get("valueFrom", {})
             if "secretKeyRef" not in source:
                 yield f"{name} does not come from a Secret"
