@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -208,7 +208,7 @@ async def _created(pool: Server, api: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(pool: Server) -> Iterator[dict[str, Any]]:
+def job(pool: Server) -> dict[str, Any]:
     """What Kubernetes is told of a flow run by a worker with the Deployment's settings."""
     worker = pods(resources(BASE))["Deployment/prefect-worker"]["spec"]["containers"][0]
     kubernetes = ThreadingHTTPServer(("127.0.0.1", 0), Kubernetes)
@@ -229,7 +229,7 @@ def job(pool: Server) -> Iterator[dict[str, Any]]:
     spec = told["spec"]["template"]["spec"]
     # Prefect's own check of a template asks for these where Kubernetes does not know them.
     assert (spec.pop("parallelism"), spec.pop("completions")) == (1, 1)
-    yield told
+    return told
 
 
 def test_a_flow_runs_job_holds_no_secret(job: dict[str, Any]) -> None:
