@@ -25,8 +25,9 @@ from registry.settings import GreenroomSettings
 
 # Read without a settings class: where all state is.
 _ELSEWHERE = {"GREENROOM_HOME"}
-# Of no program but the register Job's own prefect.yaml, and of everybody's.
+# Of no program but the register Job's own prefect.yaml.
 _OURS = {"FLOW_RUN_IMAGE", "FLOW_RUN_NAMESPACE"}
+_LIBRARIES = {"DO_NOT_TRACK", "GIT_PYTHON_REFRESH"}
 _AWS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
 
 
@@ -54,7 +55,7 @@ def _known() -> set[str]:
     prefects = set(_get_settings_fields(Settings))
     for name, one in (("WORKER", KubernetesWorkerSettings), ("OBSERVER", KubernetesObserverSettings)):
         prefects |= {f"PREFECT_INTEGRATIONS_KUBERNETES_{name}_{field.upper()}" for field in one.model_fields}
-    return ours | mlflows | prefects | _ELSEWHERE | _OURS | _AWS | {"DO_NOT_TRACK"}
+    return ours | mlflows | prefects | _ELSEWHERE | _OURS | _AWS | _LIBRARIES
 
 
 @pytest.fixture(scope="module")
