@@ -12,13 +12,13 @@ $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexp
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
-.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage
+.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s audit secrets coverage
 .PHONY: data-validation model-gate model-gate-comment model-list model-training
 .PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
 .PHONY: compose-env build-images compose-up compose-test bench-compose compose-demo compose-verify compose-down backup restore
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
@@ -41,7 +41,7 @@ test: setup-dev ## Set up and run every test
 test-fast: setup-dev ## Run the tests that take under two minutes together
 	@$(BIN)/pytest -m "not slow"
 
-lint: lint-python lint-yaml lint-workflows lint-dockerfiles ## Every linter
+lint: lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
 	@echo "All linters are content."
 
 lint-python: setup-dev ## ruff, mypy (strict), import-linter
@@ -112,6 +112,10 @@ image-scan: ## Known vulnerabilities, with a fix, of the two images
 
 push-images: setup-dev ## Push the two images (IMAGE_REPOSITORY= IMAGE_TAG=)
 	@$(BIN)/python -m infra.ci.images
+
+lint-k8s: setup-dev ## The Kubernetes manifests: yamllint, schemas, house rules
+	@$(BIN)/yamllint --strict -c infra/k8s/.yamllint.yaml infra/k8s
+	@$(BIN)/python -m infra.k8s.lint
 
 format: setup-dev ## Format the code and fix what can be fixed by itself
 	@$(BIN)/ruff format .
