@@ -19,6 +19,7 @@ from infra.k8s.policy import secret_keys
 from infra.k8s.secrets import SECRETS
 
 EXAMPLE = ROOT / "secrets.example.yaml"
+PEM = "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n"  # pragma: allowlist secret
 STRONG = "b7c1f0a93d5e48e6ac20"
 GOOD: dict[str, dict[str, str]] = {
     "greenroom-predictor": {
@@ -39,9 +40,7 @@ GOOD: dict[str, dict[str, str]] = {
     "greenroom-prefect-server": {"database-url": f"postgresql+asyncpg://prefect:{STRONG}@db:5432/prefect"},
     "greenroom-prefect": {"auth-string": f"greenroom:{STRONG}"},
     "greenroom-flow-run": {"tracking-password": STRONG, "s3-access-key": "AKIA7Q2", "s3-secret-key": STRONG},
-    "greenroom-gate": {
-        "gate.pem": "-----BEGIN PRIVATE KEY-----\nMC4C\n-----END PRIVATE KEY-----\n",  # pragma: allowlist secret
-    },
+    "greenroom-gate": {"gate.pem": PEM},
 }
 
 
