@@ -5,6 +5,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import threading
 import time
@@ -353,7 +354,7 @@ def _ask_until(stack: ComposeStack, over: threading.Event, answers: list[int]) -
 
 def test_secrets_are_rotated_by_new_values_and_an_up(stack: ComposeStack) -> None:
     old = dict(stack.secrets)
-    fresh = "rotated0123456789abcdef"
+    fresh = secrets.token_hex(12)
     stack.set(
         GREENROOM_MLFLOW_DB_PASSWORD=f"{fresh}1",
         GREENROOM_MLFLOW_AUTH_DB_PASSWORD=f"{fresh}2",
