@@ -2,6 +2,9 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# Each has a local stack of its own (2 GB of memory); files of tests are shared out among them.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Compiled bytecode makes every start several seconds shorter.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -27,10 +30,10 @@ setup-dev: ## The same, with what tests and linters need
 	@$(PYTHON) infra/bootstrap.py dev
 
 test: setup-dev ## Set up and run every test
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 test-fast: setup-dev ## Run the tests that take under two minutes together
-	@$(BIN)/pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 lint: setup-dev ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff check .

@@ -18,7 +18,8 @@ from registry.client import TrackingClient
 from registry.errors import StorageUnavailableError
 from registry.settings import RegistrySettings
 from registry.stages import Registry
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
+from tests.ports import free_port
 from tests.evidence import key_settings
 
 pytestmark = pytest.mark.slow
