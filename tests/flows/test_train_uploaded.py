@@ -19,8 +19,8 @@ from registry.errors import StorageUnavailableError
 from registry.settings import RegistrySettings
 from registry.stages import Registry
 from tests.conftest import Stack
-from tests.ports import free_port
 from tests.evidence import key_settings
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

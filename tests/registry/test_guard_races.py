@@ -25,8 +25,8 @@ from registered import Registrar
 from registry import audit
 from registry.settings import KeySettings
 from tests.conftest import Stack
-from tests.ports import free_port
 from tests.evidence import key_settings
+from tests.ports import free_port
 
 PROCESSES, ATTEMPTS = 4, 50
 KILLS = 50
