@@ -1,6 +1,8 @@
 """Fixtures that more than one room's tests use. Everything is real, on free ports, and stopped at the end."""
 
+import functools
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     NO_PROXY="127.0.0.1,localhost",
 )
+# Without a client of its own httpx reads all root certificates for each request: 30 ms, thousands of times.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 # The files that take longest (20 seconds and more), so that no worker begins one when the others are done.

@@ -68,6 +68,7 @@ class Watcher:
             while not self._done.is_set():
                 self.problems += disagreements(connection, self._name)
                 self.looks += 1
+                self._done.wait(0.02)  # the processor is for those who promote
 
 
 def disagreements(connection: Any, name: str) -> list[str]:
