@@ -135,3 +135,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield found
     finally:
         found.greenroom("down")
+        # SeaweedFS leaves its socket behind when it was killed.
+        Path(f"/tmp/seaweedfs-s3-{found.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
