@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The scanner of images. By digest: a tag of a scanner has been moved to something else before.
 GRYPE_IMAGE ?= ghcr.io/anchore/grype:v0.120.1@sha256:e4a44ef45d285b829ce6efe2642980329661bd2d18eab5fc539138d4adaebbbe
+# Each has a local stack of its own (2 GB of memory); files of tests are shared out among them.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Compiled bytecode makes every start several seconds shorter.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -36,10 +39,10 @@ setup-dev: ## The same, with what tests and linters need
 	@$(PYTHON) infra/bootstrap.py dev
 
 test: setup-dev ## Set up and run every test
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 test-fast: setup-dev ## Run the tests that take under two minutes together
-	@$(BIN)/pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 lint: lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
 	@echo "All linters are content."
@@ -67,7 +70,7 @@ secrets: setup-dev ## Refuse a secret in a file that git has or would take
 	@$(BIN)/python -m infra.ci.secret_scan
 
 coverage: setup-dev ## Every test, with the share of lines that they run; below the floor it fails
-	@$(BIN)/pytest --cov --cov-report=xml --cov-report=term:skip-covered
+	@$(PYTEST) --cov --cov-report=xml --cov-report=term:skip-covered
 
 data-validation: setup-dev ## Contract and DeepChecks on the data, without training (MODELS="…" DATASET=sha256:…)
 	@$(BIN)/greenroom check-data --report data-validation $${DATASET:+--dataset "$$DATASET"} -- $$MODELS
