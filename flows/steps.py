@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import mlflow
+import numpy as np
 import pandas as pd
 import requests
 from mlflow.exceptions import MlflowException
@@ -24,7 +25,7 @@ from prefect.tasks import Task, exponential_backoff
 from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
-from flows import data, models, pictures, tracking
+from flows import clusters, data, models, neighbours, pictures, tracking
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
 from registry.errors import (
@@ -67,15 +68,21 @@ _RETRIES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one side of the split: what the model reads, and what it should say."""
+    """Rows of one side of the split: what the model reads, and the other columns of its declaration."""
 
     features: pd.DataFrame
-    target: "pd.Series[Any]"
+    others: pd.DataFrame
+    label: str | None
+
+    @property
+    def target(self) -> "pd.Series[Any] | None":
+        """What scores are made with; None for a clustering."""
+        return None if self.label is None else self.others[self.label]
 
     @property
     def frame(self) -> pd.DataFrame:
         """Both in one table."""
-        return self.features.assign(**{str(self.target.name): self.target})
+        return pd.concat([self.features, self.others], axis=1)
 
 
 @contextmanager
@@ -130,10 +137,11 @@ def split_rows(spec: ModelSpec, rows: pd.DataFrame, matrix: pd.DataFrame) -> tup
     with step(spec, "split") as say:
         train, test = data.split(rows, spec)
         folds = data.folds(rows.iloc[train], spec)
-        target = rows[spec.target].astype("float64" if spec.task == "regression" else "str")
+        others = rows[[name for name in spec.columns if name not in spec.features]]
+        others = others.astype("float64" if spec.task == "regression" else "str")
         sides = [
-            Rows(matrix.iloc[side].reset_index(drop=True), target.iloc[side].reset_index(drop=True))
-            for side in (train, test)
+            Rows(matrix.iloc[at].reset_index(drop=True), others.iloc[at].reset_index(drop=True), spec.label)
+            for at in (train, test)
         ]
         by = f", by {spec.dataset.group}" if spec.dataset.group else ""
         say(f"{len(train):,} rows to train on, {len(test):,} held out{by}")
@@ -179,11 +187,23 @@ def convert(
 ) -> tuple[bytes, models.Agreement]:
     """Turn the winner into ONNX and hold it against the original on held-out rows."""
     with step(spec, "convert") as say:
-        content = models.export(spec, winner.pipeline, train.features)
-        found = models.agreement(winner.pipeline, OnnxModel(content), test.features)
-        labels = f", {found.labels:.1%} of labels agree" if found.labels is not None else ""
+        content, pipeline = _converted(spec, winner, train, test)
+        model = OnnxModel(content)
+        found = models.agreement(pipeline, model, test.features)
+        labels = f", {found.labels:.1%} of answers agree" if found.labels is not None else ""
         say(f"ONNX, {len(content) / 1e6:.1f} MB; differs by at most {found.max_difference:.2g}{labels}")
+        if spec.task == "clustering":
+            say(f"clusters: {'; '.join(model.description.classes)}")
     return content, found
+
+
+def _converted(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) -> tuple[bytes, Any]:
+    if spec.task != "similarity":
+        return models.export(spec, winner.pipeline, train.features), winner.pipeline
+    # Scores are of an index without held-out rows; what is served finds those, too.
+    things = pd.concat([train.frame, test.frame], ignore_index=True)
+    whole = neighbours.complete(winner.pipeline, things[list(spec.features)])
+    return models.export(spec, whole, things=things), whole
 
 
 @task(**_RETRIES)
@@ -214,13 +234,14 @@ def log_winner(
     *,
     content: bytes,
     found: models.Agreement,
-    test: Rows,
+    sides: tuple[Rows, Rows],
     held_out: Any,
 ) -> str:
     """Log the winner's pictures and both its forms to the active run."""
     with step(spec, "log") as say:
+        train, test = sides
         scores = models.score(spec, winner.pipeline, test.features, test.target)
-        _log_pictures(spec, winner, test)
+        _log_pictures(spec, winner, train, test)
         model_id = tracking.log_winner(
             spec,
             winner,
@@ -273,15 +294,30 @@ def promote(spec: ModelSpec, number: int) -> str:
     return version.stage.value
 
 
-def _log_pictures(spec: ModelSpec, winner: models.Fitted, test: Rows) -> None:
-    predicted = winner.pipeline.predict(test.features)
-    actual = test.target.to_numpy()
+def _log_pictures(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) -> None:
+    pipeline, target = winner.pipeline, test.target
+    if spec.task == "clustering":
+        count = clusters.count(pipeline)
+        apart = clusters.profile(spec, train.features, pipeline.predict(train.features), count)
+        shares = np.bincount(pipeline.predict(test.features), minlength=count) / len(test.features)
+        called = clusters.names(spec, apart)
+        mlflow.log_figure(clusters.picture(apart, called, shares), "pictures/clusters.png")
+        mlflow.log_dict(dict(zip(called, apart.to_dict("records"), strict=True)), "clusters.json")
+        return
+    if target is None:
+        raise RuntimeError(f"a {spec.task} has a column that scores are made with")
+    if spec.task == "similarity":
+        mlflow.log_figure(
+            neighbours.picture(spec, pipeline, test.features, target), "pictures/neighbours.png"
+        )
+        return
+    predicted, actual = pipeline.predict(test.features), target.to_numpy()
     if spec.task == "classification":
-        classes = [str(label) for label in winner.pipeline.classes_]
+        classes = [str(label) for label in pipeline.classes_]
         mlflow.log_figure(pictures.confusion(actual, predicted, classes), "pictures/confusion-matrix.png")
     else:
         mlflow.log_figure(pictures.residuals(actual, predicted, spec.unit), "pictures/residuals.png")
-    means, figure = pictures.importance(spec, winner.pipeline, test.features, test.target)
+    means, figure = pictures.importance(spec, pipeline, test.features, target)
     mlflow.log_figure(figure, "pictures/feature-importance.png")
     mlflow.log_dict(means, "feature-importance.json")
 
