@@ -1,6 +1,5 @@
 """The training flow: ingest, validate, engineer, split, train, evaluate, check, log, register, promote."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,24 +11,11 @@ from prefect import flow
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from flows import data, steps, tracking
+from flows.outcome import Outcome
 from flows.uploaded import trained_on
 from registry.errors import RegistryRefusedError
 from registry.stage import Stage
 from registry.tags import MODEL
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a training came to."""
-
-    model: str
-    version: int
-    winner: str
-    metric: str
-    score: float
-    passed: bool
-    stage: str
-    refusals: tuple[str, ...] = ()
 
 
 @flow(name="train", flow_run_name="train-{model}", validate_parameters=False)
@@ -59,7 +45,7 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         with mlflow.start_run(run_name=f"train-{spec.name}"):
             held_out = _log_run(spec, cleaning, scored, (train_rows, test_rows))
             model_id = steps.log_winner(
-                spec, winner, content=content, found=found, test=test_rows, held_out=held_out
+                spec, winner, content=content, found=found, sides=(train_rows, test_rows), held_out=held_out
             )
             verdict = checking.result()
             tracking.log_verdict(verdict, reports)
@@ -93,7 +79,7 @@ def _log_run(
     mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training"})
     if commit := tracking.git_commit():
         mlflow.set_tag("mlflow.source.git.commit", commit)
-    mlflow.log_params({"task": spec.task, "target": spec.target, "seed": spec.split.seed})
+    mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
     held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
     for one, train_scores, test_scores, seconds in scored:
         tracking.log_candidate(spec, one, train_scores, test_scores, seconds)
