@@ -48,7 +48,7 @@ def _steps(clone: Path, environment: dict[str, str]) -> list[tuple[str, float]]:
         elif match := re.search(r"^\s*([\d.]+) s  (\S+)\s+(\S+)", line):
             steps[match[3]] = steps.get(match[3], 0.0) + float(match[1])
     rows = [("set-up of both environments, packages cached", setup), *found]
-    rows += [(f"  {name}, three models together", seconds) for name, seconds in steps.items()]
+    rows += [(f"  {name}, all models together", seconds) for name, seconds in steps.items()]
     return [*rows, ("**`make up`, from a clean clone to the table**", whole)]
 
 

@@ -5,8 +5,15 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "clustering", "similarity"]
 Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
+
+# The tasks that learn from a known answer, the target.
+SUPERVISED: frozenset[Task] = frozenset({"classification", "regression"})
+# The headline metrics of the others: no scorers of scikit-learn (checks/clustering.py, similarity.py).
+METRICS: dict[Task, str] = {"clustering": "silhouette", "similarity": "agreement_at_10"}
+# Most neighbours that a similarity model answers; its file finds one more, the thing that was asked about.
+MAX_NEIGHBOURS = 100
 
 # More would make the model's file larger and explanations no better within their bound of work.
 MAX_BACKGROUND = 64
@@ -49,10 +56,19 @@ class Dataset(_Declaration):
     group_separator: str | None = Field(
         default=None, description="Splits the group column into several values, the first being the main one."
     )
+    id: str | None = Field(default=None, description="Column of text that names a row, each another.")
+    words: dict[str, tuple[str, str]] = Field(
+        default_factory=dict,
+        description="What people call a low and a high value of a column; else `low NAME` and `high NAME`.",
+    )
 
 
 class Candidate(_Declaration):
-    """One estimator to try: the import path of a scikit-learn class and its parameters."""
+    """One estimator to try: the import path of a scikit-learn class and its parameters.
+
+    Of a clustering it predicts the cluster's number; of a similarity it is `NearestNeighbors` with the metric
+    `euclidean` or `cosine`, over the encoded features.
+    """
 
     name: str
     estimator: str
@@ -69,10 +85,12 @@ class Split(_Declaration):
 
 
 class Check(_Declaration):
-    """One DeepChecks check and the condition it must meet.
+    """One check and the condition it must meet.
 
     `check` is DeepChecks' class name; `condition` is the name of one of its `add_condition_*` methods
-    without that prefix. A `required` check that did not run and pass refuses the model.
+    without that prefix. Or it is one of Greenroom's own (checks/own.py), for what DeepChecks does not look
+    at; its condition is `at_least` or `at_most`. A `required` check that did not run and pass refuses the
+    model.
     """
 
     check: str
@@ -114,7 +132,16 @@ class ModelSpec(_Declaration):
     description: str
     task: Task
     dataset: Dataset
-    target: str
+    target: str | None = Field(
+        default=None, description="Column that is predicted; a clustering and a similarity have none."
+    )
+    related_by: str | None = Field(
+        default=None,
+        description="Of a similarity: a column whose value near things should share. Scores alone read it.",
+    )
+    shown: tuple[str, ...] = Field(
+        default=(), description="Of a similarity: columns that an answer shows of each neighbour."
+    )
     unit: str | None = Field(default=None, description="Unit or range of a regression's prediction.")
     features: tuple[str, ...] = Field(min_length=1)
     one_hot: tuple[str, ...] = Field(default=(), description="Features that are codes, not quantities.")
@@ -128,18 +155,19 @@ class ModelSpec(_Declaration):
         "against. Whoever may read the file may read them: 0 for rows that must not leave training; such "
         "a model is served but not explained.",
     )
-    metric: str = Field(description="Headline metric, higher is better; chooses among the candidates.")
+    metric: str = Field(
+        description="Headline metric, higher is better; chooses among the candidates. The name of one of "
+        "scikit-learn's scorers, or what `METRICS` says for the task."
+    )
     split: Split = Split()
     gate: GatePolicy
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        columns, contract = self.dataset.row.model_fields, self.dataset.features.model_fields
-        problems = []
+        contract = self.dataset.features.model_fields
+        problems = self._problems_of_task()
         if not _NAME.match(self.name):
             problems.append(f"name {self.name!r} must be lower-case letters, digits, - and _")
-        if self.target not in columns:
-            problems.append(f"target {self.target!r} is not a column of {self.dataset.name}")
         if self.target in self.features:
             problems.append(f"target {self.target!r} is among the features: the model would read the answer")
         if unknown := sorted(set(self.features) - set(contract)):
@@ -151,3 +179,42 @@ class ModelSpec(_Declaration):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it learns from a known answer."""
+        return self.task in SUPERVISED
+
+    @property
+    def label(self) -> str | None:
+        """The column that scores are made with: the target, or what near things should share."""
+        return self.target or self.related_by
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of a row that training and gate look at: features, label, and what names a thing."""
+        named = (self.dataset.id, *self.shown) if self.task == "similarity" else ()
+        return tuple(dict.fromkeys(filter(None, (*self.features, self.label, *named))))
+
+    def _problems_of_task(self) -> list[str]:
+        problems = []
+        if self.supervised and self.target is None:
+            problems.append(f"a {self.task} needs a target")
+        if not self.supervised and self.target is not None:
+            problems.append(f"a {self.task} has no target, and {self.target!r} is declared as one")
+        if (metric := METRICS.get(self.task)) and self.metric != metric:
+            problems.append(f"the metric of a {self.task} is {metric!r}, not {self.metric!r}")
+        if self.task == "similarity":
+            if self.related_by is None or self.dataset.id is None:
+                problems.append("a similarity needs `related_by`, and an `id` of its dataset")
+            if taken := sorted({"k", "distance"} & {*self.features, *self.shown, self.dataset.id}):
+                problems.append(
+                    f"names that a similarity's requests and answers have for themselves: {taken}"
+                )
+        elif self.related_by or self.shown:
+            problems.append("`related_by` and `shown` are a similarity's alone")
+        roles = {"target": self.target, "related_by": self.related_by, "id": self.dataset.id}
+        for role, name in [*roles.items(), *(("shown", name) for name in self.shown)]:
+            if name is not None and name not in self.dataset.row.model_fields:
+                problems.append(f"{role} {name!r} is not a column of {self.dataset.name}")
+        return problems

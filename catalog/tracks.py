@@ -60,7 +60,9 @@ class Track(TrackFeatures):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    track_id: str = Field(min_length=1, description="Spotify's id of the release.")
+    track_id: str = Field(
+        min_length=1, description="Spotify's id of the release.", examples=["5sICkBXVmaCQk5aISGR3x1"]
+    )
     artists: str = Field(min_length=1, description="Names separated by ';', the main artist first.")
     track_name: str
     track_genre: str = Field(min_length=1)
@@ -81,4 +83,17 @@ TRACKS = Dataset(
     prefer="popularity",
     group="artists",
     group_separator=";",
+    id="track_id",
+    words={
+        "danceability": ("hard to dance to", "danceable"),
+        "energy": ("calm", "energetic"),
+        "valence": ("sad", "cheerful"),
+        "acousticness": ("electric", "acoustic"),
+        "instrumentalness": ("vocal", "instrumental"),
+        "liveness": ("studio", "live"),
+        "speechiness": ("sung", "spoken"),
+        "loudness": ("quiet", "loud"),
+        "tempo": ("slow", "fast"),
+        "duration_ms": ("short", "long"),
+    },
 )

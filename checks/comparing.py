@@ -1,7 +1,7 @@
 """Challenger against incumbent: both predict the same held-out rows, and the difference gets an interval."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,10 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer
 
-from catalog.spec import ModelSpec
+from catalog.spec import ModelSpec, Task
+from checks.clustering import silhouettes
+from checks.looking import Floats, Look
+from checks.similarity import agreements
 from registry.errors import ModelFormatError, RegistryRefusedError
 from registry.evidence import CheckOutcome, Incumbent
 from registry.onnx_model import OnnxModel
@@ -24,6 +27,11 @@ NAME = "IncumbentComparison"
 # 0.8 points.
 _DRAWS = 400
 _INTERVAL = (2.5, 97.5)
+# The headline metrics that are no scorers of scikit-learn, row by row.
+_BY_ROW: Mapping[Task, Callable[[Look, OnnxModel], Floats]] = {
+    "clustering": silhouettes,
+    "similarity": agreements,
+}
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,25 @@ def find_rival(registry: Registry, model: str, challenger: int | None = None) ->
     return Rival(named, load)
 
 
-def compare(spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, rival: Rival) -> CheckOutcome:
+def compare(
+    spec: ModelSpec,
+    held_out: pd.DataFrame,
+    challenger: OnnxModel,
+    rival: Rival,
+    *,
+    train: pd.DataFrame | None = None,
+) -> CheckOutcome:
     """Return whether a challenger is no worse than the incumbent, as one more outcome of the gate.
 
-    `held_out` has the columns of `spec` (checks.frames). The outcome's value is the difference of the
-    headline metric (higher is better), its reason states both scores and the 95 % interval. An incumbent that
-    cannot predict these rows gives the status `error`, which refuses.
+    `held_out` has the columns of `spec` (checks.frames), and `train`, which a model without a target is
+    compared by as well. The outcome's value is the difference of the headline metric (higher is better), its
+    reason states both scores and the 95 % interval. An incumbent that cannot answer these rows gives the
+    status `error`, which refuses.
     """
     number = rival.incumbent.version
     try:
-        scores = _scores(spec, held_out, (challenger, rival.load()))
+        look = Look(spec, held_out if train is None else train, held_out, challenger)
+        scores = _scores(look, rival.load())
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime or a scorer raises: no comparison, no pass
         reason = f"could not be compared with version {number} in Production: {type(error).__name__}: {error}"
         return _outcome("error", reason, None)
@@ -98,22 +115,36 @@ def _outcome(status: Any, reason: str, value: float | None) -> CheckOutcome:
     )
 
 
-def _scores(
-    spec: ModelSpec, held_out: pd.DataFrame, models: tuple[OnnxModel, ...]
-) -> npt.NDArray[np.float64]:
-    """Return the score of each model on all rows (first line), then on each draw of them."""
-    target = held_out[spec.target].to_numpy()
-    known = [_known(spec, held_out, model) for model in models]
-    score = get_scorer(spec.metric)
+def _scores(look: Look, incumbent: OnnxModel) -> npt.NDArray[np.float64]:
+    """Return both models' scores on all rows (first line), then on each draw of them."""
+    spec, held_out = look.spec, look.test
     random = np.random.default_rng(spec.split.seed)
     rows = np.arange(len(held_out))
     draws = [rows, *(random.choice(rows, len(rows)) for _ in range(_DRAWS))]
+    models = (look.model, incumbent)
+    for model in models:
+        _require_fit(spec, held_out, model)
+    if measure := _BY_ROW.get(spec.task):
+        # The metric is a mean over rows. A row's silhouette is taken as given, whichever rows are drawn.
+        by_row = np.array([measure(look, model) for model in models])
+        return np.array([by_row[:, draw].mean(axis=1) for draw in draws], dtype=np.float64)
+    target = held_out[spec.target].to_numpy()
+    known = [_known(held_out, model) for model in models]
+    score = get_scorer(spec.metric)
     with warnings.catch_warnings():
         # A draw may miss a rare class; the scorer says so each time.
         warnings.simplefilter("ignore")
         return np.array(
             [[score(one, draw, target[draw]) for one in known] for draw in draws], dtype=np.float64
         )
+
+
+def _require_fit(spec: ModelSpec, rows: pd.DataFrame, model: OnnxModel) -> None:
+    said = model.description
+    if said.task != spec.task:
+        raise ValueError(f"it is a {said.task} model, this is a {spec.task}")
+    if absent := [name for name in said.features if name not in rows.columns or name == spec.target]:
+        raise ValueError(f"it reads {', '.join(absent)}, which these rows do not have")
 
 
 class _Known(BaseEstimator):  # type: ignore[misc]
@@ -144,12 +175,8 @@ class _KnownRegressor(RegressorMixin, _Known):  # type: ignore[misc]
     pass
 
 
-def _known(spec: ModelSpec, rows: pd.DataFrame, model: OnnxModel) -> _Known:
+def _known(rows: pd.DataFrame, model: OnnxModel) -> _Known:
     said = model.description
-    if said.task != spec.task:
-        raise ValueError(f"it is a {said.task} model, this is a {spec.task}")
-    if absent := [name for name in said.features if name not in rows.columns or name == spec.target]:
-        raise ValueError(f"it reads {', '.join(absent)}, which these rows do not have")
     labels, probabilities = model.predict(rows[list(said.features)].to_numpy(np.float32))
     if probabilities is None:
         return _KnownRegressor(labels.astype(np.float64))

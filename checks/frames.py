@@ -12,12 +12,12 @@ from registry.evidence import digest
 
 
 def checked_frame(spec: ModelSpec, frame: pd.DataFrame, side: str) -> pd.DataFrame:
-    """Return a copy with the columns of `spec` in order: features as float64, then the target.
+    """Return a copy with the columns of `spec` in order: features as float64, then the others.
 
-    A classification's target becomes text, as the model's classes are. `side` names the rows in errors:
-    `GateInputError` when a column is missing or not numeric, or there are no rows.
+    A regression's target becomes float64 as well, all others text, as a model's classes are. `side` names the
+    rows in errors: `GateInputError` when a column is missing or not numeric, or there are no rows.
     """
-    columns = [*spec.features, spec.target]
+    columns = list(spec.columns)
     if absent := [name for name in columns if name not in frame.columns]:
         raise GateInputError(
             f"The {side} rows lack {', '.join(absent)}, which the declaration of {spec.name!r} names. "
@@ -30,8 +30,9 @@ def checked_frame(spec: ModelSpec, frame: pd.DataFrame, side: str) -> pd.DataFra
         checked = frame[columns].astype(dict.fromkeys(numeric, "float64")).reset_index(drop=True)
     except (ValueError, TypeError) as error:
         raise GateInputError(f"The {side} rows of {spec.name!r} are not all numbers: {error}") from error
-    if spec.task == "classification":
-        checked[spec.target] = checked[spec.target].astype(str)
+    for name in columns:
+        if name not in numeric:
+            checked[name] = checked[name].astype(str)
     return checked
 
 

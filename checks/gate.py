@@ -6,6 +6,7 @@ check that did not run and pass refuses the model, whatever the reason.
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,8 @@ from catalog.spec import GatePolicy, ModelSpec
 from checks.comparing import Rival, compare
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest, to_parquet
+from checks.looking import Look
+from checks.own import is_own, look
 from checks.process import OUTCOMES_FILE, WorkerRun, run_worker
 from checks.settings import ChecksSettings
 from registry.evidence import CheckOutcome, Verdict, policy_digest
@@ -40,7 +43,7 @@ def run_gate(
     """Check `model` against the policy of `spec`, and against the version in Production; return the verdict.
 
     `train` and `test` are the rows it was trained on and the held-out ones, with the columns of
-    `spec.features` (float64, booleans as 0 and 1) and `spec.target`. `report_dir`, made if need be, then
+    `spec.columns` (features as float64, booleans as 0 and 1). `report_dir`, made if need be, then
     holds `verdict.json`, `checks.json` (the outcomes as the worker wrote them), one HTML report per suite
     that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again. `rival` is the
     version in Production, None where there is none.
@@ -59,11 +62,14 @@ def run_gate(
     with TemporaryDirectory(prefix="greenroom-gate-") as temporary:
         job = Path(temporary)
         _write_job(spec, model, frames, job)
-        run = run_worker(job, ChecksSettings())
+        others = any(not is_own(check) for check in spec.gate.checks)
+        run = run_worker(job, ChecksSettings()) if others else WorkerRun()
         _collect(job, run, report_dir)
-    outcomes = judge(spec.gate, run)
+    at = Look(spec, frames["train"], frames["test"], model)
+    found = {check.check: look(check, at) for check in spec.gate.checks if is_own(check)}
+    outcomes = judge(spec.gate, replace(run, outcomes={**run.outcomes, **found}))
     if rival:
-        outcomes += (compare(spec, frames["test"], model, rival),)
+        outcomes += (compare(spec, frames["test"], model, rival, train=frames["train"]),)
     verdict = Verdict(
         model=spec.name,
         task=spec.task,
@@ -103,6 +109,11 @@ def _require_fit(spec: ModelSpec, model: OnnxModel) -> None:
     said = model.description
     if said.task != spec.task:
         raise GateInputError(f"{spec.name!r} is a {spec.task}, but the ONNX file is a {said.task}.")
+    if said.items and said.items.id_name != spec.dataset.id:
+        raise GateInputError(
+            f"The ONNX file finds things by {said.items.id_name}, but {spec.name!r} declares "
+            f"{spec.dataset.id}. Train the model again if its declaration has changed."
+        )
     if said.features != spec.features:
         raise GateInputError(
             f"The ONNX file reads {', '.join(said.features)}, but {spec.name!r} declares "
@@ -111,10 +122,12 @@ def _require_fit(spec: ModelSpec, model: OnnxModel) -> None:
 
 
 def _write_job(spec: ModelSpec, model: OnnxModel, frames: dict[str, pd.DataFrame], job: Path) -> None:
-    classes = model.description.classes
+    classes = model.description.classes if spec.supervised else ()
     order = sorted(range(len(classes)), key=classes.__getitem__)  # DeepChecks wants the classes sorted
     for side, frame in frames.items():
         (job / f"{side}.parquet").write_bytes(to_parquet(frame))
+        if not spec.supervised:
+            continue  # what there is to say of these is Greenroom's own checks' to say
         labels, probabilities = model.predict(frame[list(spec.features)].to_numpy(np.float32))
         if probabilities is None:
             predictions = pd.DataFrame({"prediction": labels.astype(np.float64)})
@@ -128,7 +141,7 @@ def _write_job(spec: ModelSpec, model: OnnxModel, frames: dict[str, pd.DataFrame
         "target": spec.target,
         "categorical": spec.one_hot,
         "classes": [classes[i] for i in order],
-        "checks": [check.model_dump(mode="json") for check in spec.gate.checks],
+        "checks": [check.model_dump(mode="json") for check in spec.gate.checks if not is_own(check)],
     }
     (job / "job.json").write_text(json.dumps(content), "utf-8")
 

@@ -11,6 +11,7 @@ from catalog.spec import GatePolicy, ModelSpec
 from checks.errors import GateInputError
 from checks.frames import checked_frame, to_parquet
 from checks.gate import judge
+from checks.own import is_own
 from checks.process import run_worker
 from checks.settings import ChecksSettings
 from registry.evidence import CheckOutcome
@@ -27,7 +28,7 @@ def check_rows(
     suite that ran. Raises `GateUnavailableError` when the checks cannot be run at all, and `GateInputError`
     when the rows do not fit the declaration or the policy asks nothing about rows.
     """
-    checks = tuple(check for check in spec.gate.checks if check.suite in SUITES)
+    checks = tuple(check for check in spec.gate.checks if check.suite in SUITES and not is_own(check))
     if not any(check.required for check in checks):
         raise GateInputError(f"The gate policy of {spec.name!r} requires no check of the rows alone.")
     frames = {

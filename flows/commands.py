@@ -2,13 +2,16 @@
 
 import os
 import sys
+from pathlib import Path
 
 import click
 import httpx
 
 from catalog.loader import get_model, load_catalog
 from flows.errors import DataError
+from flows.outcome import Ended, exit_code
 from flows.settings import FlowSettings
+from flows.together import summary, train_each
 from flows.uploaded import contract_of, trained_on
 from registry.client import TrackingClient
 from registry.errors import RegistryUnavailableError, StorageUnavailableError
@@ -19,15 +22,22 @@ from registry.settings import home
 @click.argument("models", nargs=-1)
 @click.option("--promote", is_flag=True, help="Move what the gate let pass to Production.")
 @click.option("--dataset", metavar="ID", help="Learn from an uploaded dataset, sha256:HEX.")
-def train(models: tuple[str, ...], promote: bool, dataset: str | None) -> None:
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Most models at once.")
+@click.option(
+    "--outcome", type=click.Path(path_type=Path), hidden=True, help="For programs: tell it to a file."
+)
+def train(
+    models: tuple[str, ...], *, promote: bool, dataset: str | None, jobs: int, outcome: Path | None
+) -> None:
     """Train, gate and register MODELS; without names, every model of the catalogue.
 
     With --dataset they learn from the rows that POST /api/upload-dataset stored under that id; without
     names, every model does whose dataset it is.
 
-    A model that the gate refused is registered too, so that people can look at it, but stays where it is.
-    Exit code 1 if a model was refused, by the gate or by the server, 2 if one could not be trained; the
-    others are trained all the same.
+    Several train side by side, each in a process of its own, and a table says how each ended: promoted,
+    passed, refused or failed. A model that the gate refused is registered too, so that people can look at it,
+    but stays where it is. Exit code 1 if a model was refused, by the gate or by the server, 2 if one could
+    not be trained; the others are trained all the same.
     """
     names = [get_model(name).name for name in models] or list(load_catalog())
     if dataset is not None:
@@ -35,24 +45,30 @@ def train(models: tuple[str, ...], promote: bool, dataset: str | None) -> None:
     settings = FlowSettings()
     _prepare_environment(settings)
     _require_servers(settings)
+    if len(names) > 1:
+        ended = train_each(names, promote=promote, dataset=dataset, jobs=jobs)
+        summary(ended)
+    else:
+        ended = [_train(name, promote=promote, dataset=dataset) for name in names]
+    if outcome is not None:
+        ended[0].write(outcome)
+    sys.exit(exit_code(ended))
+
+
+def _train(name: str, *, promote: bool, dataset: str | None) -> Ended:
+    """Train one model in this process."""
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
-    from flows.train import Outcome  # noqa: PLC0415
     from flows.train import train as train_flow  # noqa: PLC0415
 
-    outcomes: list[Outcome] = []
-    failed = []
-    for name in names:
-        try:
-            outcomes.append(train_flow(name, promote_passed=promote, dataset=dataset))
-        except Exception as error:  # noqa: BLE001 - one model must not take the others down
-            failed.append(name)
-            click.secho(f"{name}: {type(error).__name__}: {error}", fg="red", err=True)
-    for done in outcomes:
-        result = "passed the gate" if done.passed else "was refused by the gate"
-        click.echo(
-            f"{done.model} version {done.version} {result}; {done.metric} {done.score:.3f}; {done.stage}"
-        )
-    sys.exit(2 if failed else int(any(done.refusals for done in outcomes)))
+    try:
+        done = train_flow(name, promote_passed=promote, dataset=dataset)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        problem = f"{type(error).__name__}: {error}"
+        click.secho(f"{name}: {problem}", fg="red", err=True)
+        return Ended(name, problem=problem)
+    result = "passed the gate" if done.passed else "was refused by the gate"
+    click.echo(f"{done.model} version {done.version} {result}; {done.metric} {done.score:.3f}; {done.stage}")
+    return Ended(name, done)
 
 
 def _prepare_environment(settings: FlowSettings) -> None:

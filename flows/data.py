@@ -110,7 +110,7 @@ def clean(rows: pd.DataFrame, spec: ModelSpec, *, read: int) -> tuple[pd.DataFra
     identity = list(dataset.unique_by)
     kept = rows
     if spec.task == "classification":
-        labels = rows.groupby(identity, dropna=False)[spec.target].transform("nunique")
+        labels = rows.groupby(identity, dropna=False)[str(spec.target)].transform("nunique")
         kept = rows[labels == 1]
     conflicting = len(rows) - len(kept)
     if dataset.prefer:
@@ -132,13 +132,14 @@ def features(rows: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
 def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
     """Return the positions of training and held-out rows.
 
-    Held-out rows are about `split.test_fraction` of all, spread evenly over the target. With a group
-    column, no main group value is on both sides, and training rows that share any value (a guest artist)
-    with a held-out row are left out. The same rows and seed always give the same split.
+    Held-out rows are about `split.test_fraction` of all, spread evenly over the label. With a group column,
+    no main group value is on both sides, and training rows that share any value (a guest artist) with a
+    held-out row are left out, unless there is no target that these could give away. The same rows and seed
+    always give the same split.
     """
     folds = round(1 / spec.split.test_fraction)
     options = {"n_splits": folds, "shuffle": True, "random_state": spec.split.seed}
-    target = _strata(rows[spec.target], spec)
+    target = _strata(rows, spec)
     groups = _groups(rows, spec.dataset)
     try:
         if groups is None:
@@ -148,13 +149,13 @@ def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
             train, test = next(StratifiedGroupKFold(**options).split(rows, target, main))
     except ValueError as error:
         raise DataError(f"{spec.name}: the rows cannot be split: {error}") from error
-    if groups is not None:
+    if groups is not None and spec.supervised:
         held = {value for position in test for value in groups[position]}
         train = train[np.array([held.isdisjoint(groups[position]) for position in train], dtype=bool)]
     # A class on one side only could be learned and never measured, or asked for and never learned.
     if lone := sorted(map(str, set(target.iloc[train]) ^ set(target.iloc[test]))):
         raise DataError(
-            f"{spec.name}: the rows cannot be split: too few have {spec.target} {', '.join(lone)} for "
+            f"{spec.name}: the rows cannot be split: too few have {spec.label} {', '.join(lone)} for "
             "both sides. Add such rows, or leave them out."
         )
     return train, test
@@ -176,7 +177,9 @@ def _groups(rows: pd.DataFrame, dataset: Dataset) -> list[list[str]] | None:
     return [value.split(separator) if separator else [value] for value in values]
 
 
-def _strata(target: "pd.Series[Any]", spec: ModelSpec) -> "pd.Series[Any]":
-    if spec.task == "classification":
-        return target
-    return pd.qcut(target.rank(method="first"), _BINS, labels=False)
+def _strata(rows: pd.DataFrame, spec: ModelSpec) -> "pd.Series[Any]":
+    if spec.label is None:
+        return pd.Series(0, index=rows.index)
+    if spec.task == "regression":
+        return pd.qcut(rows[spec.label].rank(method="first"), _BINS, labels=False)
+    return rows[spec.label]

@@ -92,7 +92,9 @@ def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
         f"{len(test):,} held out"
     )
     matrix = data.features(rows, spec)
-    matrix[spec.target] = rows[spec.target]
+    for column in spec.columns:
+        if column not in matrix:  # the label, and what names a row
+            matrix[column] = rows[column]
     sides: list[pd.DataFrame] = [matrix.iloc[side].reset_index(drop=True) for side in (train, test)]
     found.outcomes = check_rows(spec, train=sides[0], test=sides[1], report_dir=reports)
     return found

@@ -11,13 +11,14 @@ import onnx
 import pandas as pd
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
-from sklearn.compose import ColumnTransformer
 from sklearn.metrics import get_scorer
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import OneHotEncoder, PowerTransformer, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from catalog.spec import Candidate, ModelSpec
+from checks.encoding import encoder
+from flows import clusters, neighbours
 from flows.data import Positions
 from flows.errors import ExportError, TrainingError
 from registry.onnx_model import Description, OnnxModel
@@ -42,28 +43,18 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How close the ONNX model is to the fitted pipeline on held-out rows."""
+    """How close the ONNX model is to the fitted pipeline on held-out rows.
+
+    `labels` is the share of classes or clusters that agree, or that of neighbours.
+    """
 
     labels: float | None
     max_difference: float
 
 
 def build(spec: ModelSpec, candidate: Candidate) -> Pipeline:
-    """Return the unfitted pipeline: feature engineering and the estimator, so that both ship together.
-
-    Codes become one-hot columns, skewed quantities go through a Yeo-Johnson power transform, the rest is
-    standardised. Columns are named by position, since the served model gets a plain matrix.
-    """
-    position = {name: index for index, name in enumerate(spec.features)}
-    plain = [name for name in spec.features if name not in {*spec.one_hot, *spec.skewed}]
-    groups = [
-        # Categories unseen in training become all zeros instead of an error in Production.
-        ("one_hot", OneHotEncoder(handle_unknown="ignore", sparse_output=False), spec.one_hot),
-        ("skewed", PowerTransformer(), spec.skewed),
-        ("plain", StandardScaler(), plain),
-    ]
-    columns = ColumnTransformer([(n, t, [position[c] for c in cs]) for n, t, cs in groups if cs])
-    return Pipeline([("features", columns), ("model", _estimator(spec, candidate))])
+    """Return the unfitted pipeline: feature engineering and the estimator, so that both ship together."""
+    return Pipeline([("features", encoder(spec)), ("model", _estimator(spec, candidate))])
 
 
 def _estimator(spec: ModelSpec, candidate: Candidate) -> Any:
@@ -82,6 +73,13 @@ def _estimator(spec: ModelSpec, candidate: Candidate) -> Any:
             f"{spec.name}: {candidate.estimator} of the candidate {candidate.name} gives no probabilities, "
             "which the gate and the predictor need. Choose another estimator."
         )
+    if spec.task == "similarity":
+        neighbours.require_search(spec, candidate.name, made)
+    if spec.task == "clustering" and not hasattr(made, "predict"):
+        raise TrainingError(
+            f"{spec.name}: {candidate.estimator} of the candidate {candidate.name} cannot say to which "
+            "cluster a new row belongs. Choose another estimator."
+        )
     return made
 
 
@@ -89,14 +87,37 @@ def fit(
     spec: ModelSpec,
     candidate: Candidate,
     rows: pd.DataFrame,
-    target: "pd.Series[Any]",
+    target: "pd.Series[Any] | None",
     folds: list[tuple[Positions, Positions]],
 ) -> Fitted:
-    """Score a candidate by cross-validation on training rows, then fit it on all of them."""
+    """Score a candidate by cross-validation on training rows, then fit it on all of them.
+
+    `target` is the column that scores are made with (`ModelSpec.label`); a clustering has none.
+    """
     pipeline = build(spec, candidate)
-    scores = cross_val_score(pipeline, rows, target, cv=folds, scoring=spec.metric, error_score="raise")
-    pipeline.fit(rows, target)
+    if spec.task == "similarity":
+        assert target is not None  # noqa: S101 - the declaration has seen to it
+        scores = np.array([_score_fold(spec, pipeline, rows, target, *fold) for fold in folds])
+        neighbours.fit(pipeline, rows, target)
+    else:
+        scoring = spec.metric if spec.supervised else clusters.scorer
+        # Threads of k-means wait by spinning, which beside another training takes many times as long.
+        with threadpool_limits(None if spec.supervised else 1):
+            scores = cross_val_score(pipeline, rows, target, cv=folds, scoring=scoring, error_score="raise")
+            pipeline.fit(rows, target)
     return Fitted(candidate, pipeline, float(scores.mean()), float(scores.std()))
+
+
+def _score_fold(
+    spec: ModelSpec,
+    pipeline: Pipeline,
+    rows: pd.DataFrame,
+    target: "pd.Series[Any]",
+    *fold: Positions,
+) -> float:
+    train, test = fold
+    neighbours.fit(pipeline, rows.iloc[train], target.iloc[train])
+    return neighbours.score(pipeline, rows.iloc[test], target.iloc[test])[spec.metric]
 
 
 def best(fitted: list[Fitted]) -> Fitted:
@@ -105,9 +126,13 @@ def best(fitted: list[Fitted]) -> Fitted:
 
 
 def score(
-    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
+    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any] | None"
 ) -> dict[str, float]:
     """Return the metrics of a pipeline on rows, the headline metric and the task's usual ones."""
+    if spec.task == "clustering":
+        return clusters.score(pipeline, rows)
+    if spec.task == "similarity" and target is not None:
+        return neighbours.score(pipeline, rows, target)
     usual = {
         "classification": ("accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss"),
         "regression": ("r2", "neg_mean_absolute_error", "neg_root_mean_squared_error"),
@@ -132,17 +157,23 @@ def background(spec: ModelSpec, rows: pd.DataFrame) -> tuple[tuple[float, ...], 
     return tuple(tuple(float(str(value)) for value in row) for row in matrix[drawn])
 
 
-def export(spec: ModelSpec, pipeline: Pipeline, train: pd.DataFrame | None = None) -> bytes:
+def export(
+    spec: ModelSpec,
+    pipeline: Pipeline,
+    train: pd.DataFrame | None = None,
+    things: pd.DataFrame | None = None,
+) -> bytes:
     """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model).
 
-    A few of the rows in `train` go with it, see `background`; without them it cannot be explained.
+    With the training rows' features in `train`, a few of them go with it, see `background`; without them it
+    cannot be explained, and a clustering cannot be named. A similarity finds `things`, which have the columns
+    of `spec`, in their order.
     """
-    classifier = spec.task == "classification"
     try:
         proto = to_onnx(
-            pipeline,
+            pipeline[:-1] if spec.task == "similarity" else pipeline,
             initial_types=[("features", FloatTensorType([None, len(spec.features)]))],
-            options={id(pipeline): {"zipmap": False}} if classifier else None,
+            options={id(pipeline): {"zipmap": False}} if spec.task == "classification" else None,
             target_opset=_OPSET,
         )
     except Exception as error:  # skl2onnx raises whatever its parsers raise
@@ -150,14 +181,19 @@ def export(spec: ModelSpec, pipeline: Pipeline, train: pd.DataFrame | None = Non
             f"{spec.name}: {type(pipeline[-1]).__name__} cannot be converted to ONNX, the format that is "
             f"served: {error}. Choose another estimator in its declaration."
         ) from error
-    classes = tuple(str(label) for label in pipeline.classes_) if classifier else ()
-    description = Description(
-        task=spec.task,
-        features=spec.features,
-        classes=classes,
-        background=() if train is None else background(spec, train),
-    )
-    onnx.helper.set_model_props(proto, description.to_metadata())
+    said: dict[str, Any] = {"task": spec.task, "features": spec.features}
+    if spec.task == "classification":
+        said["classes"] = tuple(str(label) for label in pipeline.classes_)
+    elif spec.task == "clustering" and train is not None:
+        proto = clusters.only_numbers(proto)
+        said["classes"] = clusters.named(spec, pipeline, train)
+    elif spec.task == "similarity" and things is not None:
+        vectors = pipeline[:-1].transform(things[list(spec.features)])
+        proto = neighbours.with_index(proto, pipeline[-1].metric, vectors)
+        said["items"] = neighbours.items(spec, pipeline, things)
+    if spec.supervised and train is not None:
+        said["background"] = background(spec, train)
+    onnx.helper.set_model_props(proto, Description(**said).to_metadata())
     return bytes(proto.SerializeToString())
 
 
@@ -165,17 +201,21 @@ def agreement(pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agree
     """Compare the ONNX model with the pipeline on rows; raises `ExportError` when they differ too much."""
     matrix = rows.to_numpy(dtype=np.float32)
     predicted, probabilities = model.predict(matrix)
-    expected: npt.NDArray[Any] = pipeline.predict(rows)
-    if probabilities is not None:
-        labels = float(np.mean(predicted == expected.astype(str)))
-        difference = float(np.abs(probabilities - pipeline.predict_proba(rows)).max())
-        found, good = Agreement(labels, difference), labels >= MIN_LABEL_AGREEMENT
+    if model.description.items is not None:
+        labels = neighbours.overlap(pipeline, rows, predicted)
+        found, good = Agreement(labels, 0.0), labels >= MIN_LABEL_AGREEMENT
+    elif probabilities is not None or model.description.task == "clustering":
+        expected: npt.NDArray[Any] = pipeline.predict(rows)
+        labels = float(np.mean(predicted.astype(str) == expected.astype(str)))
+        apart = 0.0 if probabilities is None else np.abs(probabilities - pipeline.predict_proba(rows)).max()
+        found, good = Agreement(labels, float(apart)), labels >= MIN_LABEL_AGREEMENT
     else:
+        expected = pipeline.predict(rows)
         spread = float(np.std(expected)) or 1.0
-        apart = np.abs(predicted.astype(float) - expected)
-        found = Agreement(None, float(apart.max()))
+        differences = np.abs(predicted.astype(float) - expected)
+        found = Agreement(None, float(differences.max()))
         # The mean, against the predictions' own spread: single rows may cross a threshold.
-        good = float(apart.mean()) / spread <= MAX_RELATIVE_DIFFERENCE
+        good = float(differences.mean()) / spread <= MAX_RELATIVE_DIFFERENCE
     if not good:
         raise ExportError(
             f"The ONNX model disagrees with the scikit-learn pipeline on held-out rows ({found}); "

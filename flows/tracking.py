@@ -96,7 +96,7 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
         logged = from_pandas(
             frame,
             source=_source(spec.dataset.source),
-            targets=spec.target,
+            targets=spec.label,
             name=f"{spec.dataset.name}-{context}",
             # MLflow takes at most 36 characters.
             digest=frame_digest(checked_frame(spec, frame, context)).removeprefix("sha256:")[:36],
@@ -134,7 +134,7 @@ def log_winner(
         signature=_signature(spec, onnx_bytes),
         input_example=matrix,
         pip_requirements=_SERVING_REQUIREMENTS,
-        metadata={"features": list(spec.features), "target": spec.target, "task": spec.task},
+        metadata={"features": list(spec.features), "target": spec.label, "task": spec.task},
         onnx_execution_providers=["CPUExecutionProvider"],
         # One file, whose digest is the model's.
         save_as_external_data=False,
@@ -153,11 +153,13 @@ def log_winner(
 
 def log_sklearn(pipeline: Pipeline, example: pd.DataFrame) -> None:
     """Keep the pipeline as it was fitted, for the data scientist. It is never loaded to serve."""
+    # A search has no predict, so that MLflow's generic form of it is not to be had.
+    answers = pipeline.predict(example) if hasattr(pipeline, "predict") else None
     mlflow.sklearn.log_model(
         pipeline,
         name="sklearn-model",
         serialization_format="cloudpickle",
-        signature=mlflow.models.infer_signature(example, pipeline.predict(example)),
+        signature=mlflow.models.infer_signature(example, answers),
         pip_requirements=["scikit-learn", "pandas"],
     )
 
@@ -210,7 +212,7 @@ def _source(source: str) -> str | CodeDatasetSource:
 
 
 def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
-    """The signature of the ONNX graph: one matrix in; label and probabilities, or one number, out."""
+    """The signature of the ONNX graph: one matrix in; what a task answers (registry.onnx_model) out."""
     model = OnnxModel(onnx_bytes)
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(spec.features)))])
     outputs: list[ColSpec | TensorSpec]
@@ -220,6 +222,13 @@ def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
             TensorSpec(np.dtype("str"), (-1,), model.outputs[0]),
             TensorSpec(np.dtype("float32"), (-1, classes), model.outputs[1]),
         ]
+    elif spec.task == "similarity":
+        outputs = [
+            TensorSpec(np.dtype(kind), (-1, -1), name)
+            for kind, name in zip(("int64", "float32"), model.outputs, strict=True)
+        ]
+    elif spec.task == "clustering":
+        outputs = [TensorSpec(np.dtype("int64"), (-1,), model.outputs[0])]
     else:
         outputs = [TensorSpec(np.dtype("float32"), (-1, 1), model.outputs[0])]
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))

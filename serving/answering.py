@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from registry.items import Items
 from registry.onnx_model import OnnxModel, Rows
 from serving.errors import PredictionFailedError, PredictorError
 from serving.models import ServedModel
@@ -30,17 +31,19 @@ class Outputs:
     """What a model said to n rows, checked: a finite number each, or a class and the share of every class.
 
     `labels` has shape (n,); `shares` is float32 of shape (n, classes) in the order of `classes`, or None
-    for a regression.
+    for a regression. A clustering has numbers of clusters, whose names are `classes`, and no shares. A
+    similarity has places in `items`, shape (n, neighbours), nearest first and -1 for none, and distances.
     """
 
     labels: npt.NDArray[Any]
     shares: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
+    items: Items | None = None
 
     def part(self, first: int, last: int) -> "Outputs":
         """Return what was said to the rows from `first` up to but not including `last`."""
         shares = None if self.shares is None else self.shares[first:last]
-        return Outputs(self.labels[first:last], shares, self.classes)
+        return Outputs(self.labels[first:last], shares, self.classes, self.items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,26 @@ class Answer:
         return orjson.dumps(about, option=orjson.OPT_SERIALIZE_NUMPY)
 
     def _row(self, row: int) -> dict[str, Any]:
-        label, shares = self.found.labels[row], self.found.shares
+        label, shares, classes = self.found.labels[row], self.found.shares, self.found.classes
         if shares is None:
-            return {"prediction": label}
+            return {"cluster": int(label), "label": classes[label]} if classes else {"prediction": label}
+        if (items := self.found.items) is not None:
+            return {
+                "neighbours": [
+                    _neighbour(items, *one)
+                    for one in zip(label.tolist(), shares[row], strict=True)
+                    if one[0] >= 0
+                ]
+            }
         return {
             "prediction": str(label),
-            "probabilities": dict(zip(self.found.classes, shares[row], strict=True)),
+            "probabilities": dict(zip(classes, shares[row], strict=True)),
         }
+
+
+def _neighbour(items: Items, place: int, distance: np.float32) -> dict[str, Any]:
+    shown = {column: texts[place] for column, texts in items.shown.items()}
+    return {items.id_name: items.ids[place], **shown, "distance": distance}
 
 
 def outputs(name: str, version: int, model: ServedModel, rows: Rows) -> Outputs:
@@ -83,9 +99,12 @@ def outputs(name: str, version: int, model: ServedModel, rows: Rows) -> Outputs:
         labels, probabilities = _asked(model, rows)
         if len(labels) != len(rows):
             raise ValueError(f"it answers {len(labels)} rows to {len(rows)}")
-        if probabilities is None:
-            return _numbers(labels)
-        return _classes(model.description.classes, labels, probabilities)
+        said = model.description
+        if said.items is not None:
+            return _neighbours(said.items, labels, probabilities)
+        if probabilities is not None:
+            return _classes(said.classes, labels, probabilities)
+        return _clusters(said.classes, labels) if said.task == "clustering" else _numbers(labels)
     except PredictorError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base
@@ -111,6 +130,20 @@ def _numbers(values: npt.NDArray[Any]) -> Outputs:
     if not np.isfinite(values).all():
         raise ValueError("it is not a finite number")
     return Outputs(values, None, ())
+
+
+def _clusters(names: tuple[str, ...], numbers: npt.NDArray[Any]) -> Outputs:
+    if not ((numbers >= 0) & (numbers < len(names))).all():
+        raise ValueError("it answers a cluster that it does not name")
+    return Outputs(numbers, None, names)
+
+
+def _neighbours(items: Items, places: npt.NDArray[Any], distances: npt.NDArray[np.float32] | None) -> Outputs:
+    if distances is None or places.ndim != 2 or places.shape != distances.shape:
+        raise ValueError("its neighbours and distances do not fit")
+    if not ((places >= 0) & (places < len(items.ids))).all() or not np.isfinite(distances).all():
+        raise ValueError("it finds what it does not name")
+    return Outputs(places, distances, (), items)
 
 
 def _classes(classes: tuple[str, ...], labels: npt.NDArray[Any], shares: npt.NDArray[np.float32]) -> Outputs:

@@ -25,6 +25,7 @@ from serving.predictor import Predictor
 from serving.recording import Recorder
 from serving.routes import describe_predict, health_routes, model_routes
 from serving.settings import ServingSettings
+from serving.task_routes import describe_tasks, task_routes
 from serving.tracing import TraceRequests, Tracing
 from serving.uploads.routes import upload_routes
 from serving.watching import Watcher
@@ -89,6 +90,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     )
     app.state.predictor = predictor
     app.include_router(model_routes(predictor))
+    app.include_router(task_routes())
     app.include_router(health_routes(predictor, workers))
     app.include_router(admin_routes(watcher, settings))
     app.include_router(upload_routes(predictor.specs))
@@ -96,7 +98,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     if settings.serving_metrics:
         app.include_router(metrics_routes(metrics))
     http_errors.install(app)
-    docs = OpenApi(app, lambda: predictor.contracts, [describe_predict(settings)])
+    docs = OpenApi(app, lambda: predictor.contracts, [describe_predict(settings), describe_tasks(settings)])
     app.openapi = docs.page  # type: ignore[method-assign] # the hook that FastAPI documents
     # The one added last sees a request first; the first one answers what is asked most.
     app.add_middleware(Predicting, predictor=predictor, settings=settings)

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from catalog.contract import request_model
 from catalog.spec import Dataset, ModelSpec, Task
 from registry.onnx_model import Description
+from serving.asking import Asking, asking
 from serving.reading import object_bytes
 
 # Without a declaration nothing is known of a feature but that it is a number.
@@ -32,10 +33,14 @@ class Contract:
     name: str
     description: str
     task: Task
-    target: str
+    target: str | None
     unit: str | None
     request: type[BaseModel]
     attributes: Mapping[str, str]
+    # Of a similarity: what ids are called, and which texts an answer shows beside each.
+    id_name: str | None = None
+    id_example: str | None = None
+    shown: tuple[str, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -46,6 +51,15 @@ class Contract:
     def object_bytes(self) -> int:
         """The bytes that one object of such features can need, each number at its longest and indented."""
         return object_bytes(self.attributes)
+
+    @cached_property
+    def asking(self) -> Asking | None:
+        """How a similarity is asked, by id or by features; None of other tasks."""
+        return (
+            None
+            if self.id_name is None
+            else asking(self.request, self.id_name, self.example, self.id_example)
+        )
 
     @property
     def example(self) -> dict[str, Any] | None:
@@ -66,7 +80,15 @@ def declared(spec: ModelSpec) -> Contract:
         unit=spec.unit,
         request=request,
         attributes={name: name for name in request.model_fields},
+        id_name=spec.dataset.id if spec.task == "similarity" else None,
+        id_example=_id_example(spec.dataset),
+        shown=spec.shown,
     )
+
+
+def _id_example(dataset: Dataset) -> str | None:
+    field = dataset.row.model_fields[dataset.id] if dataset.id else None
+    return str(field.examples[0]) if field and field.examples else None
 
 
 def derived(name: str, description: Description, datasets: Iterable[Dataset]) -> Contract:
@@ -102,7 +124,16 @@ def derived(name: str, description: Description, datasets: Iterable[Dataset]) ->
         unit=None,
         request=request,
         attributes=attributes,
+        **_found(description),
     )
+
+
+def _found(description: Description) -> dict[str, Any]:
+    if (items := description.items) is None:
+        return {}
+    if taken := {"k", "distance", items.id_name} & {*description.features, *items.shown}:
+        raise ValueError(f"requests and answers have these names for themselves: {', '.join(sorted(taken))}")
+    return {"id_name": items.id_name, "shown": tuple(items.shown)}
 
 
 def _renamed(field: FieldInfo, feature: str) -> tuple[Any, Any]:

@@ -28,6 +28,7 @@ def model_info(predictor: Predictor, name: str) -> ModelInfo:
         unit=contract.unit if contract else None,
         features=_features(contract) if contract else (),
         classes=(served.model.description.classes or None) if served else None,
+        items=len(items.ids) if served and (items := served.model.description.items) else None,
         status="serving" if served else "unavailable",
         reason=None if isinstance(state, Served) else state.reason,
         version=served.version if served else None,

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+# Two kinds of one object, between which Pydantic chooses; they are no fields, and no error names them.
+BY_ID, BY_FEATURES = "<by id>", "<by features>"
 # One body can hold thousands of misspelt fields; the answer need not.
 MAX_DETAILS = 20
 _MAX_NAME = 100
@@ -81,6 +83,25 @@ class UnknownModelNameError(PredictorError):
         return cls(f"There is no model {shorten(name)!r}. There are: {', '.join(known)}.")
 
 
+class UnknownItemError(PredictorError):
+    """A similarity's index holds nothing of that id."""
+
+    code = "unknown_id"
+
+    @classmethod
+    def of(cls, model: str, id_name: str, strange: Sequence[tuple[str, str]]) -> Self:
+        """Return the error for ids by the field that has them."""
+        found = [
+            Detail(field, f"The index holds no {shorten(name)!r}") for field, name in strange[:MAX_DETAILS]
+        ]
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        return cls(
+            f"The model {model!r} knows no {id_name} {shorten(strange[0][1])!r}{more}. "
+            "Send the features of the thing instead.",
+            found,
+        )
+
+
 class ModelUnavailableError(PredictorError):
     """The catalogue has the model, but no version of it could be loaded; the message says why."""
 
@@ -106,6 +127,8 @@ def shorten(text: str) -> str:
 
 def describe(errors: Iterable[Any]) -> list[Detail]:
     """Return Pydantic's errors as details. Inputs are left out: NaN, for one, is not JSON."""
+    kinds = (BY_ID, BY_FEATURES)
     return [
-        Detail(".".join(str(part) for part in error["loc"]) or "body", str(error["msg"])) for error in errors
+        Detail(".".join(str(part) for part in error["loc"] if part not in kinds) or "body", str(error["msg"]))
+        for error in errors
     ]

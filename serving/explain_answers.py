@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 
+from catalog.spec import SUPERVISED
 from registry.onnx_model import Rows
 from serving.answering import plain
 from serving.errors import (
@@ -49,7 +50,17 @@ def explain(predictor: Predictor, name: str, body: bytes | bytearray, max_rows: 
 
 
 def _background(name: str, served: Served) -> Rows:
-    rows = served.model.description.background_rows()
+    said = served.model.description
+    if said.task not in SUPERVISED:
+        raise NotExplainableError(
+            f"The model {name!r} does {said.task}, and what is explained is a number or a class. "
+            + (
+                "Its clusters' labels say what marks them."
+                if said.task == "clustering"
+                else "Its answers say how far each neighbour is."
+            )
+        )
+    rows = said.background_rows()
     if not len(rows):
         raise NotExplainableError(
             f"The model {name!r} version {served.version} predicts but cannot be explained: its file holds "

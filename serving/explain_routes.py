@@ -79,6 +79,8 @@ def install(
 
 def _describe_explain(predictor: Predictor, most: int) -> Describe:
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
+        if contract.task not in _ANSWERS:
+            return  # asked all the same, it says why not
         spec = predictor.specs.get(contract.name)
         what = "the probability of the predicted class"
         router.add_api_route(

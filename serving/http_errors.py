@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from catalog.spec import Task
 from serving.errors import (
     Detail,
     InvalidInputError,
@@ -17,6 +18,7 @@ from serving.errors import (
     PredictionFailedError,
     PredictorError,
     TooManyRowsError,
+    UnknownItemError,
     UnknownModelNameError,
     UnreadableInputError,
     describe,
@@ -27,10 +29,17 @@ from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
 PREDICT = "/api/predict/"
 EXPLAIN = "/api/explain/"
 FEEDBACK = "/api/feedback"
+# What does a task without a target, by whichever model does it.
+CLUSTER = "/api/cluster"
+SIMILAR = "/api/similar"
+PATHS: Mapping[Task, str] = {"clustering": CLUSTER, "similarity": SIMILAR}
+# Requests for a prediction, of whatever kind.
+PREDICTIONS = (PREDICT, CLUSTER, SIMILAR)
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
     UnknownModelNameError: 404,
+    UnknownItemError: 404,
     NotExplainableError: 409,
     TooManyRowsError: 413,
     InvalidInputError: 422,
@@ -61,7 +70,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI entries of the errors that a route may answer."""
     words = {
         400: "The body is not JSON.",
-        404: "The model is not there any more: it has been taken out of Production.",
+        404: "The model is not there (any more), or its index holds no such id (`unknown_id`).",
         408: "The body did not arrive in time.",
         409: "The version that is served cannot be explained; the message says why and what to do.",
         413: "The body is too large, or its list has too many objects (`too_many_rows`).",

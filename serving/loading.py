@@ -9,7 +9,7 @@ import numpy as np
 from pydantic.errors import PydanticUserError
 
 from catalog.contract import to_row
-from catalog.spec import Dataset
+from catalog.spec import SUPERVISED, Dataset
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
 from registry.evidence import digest
 from registry.onnx_model import OnnxModel
@@ -82,13 +82,17 @@ def _opened(contract: Contract | None, content: Content) -> ServedModel:
         raise ModelFormatError(
             "It is no ONNX file, and what task it does stands nowhere: declare the model in the catalogue."
         )
+    if contract.task not in SUPERVISED:
+        raise ModelFormatError(f"A model that does {contract.task} is served as an ONNX file alone.")
     return PyfuncModel(content, contract.task)
 
 
 def _derived(name: str, model: ServedModel, datasets: Iterable[Dataset]) -> Contract:
     try:
-        return derived(name, model.description, datasets)
-    except (TypeError, ValueError, PydanticUserError) as error:
+        found = derived(name, model.description, datasets)
+        found.asking  # noqa: B018 - made now, so that what cannot be asked is not served
+        return found
+    except (TypeError, ValueError, NameError, PydanticUserError) as error:
         raise ModelFormatError(f"No request can be made of the features it reads: {error}") from error
 
 
@@ -113,6 +117,11 @@ def _require_fit(contract: Contract, model: ServedModel) -> None:
     if found.task != contract.task:
         raise ModelFormatError(
             f"The version is a {found.task} model, the catalogue declares {contract.task}."
+        )
+    if (items := found.items) and (items.id_name, tuple(items.shown)) != (contract.id_name, contract.shown):
+        raise ModelFormatError(
+            f"The version finds things by {items.id_name} and shows {', '.join(items.shown) or 'nothing'}; "
+            f"declared are {contract.id_name} and {', '.join(contract.shown) or 'nothing'}."
         )
     if strange := [feature for feature in found.features if feature not in contract.attributes]:
         raise ModelFormatError(

@@ -21,7 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.answering import Answer
-from serving.http_errors import PREDICT
+from serving.http_errors import PREDICT, PREDICTIONS
 from serving.recording import Reason
 from serving.workers import alive
 
@@ -240,7 +240,7 @@ def note_answer(scope: Scope, answer: Answer) -> None:
 
 
 class MeasureRequests:
-    """Plain ASGI: times the requests under /api/predict, refused ones included."""
+    """Plain ASGI: times the requests for predictions, refused ones included."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -248,7 +248,7 @@ class MeasureRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and count its answer; one that failed or was cut off counts as 500."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREDICT):
+        if scope["type"] != "http" or not scope["path"].startswith(PREDICTIONS):
             await self._app(scope, receive, send)
             return
         began = perf_counter()
@@ -263,7 +263,7 @@ class MeasureRequests:
         try:
             await self._app(scope, receive, watch)
         finally:
-            model = scope["path"][len(PREDICT) :]
+            model = state.get("model") or scope["path"][len(PREDICT) :]
             self._metrics.answered(model, status, perf_counter() - began, state)
 
 

@@ -12,8 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.asking import Asking
 from serving.contracts import Contract
 
+_NONE: Mapping[str, Asking] = {}
 _REF = "#/components/schemas/{model}"
 
 # Adds one model's routes to a router that is only there to be described.
@@ -23,21 +25,28 @@ Describe = Callable[[APIRouter, Contract, "RequestSchemas"], None]
 class RequestSchemas:
     """The schemas of the request models, which the handlers read by themselves."""
 
-    def __init__(self, requests: Mapping[str, type[BaseModel]]) -> None:
+    def __init__(
+        self, requests: Mapping[str, type[BaseModel]], questions: Mapping[str, Asking] = _NONE
+    ) -> None:
+        """Describe what each model reads, and what it is asked where that is more (a similarity)."""
         # All at once, so that Pydantic keeps apart what has the same name.
+        asked = {name: ways.request for name, ways in questions.items()}
         refs, schema = models_json_schema(
-            [(model, "validation") for model in requests.values()], ref_template=_REF
+            [(model, "validation") for model in (*requests.values(), *asked.values())], ref_template=_REF
         )
         self._refs = {name: refs[model, "validation"] for name, model in requests.items()}
         self._examples = {name: _examples(model) for name, model in requests.items()}
+        self._questions = {
+            name: (refs[model, "validation"], list(questions[name].examples)) for name, model in asked.items()
+        }
         self.components: dict[str, Any] = schema.get("$defs", {})
 
-    def body(self, name: str, max_rows: int = 1000) -> dict[str, Any]:
+    def body(self, name: str, max_rows: int = 1000, *, question: bool = False) -> dict[str, Any]:
         """Return the OpenAPI entry of one model's required JSON body: an object, or 1 to `max_rows`."""
-        one = self._refs[name]
+        one, examples = self._questions[name] if question else (self._refs[name], self._examples[name])
         many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_rows}
         content: dict[str, Any] = {"schema": {"oneOf": [one, many]}}
-        if examples := self._examples[name]:
+        if examples:
             content["examples"] = {
                 "object": {"summary": "One object", "value": examples[0]},
                 "list": {
@@ -81,7 +90,10 @@ class OpenApi:
         return made[1]
 
     def _page(self, contracts: Mapping[str, Contract]) -> dict[str, Any]:
-        schemas = RequestSchemas({name: contract.request for name, contract in contracts.items()})
+        schemas = RequestSchemas(
+            {name: contract.request for name, contract in contracts.items()},
+            {name: ways for name, contract in contracts.items() if (ways := contract.asking)},
+        )
         described = APIRouter()
         for contract in contracts.values():
             for describe in self.describe:

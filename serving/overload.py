@@ -9,7 +9,7 @@ from typing import Literal
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http_errors import PREDICT, respond
+from serving.http_errors import PREDICTIONS, respond
 
 Reason = Literal["queue_full", "queue_timeout"]
 
@@ -87,7 +87,7 @@ class _RefusedError(Exception):
 
 
 class LimitConcurrency:
-    """Plain ASGI: requests under one prefix (/api/predict) take turns, everything else passes.
+    """Plain ASGI: requests under some prefixes (predictions) take turns, everything else passes.
 
     A request takes its turn when its body is whole and gives it back when its answer is made: whoever sends
     or reads slowly keeps nobody waiting. A body is read without a turn up to `small` bytes; a larger one
@@ -105,7 +105,7 @@ class LimitConcurrency:
         small: int,
         timeout: float,
         rejected: Callable[[Reason], None],
-        prefix: str = PREDICT,
+        prefix: str | tuple[str, ...] = PREDICTIONS,
     ) -> None:
         """Refuse with the advice to come back after `timeout` seconds, and tell `rejected` why."""
         self._app, self._rejected, self._prefix = app, rejected, prefix

@@ -1,4 +1,4 @@
-"""POST /api/predict/MODEL: the one path that must be fast.
+"""POST /api/predict/MODEL, the one path that must be fast; and its kin, /api/cluster and /api/similar.
 
 Plain ASGI, in front of FastAPI's router, which costs twice as much as a prediction. FastAPI describes it
 (serving/routes.py) and answers what else is asked there: unknown models, other methods.
@@ -8,6 +8,7 @@ import os
 from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -15,7 +16,7 @@ from registry.onnx_model import OnnxModel
 from serving.answering import Answer
 from serving.bodies import read_json
 from serving.errors import PredictorError
-from serving.http_errors import PREDICT, answer_to
+from serving.http_errors import PATHS, PREDICT, answer_to
 from serving.metrics import note_answer
 from serving.models import Lanes
 from serving.predictor import Predictor, Served
@@ -24,6 +25,7 @@ from serving.together import Together
 
 # Up to so many bytes and objects a body is answered on the event loop: a track takes about 250 bytes.
 _SHORT_BYTES, _SHORT_ROWS = 4096, 16
+_TASKS = {path: task for task, path in PATHS.items()}
 
 
 class Predicting:
@@ -38,16 +40,17 @@ class Predicting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
-        if (
-            scope["type"] != "http"
-            or not scope["path"].startswith(PREDICT)
-            or scope["method"] != "POST"
-            or (name := scope["path"][len(PREDICT) :]) not in self._predictor.states
-        ):
+        path = scope["path"] if scope["type"] == "http" and scope["method"] == "POST" else ""
+        if path.startswith(PREDICT) and (name := path[len(PREDICT) :]) in self._predictor.states:
+            task = None
+        elif (task := _TASKS.get(path)) is None:
             await self._app(scope, receive, send)
             return
         try:
-            found = await self._answer(name, scope, receive)
+            if task is not None:
+                name = self._predictor.doing(task, _wanted(scope["query_string"]))
+                scope.setdefault("state", {})["model"] = name
+            found = await self._answer(name, scope, receive, question=task == "similarity")
         except PredictorError as error:
             await answer_to(error)(scope, receive, send)
             return
@@ -58,8 +61,9 @@ class Predicting:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, name: str, scope: Scope, receive: Receive) -> Answer:
+    async def _answer(self, name: str, scope: Scope, receive: Receive, *, question: bool) -> Answer:
         predictor, settings = self._predictor, self._settings
+        read = predictor.read_question if question else predictor.read
         most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
         body = await read_json(
             scope,
@@ -71,7 +75,7 @@ class Predicting:
         # On the event loop one row takes less than handing it to a thread and back. What is long goes to a
         # thread, so that single rows are answered meanwhile.
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
-            asked = predictor.read(name, body, most_rows)
+            asked = read(name, body, most_rows)
             if not isinstance(asked.served.model, OnnxModel):
                 return await self._lanes.run(name, predictor.answer_by_itself, asked)
             return predictor.answer(asked, await self._together.outputs(asked))
@@ -79,5 +83,10 @@ class Predicting:
         if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
             return await self._lanes.run(name, predictor.predict, name, body, most_rows)
         return await get_running_loop().run_in_executor(
-            self._batches, copy_context().run, predictor.predict, name, body, most_rows
+            self._batches, copy_context().run, predictor.predict, name, body, most_rows, read
         )
+
+
+def _wanted(query: bytes) -> str | None:
+    """Return the model that a query names, as `model=NAME`; None if it names none."""
+    return parse_qs(query.decode("latin-1")).get("model", [None])[0] if query else None

@@ -2,19 +2,31 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, cast
 
-from catalog.spec import ModelSpec
+import numpy as np
+import numpy.typing as npt
+from pydantic import RootModel
+
+from catalog.spec import ModelSpec, Task
+from registry.items import Items
 from registry.onnx_model import Rows
 from serving.answering import Answer, Outputs, outputs
 from serving.contracts import Contract, declared
-from serving.errors import ModelUnavailableError, UnknownModelNameError
+from serving.errors import (
+    Detail,
+    InvalidInputError,
+    ModelUnavailableError,
+    UnknownItemError,
+    UnknownModelNameError,
+)
 from serving.identity import new_id
 from serving.models import ServedModel
+from serving.neighbours import Wish, chosen, logged
 from serving.reading import is_list, read_list, read_object, to_matrix
 
 _log = logging.getLogger("greenroom.serving")
@@ -66,6 +78,8 @@ class Asked:
     served: Served
     rows: Rows
     listed: bool
+    # Of a similarity, one for each row; none means as many neighbours as usual.
+    wishes: tuple[Wish, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,8 @@ class Made:
 
 
 State = Served | Unavailable
+# From a model's name, a body and the most rows that it may have, to what is asked.
+Read = Callable[[str, bytes | bytearray, int], Asked]
 
 
 class Predictor:
@@ -155,20 +171,77 @@ class Predictor:
         rows = to_matrix(name, requests, features, attributes=attributes, listed=listed)
         return Asked(name, served, rows, listed)
 
+    def read_question(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Asked:
+        """Return what a JSON object asks of the similarity `name`, by id or by features; or a list of them.
+
+        Raises what `read` does, and `UnknownItemError`.
+        """
+        served, contract = self.serving(name)
+        items, ways = served.model.description.items, contract.asking
+        if items is None or ways is None:
+            raise UnknownModelNameError(f"The model {name!r} finds no neighbours; it does {contract.task}.")
+        listed = is_list(body)
+        found = (
+            read_list(name, ways.request, body, max_rows, ways.most_fields)
+            if listed
+            else read_object(name, ways.request, body)
+        )
+        questions = [question.root for question in cast("list[RootModel[Any]]", found)]
+        features = served.model.description.features
+        rows = np.empty((len(questions), len(features)), dtype=np.float32)
+        places = _places(name, items, [(isinstance(q, ways.by_id), q) for q in questions], listed=listed)
+        by_features = [number for number, place in enumerate(places) if place < 0]
+        rows[places >= 0] = items.rows[places[places >= 0]]
+        if by_features:
+            asked = [questions[number] for number in by_features]
+            attributes = [contract.attributes[feature] for feature in features]
+            rows[by_features] = to_matrix(
+                name, asked, features, attributes=attributes, listed=listed, numbers=by_features
+            )
+        wishes = tuple(Wish(q.k, int(place)) for q, place in zip(questions, places, strict=True))
+        return Asked(name, served, rows, listed, wishes)
+
+    def doing(self, task: Task, wanted: str | None = None) -> str:
+        """Return the name of the model that does a task: the only one, or the one that is wanted.
+
+        Raises `UnknownModelNameError`, or `InvalidInputError` where there are several and none is wanted.
+        """
+        names = [
+            name
+            for name, state in self._states.items()
+            if (contract := self._contract(name, state)) and contract.task == task
+        ]
+        if wanted is None and len(names) == 1:
+            return names[0]
+        if wanted in names:
+            return str(wanted)
+        if wanted is not None:
+            raise UnknownModelNameError.of(wanted, names)
+        if not names:
+            raise UnknownModelNameError(f"No model here does {task}; the catalogue declares none.")
+        problem = f"Several models do {task}: {', '.join(sorted(names))}. Say which with ?model=NAME"
+        raise InvalidInputError(f"{problem}.", [Detail("model", problem)])
+
     def answer(self, asked: Asked, found: Outputs) -> Answer:
         """Return the answer to what was asked, and have it recorded."""
         name, served = asked.name, asked.served
+        kept = found
+        if found.items is not None:
+            found = chosen(found, asked.wishes or (Wish(),) * len(asked.rows))
+            kept = logged(found)
         made = Answer(new_id(), name, served.version, found, asked.listed)
-        self.record(Made(made.id, time.time_ns(), name, served, asked.rows, found))
+        self.record(Made(made.id, time.time_ns(), name, served, asked.rows, kept))
         return made
 
-    def predict(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Answer:
+    def predict(
+        self, name: str, body: bytes | bytearray, max_rows: int = 1000, read: Read | None = None
+    ) -> Answer:
         """Return the answer of the model `name` to a JSON object with its features, or to a list of them.
 
-        A list is answered in its order and by one version, or refused whole. Raises what `read` does, and
-        `PredictionFailedError`.
+        A list is answered in its order and by one version, or refused whole. `read` is `read` or
+        `read_question`. Raises what that does, and `PredictionFailedError`.
         """
-        return self.answer_by_itself(self.read(name, body, max_rows))
+        return self.answer_by_itself((read or self.read)(name, body, max_rows))
 
     def answer_by_itself(self, asked: Asked) -> Answer:
         """Return the answer to what was asked; raises `PredictionFailedError`."""
@@ -190,6 +263,21 @@ class Predictor:
 
     def _contract(self, name: str, state: State) -> Contract | None:
         return (state.contract if isinstance(state, Served) else None) or self.declared.get(name)
+
+
+def _places(
+    name: str, items: Items, questions: Sequence[tuple[bool, Any]], *, listed: bool
+) -> npt.NDArray[np.int64]:
+    """Return the place in the index of what is asked for by its id, and -1 for what has features."""
+    asked = [str(getattr(q, items.id_name)) if by_id else None for by_id, q in questions]
+    strange = [
+        (f"{number}.{items.id_name}" if listed else items.id_name, one)
+        for number, one in enumerate(asked)
+        if one is not None and one not in items.places
+    ]
+    if strange:
+        raise UnknownItemError.of(name, items.id_name, strange)
+    return np.array([-1 if one is None else items.places[one] for one in asked], dtype=np.int64)
 
 
 def _forget(_: Made) -> None:

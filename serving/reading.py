@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Annotated, NoReturn
 
 import numpy as np
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, RootModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from registry.onnx_model import Rows
@@ -53,14 +53,19 @@ def read_object(name: str, request: type[BaseModel], body: bytes | bytearray) ->
     return rows
 
 
-def read_list(name: str, request: type[BaseModel], body: bytes | bytearray, max_rows: int) -> list[BaseModel]:
+def read_list(
+    name: str, request: type[BaseModel], body: bytes | bytearray, max_rows: int, most_fields: int = 0
+) -> list[BaseModel]:
     """Return the objects in a body, 1 to `max_rows`; one that is not valid refuses them all.
+
+    An object has at most `most_fields`, or as many as `request` names.
 
     Raises `UnreadableInputError`, `InvalidInputError`, whose fields begin with the object's index, counted
     from 0 (`3.energy`), or `TooManyRowsError`.
     """
-    if body.count(b":") > max(_MANY_FIELDS, max_rows * len(request.model_fields)):
-        _refuse_crowded(name, request, body, max_rows)
+    most_fields = most_fields or len(request.model_fields)
+    if body.count(b":") > max(_MANY_FIELDS, max_rows * most_fields):
+        _refuse_crowded(name, most_fields, body, max_rows)
     try:
         rows = _list_of(request, max_rows).validate_json(body)
     except ValidationError as error:
@@ -78,23 +83,31 @@ def to_matrix(
     *,
     attributes: Sequence[str] = (),
     listed: bool,
+    numbers: Sequence[int] = (),
 ) -> Rows:
     """Return requests as float32 of shape (requests, features); booleans become 0 and 1.
 
     `attributes` are those of a request that hold the features, unless they are called the same.
-    What float32 cannot hold is refused with `InvalidInputError`, by index as well when it was `listed`.
+    What float32 cannot hold is refused with `InvalidInputError`, by index as well when it was `listed`; by
+    that of `numbers`, where requests are but some of a list.
     """
+
+    def at(row: int) -> int:
+        return numbers[row] if numbers else row
+
     values = list(map(itemgetter(*(attributes or features)), map(vars, requests)))
     try:
         exact = np.array(values, dtype=np.float64).reshape(len(requests), len(features))
     except OverflowError:  # an integer beyond float64, where a contract sets no bound
-        where = [str(index) for index, row in enumerate(values) if _overflows(row)] if listed else ["body"]
+        where = (
+            [str(at(index)) for index, row in enumerate(values) if _overflows(row)] if listed else ["body"]
+        )
         raise InvalidInputError.of(name, [Detail(field, _TOO_LARGE) for field in where]) from None
     with np.errstate(over="ignore"):
         rows = exact.astype(np.float32)
     if not np.isfinite(rows).all():
         bad = np.argwhere(~np.isfinite(rows)).tolist()
-        fields = [f"{row}.{features[column]}" if listed else features[column] for row, column in bad]
+        fields = [f"{at(row)}.{features[column]}" if listed else features[column] for row, column in bad]
         raise InvalidInputError.of(name, [Detail(field, _TOO_LARGE) for field in fields])
     return rows
 
@@ -117,7 +130,8 @@ def _require_each_once(
 ) -> None:
     """Refuse a field that an object has twice: Pydantic takes the last, other parsers the first."""
     # Every field costs a colon, so that counting them is enough for nearly all requests.
-    if body.count(b":") <= sum(len(row.model_fields_set) for row in rows):
+    objects = (row.root if isinstance(row, RootModel) else row for row in rows)
+    if body.count(b":") <= sum(len(row.model_fields_set) for row in objects):
         return
     found = json.loads(body, object_pairs_hook=list)
     details: list[Detail] = []
@@ -146,7 +160,7 @@ def _refuse_unreadable(what: str) -> NoReturn:
     ) from None
 
 
-def _refuse_crowded(name: str, request: type[BaseModel], body: bytes | bytearray, max_rows: int) -> NoReturn:
+def _refuse_crowded(name: str, most: int, body: bytes | bytearray, max_rows: int) -> NoReturn:
     # More fields than a full list has. Pydantic would make an error of each, up to half a second in which
     # no other request is answered; to say what is wrong takes less.
     try:
@@ -155,7 +169,6 @@ def _refuse_crowded(name: str, request: type[BaseModel], body: bytes | bytearray
         _refuse_unreadable(str(error))
     if len(rows) > max_rows:
         raise TooManyRowsError.of(max_rows)
-    most = len(request.model_fields)
     crowded = [str(i) for i, row in enumerate(rows) if isinstance(row, dict) and len(row) > most]
     problem = f"It has more fields than the {most} that the model reads"
     details = [Detail(row, problem) for row in crowded]

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from registry.storage import Bucket
@@ -189,7 +190,6 @@ def _predictions(group: Sequence[Made]) -> pa.Table:
     """Return one row for each row that was predicted; `group` are answers of models of one form."""
     counts = [len(made.rows) for made in group]
     features, classes = group[0].served.model.description.features, group[0].found.classes
-    labels = np.concatenate([made.found.labels for made in group])
     columns = {
         "id": _texts([made.id for made, count in zip(group, counts, strict=True) for _ in range(count)]),
         "row": pa.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts])),
@@ -205,13 +205,35 @@ def _predictions(group: Sequence[Made]) -> pa.Table:
     }
     inputs = np.concatenate([made.rows for made in group])
     columns |= {f"input_{name}": pa.array(inputs[:, place]) for place, name in enumerate(features)}
+    if group[0].found.items is not None:
+        return pa.table(columns | _neighbours(group))
+    labels = np.concatenate([made.found.labels for made in group])
     if group[0].found.shares is None:
-        columns["prediction"] = pa.array(labels.astype(np.float64))
+        columns["prediction"] = (
+            _texts([classes[number] for number in labels.tolist()])
+            if classes
+            else pa.array(labels.astype(np.float64))
+        )
         return pa.table(columns)
     columns["prediction"] = _texts([str(label) for label in labels.tolist()])
     shares = np.concatenate([made.found.shares for made in group if made.found.shares is not None])
     columns |= {f"probability_{name}": pa.array(shares[:, place]) for place, name in enumerate(classes)}
     return pa.table(columns)
+
+
+def _neighbours(group: Sequence[Made]) -> dict[str, pa.Array]:
+    """Return the ids of the nearest as a JSON list of text, and how far the nearest is."""
+    found, distances = [], []
+    for made in group:
+        ids = made.found.items.ids if made.found.items else ()
+        found += [
+            orjson.dumps([ids[p] for p in row if p >= 0]).decode() for row in made.found.labels.tolist()
+        ]
+        distances.append(made.found.shares[:, 0] if made.found.shares is not None else np.empty(0))
+    return {
+        "prediction": _texts(found),
+        "distance": pa.array(np.concatenate(distances).astype(np.float32)),
+    }
 
 
 def _feedback(group: Sequence[Outcome]) -> pa.Table:

@@ -9,7 +9,7 @@ from fastapi.responses import RedirectResponse
 from serving.contracts import Contract
 from serving.describing import model_info, readiness
 from serving.errors import UnknownModelNameError
-from serving.http_errors import PREDICT, documented
+from serving.http_errors import PATHS, PREDICT, documented
 from serving.openapi import Describe, RequestSchemas
 from serving.predictor import Predictor
 from serving.schemas import (
@@ -22,6 +22,7 @@ from serving.schemas import (
     Readiness,
 )
 from serving.settings import ServingSettings
+from serving.task_schemas import answers
 from serving.workers import Workers
 
 _ANSWERS: dict[str, Any] = {
@@ -90,7 +91,7 @@ def describe_predict(settings: ServingSettings) -> Describe:
             "one version answers the whole list, in its order, or one invalid object refuses the whole. "
             f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes. An integer is written "
             "without a fraction: 10, not 10.0.",
-            response_model=_ANSWERS[contract.task],
+            response_model=_ANSWERS.get(contract.task) or answers(contract),
             responses={200: _success(contract), **documented(400, 404, 408, 413, 415, 422, 500, 503)},
             # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's JSON
             # parser, which refuses what Python's lets through (NaN) or chokes on (nesting, huge integers).
@@ -107,5 +108,7 @@ async def described() -> None:
 def _success(contract: Contract) -> dict[str, Any]:
     if contract.task == "classification":
         return {"description": "The predicted class and the probability of each."}
+    if contract.task in PATHS:
+        return {"description": f"The same as POST {PATHS[contract.task]} answers to features."}
     unit = f", {contract.unit}." if contract.unit else "."
     return {"description": f"The predicted {contract.target}{unit}"}

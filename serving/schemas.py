@@ -84,6 +84,30 @@ class NumberPredictions(_Answer):
 Predictions = ClassPredictions | NumberPredictions
 
 
+class ClusterRow(_Answer):
+    """A clustering's answer to one object of a list."""
+
+    cluster: int = Field(ge=0, description="The cluster's number; another version may number them otherwise.")
+    label: str = Field(description="What marks the cluster.")
+
+
+class ClusterPrediction(ClusterRow):
+    """A clustering's answer."""
+
+    id: str = Field(description="Names this answer (a UUID).")
+    model: str = Field(description="Name of the model.")
+    version: int = Field(description="Version in the registry that gave this answer.")
+
+
+class ClusterPredictions(_Answer):
+    """A clustering's answer to a list."""
+
+    id: str = Field(description="Names this answer (a UUID).")
+    model: str = Field(description="Name of the model.")
+    version: int = Field(description="Version in the registry that gave all of these answers.")
+    predictions: list[ClusterRow] = Field(description="One answer for each object, in their order.")
+
+
 class FeatureInfo(_Answer):
     """One field of a model's input."""
 
@@ -112,7 +136,10 @@ class ModelInfo(_Answer):
     task: Task | None = Field(description="Not known of a version that could not be read.")
     unit: str | None = Field(description="Unit or range of a regression's prediction.")
     features: tuple[FeatureInfo, ...]
-    classes: tuple[str, ...] | None = Field(description="A served classifier's classes.")
+    classes: tuple[str, ...] | None = Field(
+        description="A served classifier's classes, or a clustering's labels in the order of their numbers."
+    )
+    items: int | None = Field(default=None, description="How many things a served similarity finds among.")
     status: ModelStatus
     reason: str | None = Field(description="Why it is not served and what to do.")
     version: int | None = Field(description="Version that is served.")

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http_errors import EXPLAIN, PREDICT
+from serving.http_errors import EXPLAIN, PATHS, PREDICT, PREDICTIONS
 
 _MODULES = (
     "opentelemetry.sdk.trace",
@@ -75,7 +75,7 @@ class TraceRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on within its span."""
-        if scope["type"] != "http" or not scope["path"].startswith((PREDICT, EXPLAIN)):
+        if scope["type"] != "http" or not scope["path"].startswith((*PREDICTIONS, EXPLAIN)):
             await self._app(scope, receive, send)
             return
         with self._tracing.span(scope) as span:
@@ -86,10 +86,14 @@ class TraceRequests:
                 await send(message)
 
             await self._app(scope, receive, watch)
+            if model := scope.get("state", {}).get("model"):
+                span.set_attribute("greenroom.model", model)
             if answer := scope.get("state", {}).get("answer"):
                 span.set_attribute("greenroom.version", answer[0])
                 span.set_attribute("greenroom.rows", answer[1])
 
 
 def _route(path: str) -> str:
+    if path in PATHS.values():
+        return path
     return (PREDICT if path.startswith(PREDICT) else EXPLAIN) + "{model}"

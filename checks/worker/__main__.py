@@ -1,7 +1,7 @@
 """The DeepChecks process: `PYTHON -s checks/worker JOB_DIR`.
 
-Reads `job.json`, `{train,test}.parquet` (features, then the target) and `{train,test}_predictions.parquet`
-(`prediction`, then one column of probabilities per class; not there where there is no model) in JOB_DIR.
+Reads `job.json`, `{train,test}.parquet` (features, then the target, if there is one) and, with a target and a
+model, `{train,test}_predictions.parquet` (`prediction`, one column of probabilities per class) in JOB_DIR.
 Writes `outcomes.json` after every suite, so that what ran before a crash is known, and `SUITE.html`. It
 judges nothing: the gate does.
 
@@ -78,6 +78,9 @@ def _read_inputs(folder: Path, job: dict) -> dict:
     start = 0
     for side in ("train", "test"):
         frame = pd.read_parquet(folder / f"{side}.parquet")
+        labelled = job["target"] is not None
+        # What only names a row would make each another one.
+        frame = frame[[*job["features"], *([job["target"]] if labelled else [])]]
         # DeepChecks looks predictions up by index, so no row may share one with the other side.
         frame.index = range(start, start + len(frame))
         start += len(frame)
@@ -86,11 +89,13 @@ def _read_inputs(folder: Path, job: dict) -> dict:
             label=job["target"],
             features=job["features"],
             cat_features=job["categorical"],
-            label_type=label_type,
+            label_type=label_type if labelled else None,
             dataset_name={"train": "Train", "test": "Test"}[side],
         )
         predicted = folder / f"{side}_predictions.parquet"
-        if not predicted.exists():  # only the rows are asked about: there is no model yet
+        if (
+            not predicted.exists()
+        ):  # without a target, or only the rows are asked about: there is no model yet
             continue
         predictions = pd.read_parquet(predicted)
         inputs[f"y_pred_{side}"] = predictions.pop("prediction").to_numpy()

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, Field, SecretStr
 
 from catalog.contract import request_model, to_row
-from catalog.spec import ModelSpec
+from catalog.spec import ModelSpec, Task
 from infra.ci.running import declared, greenroom
 from registry.client import TrackingClient
 from registry.errors import ModelFormatError, NotFoundError, RegistryError
@@ -59,6 +59,15 @@ _REASON = click.option("--reason", envvar="REASON", required=True, help="Why; th
 @click.group()
 def main() -> None:
     """Take a version of a model up, and back if it does not answer."""
+
+
+# What of an answer is the prediction.
+_SAYS: dict[Task, str] = {
+    "classification": "prediction",
+    "regression": "prediction",
+    "clustering": "label",
+    "similarity": "neighbours",
+}
 
 
 @main.command()
@@ -238,12 +247,17 @@ def _ask(
             return "answers with something that is no JSON"
         if body.get("version") != version:
             return f"answers with version {body.get('version')}, not {version}"
-        if not _sound(body.get("prediction")):
-            return f"predicts {body.get('prediction')!r}"
+        said = body.get(_SAYS[spec.task])
+        if not _sound(said):
+            return f"predicts {said!r}"
     return None
 
 
 def _sound(prediction: Any) -> bool:
+    """Whether an answer says something: a finite number, a text, or a list or object of such."""
+    if isinstance(prediction, list | dict):
+        parts = prediction.values() if isinstance(prediction, dict) else prediction
+        return bool(prediction) and all(map(_sound, parts))
     if isinstance(prediction, bool | int | float):
         return math.isfinite(prediction)
     return bool(prediction)

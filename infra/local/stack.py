@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from catalog.loader import load_catalog
+from flows.together import summary, train_each
 from infra.local import guard, postgres
 from infra.local.process import Service, StackError, is_current, marked, processes, start, stop
 from infra.local.services import all_services
@@ -138,15 +139,9 @@ def train_what_is_missing(say: Say) -> bool:
                 _finish(registry, version, say)
         if missing:
             say(f"Training {', '.join(missing)}")
-            # Each in a process of its own: they share nothing, and one that fails takes none down.
-            with ThreadPoolExecutor(_TRAININGS) as pool:
-                list(pool.map(_train, missing))
+            summary(train_each(missing, promote=True, jobs=_TRAININGS))
         # Refused by the gate is a result; no version at all is a failure.
         return all(registry.versions(name) for name in missing)
-
-
-def _train(name: str) -> None:
-    subprocess.run([sys.executable, "-m", "flows", name, "--promote"], check=False)
 
 
 def _finish(registry: Registry, version: Version, say: Say) -> None:

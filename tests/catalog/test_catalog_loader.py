@@ -35,13 +35,13 @@ def _no_extra_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_that_come_with_greenroom_are_found() -> None:
-    assert list(load_catalog()) == ["energy", "genre", "popularity"]
+    assert list(load_catalog()) == ["clusters", "energy", "genre", "popularity", "similar"]
     assert get_model("energy").target == "energy"
 
 
 def test_a_folder_adds_models(declare: Extra) -> None:
     declare(mood=DECLARATION.format(name="mood"), _helper="raise RuntimeError('not a declaration')")
-    assert list(load_catalog()) == ["energy", "genre", "mood", "popularity"]
+    assert list(load_catalog()) == ["clusters", "energy", "genre", "mood", "popularity", "similar"]
 
 
 def test_several_files_are_separated_like_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from prefect.states import Failed
 from flows import commands
 from flows.errors import DataError, ExportError
 from flows.settings import FlowSettings
-from flows.train import may_pass
+from flows.steps import may_pass
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
 from tests.conftest import Stack
 from tests.ports import free_port

@@ -69,7 +69,7 @@ def test_what_is_no_onnx_file_is_refused(content: bytes) -> None:
         {CLASSES_KEY: None},
         {FEATURES_KEY: "a, b"},
         {FEATURES_KEY: "[1, 2]"},
-        {TASK_KEY: json.dumps("clustering")},
+        {TASK_KEY: json.dumps("ranking")},
     ],
 )
 def test_a_file_that_does_not_describe_itself_is_refused(change: dict[str, str | None]) -> None:

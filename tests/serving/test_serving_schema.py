@@ -98,7 +98,7 @@ def promise(promising: Running) -> BaseSchema:
     refusals = {"expected-statuses": ["400", "401", "404", "405", "409", "413", "415", "422", "503"]}
     config = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": refusals}})
     schema = from_url(f"{promising.url}/openapi.json", config=config)
-    return schema.exclude(path_regex=r"^/api/(predict|explain)/(?!schema-)")
+    return schema.exclude(path_regex=r"^/api/(cluster$|similar$|(predict|explain)/(?!schema-))")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,153 @@
+"""Similarities: how candidates are scored, and the search as a graph with its index. Plain functions."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pandas as pd
+from matplotlib.figure import Figure
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import Pipeline
+
+from catalog.spec import MAX_NEIGHBOURS, ModelSpec
+from flows.errors import TrainingError
+from registry.items import Items
+
+_K = 10
+_SAME = 1e-9
+
+
+def require_search(spec: ModelSpec, name: str, made: Any) -> None:
+    """Raise `TrainingError` for an estimator that is no search that can be served."""
+    if not isinstance(made, NearestNeighbors) or made.metric not in ("euclidean", "cosine"):
+        raise TrainingError(
+            f"{spec.name}: the candidate {name} is {made!r}; a similarity is made of sklearn.neighbors."
+            "NearestNeighbors with the metric euclidean or cosine."
+        )
+
+
+def fit(pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]") -> Pipeline:
+    """Fit an encoder and a search over rows, which remembers what these are related by; return both."""
+    pipeline.fit(rows)
+    pipeline[-1].labels_ = target.to_numpy(dtype=object)
+    return pipeline
+
+
+def score(pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]") -> dict[str, float]:
+    """Return what share of the nearest things are related to rows, and how far the nearest is (the median).
+
+    `agreement_at_10` is 0..1: the mean over rows of the share of their ten nearest that have the same label.
+    A row of the index, and what equals it, is no neighbour of itself.
+    """
+    search = pipeline[-1]
+    distances, places = search.kneighbors(pipeline[:-1].transform(rows), n_neighbors=2 * _K)
+    # Nearest first: of those that are not the row itself, the first ten.
+    others = distances > _SAME
+    counted = others & (np.cumsum(others, axis=1) <= _K)
+    same = (search.labels_[places] == target.to_numpy(dtype=object)[:, None]) & counted
+    nearest = np.where(counted, distances, np.inf).min(axis=1)
+    return {
+        "agreement_at_10": float(same.sum(axis=1).mean() / _K),
+        "nearest_distance": float(np.median(nearest)),
+    }
+
+
+def complete(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
+    """Return the same encoder with a search over `rows`: what is served finds held-out things, too."""
+    search = NearestNeighbors(metric=pipeline[-1].metric).fit(pipeline[:-1].transform(rows))
+    return Pipeline([*pipeline.steps[:-1], ("model", search)])
+
+
+def items(spec: ModelSpec, pipeline: Pipeline, frame: pd.DataFrame) -> Items:
+    """Return the things of an index in its order; `frame` has the columns of `spec`."""
+    return Items.of(
+        pipeline[-1].metric,
+        str(spec.dataset.id),
+        tuple(frame[spec.dataset.id].astype(str)),
+        {column: tuple(frame[column].astype(str)) for column in spec.shown},
+        frame[list(spec.features)].to_numpy(dtype=np.float32),
+    )
+
+
+def with_index(proto: onnx.ModelProto, metric: str, vectors: npt.NDArray[np.float64]) -> onnx.ModelProto:
+    """Return a converted encoder that goes on to search: places of the nearest, and their distances.
+
+    `vectors` are the encoded features of what it finds, shape (things, encoded features).
+
+    The search is exact. Things are ranked by a product of matrices, in which near ones lose digits; so the
+    distances of those that are found are computed once more from the differences, and ordered by that. Cosine
+    distances are half the squared distances between vectors of length 1.
+    """
+    graph, index = proto.graph, vectors
+    if cosine := metric == "cosine":
+        index = index / np.maximum(np.linalg.norm(index, axis=1, keepdims=True), 1e-12)
+    # One more than can be asked for, because a thing of the index finds itself.
+    found = min(MAX_NEIGHBOURS + 1, len(index))
+    constants = {
+        "index": index.astype(np.float32),
+        "half_squares": ((index**2).sum(axis=1) / 2).astype(np.float32),
+        "found": np.array([found], dtype=np.int64),
+        "along_one": np.array([1], dtype=np.int64),
+        "along_two": np.array([2], dtype=np.int64),
+    }
+    if cosine:
+        constants |= {"half": np.float32(0.5), "tiny": np.float32(1e-12)}
+    graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    asked = encoded = graph.output[0].name
+    nodes = []
+    if cosine:
+        asked = "asked"
+        nodes += [
+            helper.make_node("ReduceL2", [encoded, "along_one"], ["length"], keepdims=1),
+            helper.make_node("Max", ["length", "tiny"], ["divisor"]),
+            helper.make_node("Div", [encoded, "divisor"], [asked]),
+        ]
+    nodes += [
+        # asked · index - |index|² / 2, which falls as the distance grows.
+        helper.make_node("Gemm", [asked, "index", "half_squares"], ["nearness"], transB=1, beta=-1.0),
+        helper.make_node("TopK", ["nearness", "found"], ["nearest", "places"], axis=1),
+        helper.make_node("Gather", ["index", "places"], ["near"], axis=0),
+        helper.make_node("Unsqueeze", [asked, "along_one"], ["one_by_one"]),
+        helper.make_node("Sub", ["one_by_one", "near"], ["apart"]),
+        helper.make_node("ReduceSumSquare", ["apart", "along_two"], ["squares"], keepdims=0),
+        helper.make_node("Mul", ["squares", "half"], ["far"])
+        if cosine
+        else helper.make_node("Sqrt", ["squares"], ["far"]),
+        helper.make_node("TopK", ["far", "found"], ["distances", "order"], axis=1, largest=0),
+        helper.make_node("GatherElements", ["places", "order"], ["neighbours"], axis=1),
+    ]
+    graph.node.extend(nodes)
+    del graph.output[:]
+    graph.output.extend(
+        helper.make_tensor_value_info(name, kind, [None, found])
+        for name, kind in (("neighbours", TensorProto.INT64), ("distances", TensorProto.FLOAT))
+    )
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def overlap(pipeline: Pipeline, rows: pd.DataFrame, places: npt.NDArray[Any]) -> float:
+    """Return the share of the ten nearest by scikit-learn that are among the first ten of `places`."""
+    expected = pipeline[-1].kneighbors(pipeline[:-1].transform(rows), n_neighbors=_K, return_distance=False)
+    pairs = zip(expected.tolist(), places[:, :_K].tolist(), strict=True)
+    return float(np.mean([len(set(one) & set(other)) / _K for one, other in pairs]))
+
+
+def picture(spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]") -> Figure:
+    """Draw the distances to the nearest things, and how often they share each label."""
+    distances, places = pipeline[-1].kneighbors(pipeline[:-1].transform(rows), n_neighbors=_K)
+    same = pd.Series((pipeline[-1].labels_[places] == target.to_numpy(dtype=object)[:, None]).mean(axis=1))
+    by_label = same.groupby(target.to_numpy(dtype=object)).mean().sort_values()
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for column, title in ((0, "nearest"), (_K - 1, f"{_K}th nearest")):
+        left.hist(distances[:, column], bins=40, alpha=0.6, label=title)
+    left.set(xlabel=f"{pipeline[-1].metric} distance", ylabel="held-out rows", title="Nearest training rows")
+    left.legend()
+    right.barh(by_label.index.astype(str), by_label.to_numpy())
+    right.set(xlabel=f"share of the {_K} nearest with the same {spec.related_by}", xlim=(0, 1))
+    return figure
