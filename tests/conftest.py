@@ -88,6 +88,8 @@ class Stack:
             name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "S3", "POSTGRES")
         }
     )
+    # What every command is told besides: whatever differs from one `up` to the next restarts services.
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,7 +98,7 @@ class Stack:
         # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
         # tell it, so that it need not have MLflow list those every second.
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property
     def tracking_url(self) -> str:
