@@ -126,6 +126,11 @@ class Stack:
             check=False,
         )
 
+    def end(self) -> None:
+        """Stop it; SeaweedFS leaves its socket behind."""
+        self.greenroom("down")
+        Path(f"/tmp/seaweedfs-s3-{self.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -136,6 +141,4 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert done.returncode == 0, done.stdout + done.stderr
         yield found
     finally:
-        found.greenroom("down")
-        # SeaweedFS leaves its socket behind when it was killed.
-        Path(f"/tmp/seaweedfs-s3-{found.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
+        found.end()
