@@ -88,6 +88,8 @@ class Stack:
             name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "S3", "POSTGRES")
         }
     )
+    # What every command is told besides: whatever differs from one `up` to the next restarts services.
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,7 +98,7 @@ class Stack:
         # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
         # tell it, so that it need not have MLflow list those every second.
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property
     def tracking_url(self) -> str:
@@ -124,6 +126,11 @@ class Stack:
             check=False,
         )
 
+    def end(self) -> None:
+        """Stop it; SeaweedFS leaves its socket behind."""
+        self.greenroom("down")
+        Path(f"/tmp/seaweedfs-s3-{self.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
+
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
@@ -134,6 +141,4 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert done.returncode == 0, done.stdout + done.stderr
         yield found
     finally:
-        found.greenroom("down")
-        # SeaweedFS leaves its socket behind when it was killed.
-        Path(f"/tmp/seaweedfs-s3-{found.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
+        found.end()

@@ -115,6 +115,6 @@ def test_taken_port_is_refused_and_the_second_try_goes_through(stack: Stack, tmp
         assert {s["state"] for s in found["services"]} == {"down"}
         assert "make up" in found["problem"]
     finally:
-        second.greenroom("down")
+        second.end()
     assert pids_of(stack) == before
     assert set(states_of(stack).values()) == {"up"}
