@@ -27,6 +27,7 @@ from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
 from flows import data, models, pictures, tracking
+from flows.notifying import HOOKS, tell_outcome
 from flows.uploaded import trained_on
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
@@ -292,7 +293,7 @@ def promote(spec: ModelSpec, number: int) -> str:
     return version.stage.value
 
 
-@flow(name="train", flow_run_name="train-{model}", validate_parameters=False)
+@flow(name="train", flow_run_name="train-{model}", validate_parameters=False, **HOOKS)
 def train(model: str, promote_passed: bool = False, dataset: str | None = None) -> Outcome:
     """Train, gate and register one model of the catalogue; with `promote_passed`, promote what passed.
 
@@ -335,7 +336,7 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
             refusals.append(str(error))
             click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
-    return Outcome(
+    outcome = Outcome(
         model=spec.name,
         version=number,
         winner=winner.candidate.name,
@@ -345,6 +346,8 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         stage=stage,
         refusals=tuple(refusals),
     )
+    tell_outcome(outcome)
+    return outcome
 
 
 def _log_run(spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[Rows, Rows]) -> Any:
