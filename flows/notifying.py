@@ -18,7 +18,7 @@ _KIND = {
     "failed": "failure",
     "promoted": "success",
     "refused": "warning",
-    "rolled back": "warning",
+    "rolled-back": "warning",
     "drift": "warning",
 }
 

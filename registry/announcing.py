@@ -8,18 +8,18 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.metadata import entry_points
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from registry.printing import printable
 from registry.settings import GreenroomSettings, home
 
 _log = logging.getLogger("greenroom.notifications")
 
-Event = Literal["completed", "failed", "promoted", "refused", "rolled back", "drift"]
+Event = Literal["completed", "failed", "promoted", "refused", "rolled-back", "drift"]
 
 # Discord takes 2,000 characters, and others more.
 _MOST_TITLE, _MOST_TEXT = 150, 1_800
@@ -39,12 +39,25 @@ class NotifySettings(GreenroomSettings):
         description="GREENROOM_NOTIFY_URLS: apprise's addresses of who is told, separated by commas or "
         "spaces: slack://…, discord://…, mailto://…, json://… They hold tokens: nothing ever shows them.",
     )
+    notify_events: str = Field(
+        default=",".join(get_args(Event)),
+        description="GREENROOM_NOTIFY_EVENTS: what is told, separated by commas: completed and failed "
+        "(flows), promoted, refused, rolled-back, drift. Default: all of it.",
+    )
     notify_timeout: float = Field(
         default=10.0,
         gt=0,
         le=120,
         description="GREENROOM_NOTIFY_TIMEOUT: seconds after which what was not told is given up.",
     )
+
+    @field_validator("notify_events")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if unknown := sorted(set(names) - set(get_args(Event))):
+            raise ValueError(f"there is no {', '.join(unknown)}; there are {', '.join(get_args(Event))}")
+        return ",".join(names)
 
 
 class Notifier(Protocol):
@@ -62,7 +75,8 @@ def announce(event: Event, title: str, text: str) -> None:
     """
     try:
         settings = NotifySettings()
-        if not settings.notify_urls.get_secret_value().strip():
+        wanted = event in settings.notify_events.split(",")
+        if not wanted or not settings.notify_urls.get_secret_value().strip():
             return
         title, text = told(title)[:_MOST_TITLE], told(text)[:_MOST_TEXT]
         sent = False

@@ -111,7 +111,7 @@ def rollback(model: str, reason: str, number: int | None) -> None:
             was = f"; version {current.number} is archived" if current else ""
             done = f"{moved} is in Production again{was}."
             announce(
-                "rolled back", f"Greenroom: {model} was rolled back", f"{done} {getuser()} says: {reason}"
+                "rolled-back", f"Greenroom: {model} was rolled back", f"{done} {getuser()} says: {reason}"
             )
             click.echo(done)
             return

@@ -54,6 +54,22 @@ def test_nothing_is_sent_without_the_setting(caplog: pytest.LogCaptureFixture) -
     assert not caplog.records
 
 
+def test_only_what_is_wanted_is_sent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with http_receiver() as receiver:
+        set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}")
+        monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "failed, drift")
+        announce("completed", "a flow", "text")
+        announce("drift", "genre drifts", "text")
+        assert receiver.titles == ["genre drifts"]
+        assert not caplog.records
+        monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "drifts")
+        announce("drift", "genre drifts", "text")
+        assert len(receiver.bodies) == 1
+        assert "could not be sent" in caplog.text
+
+
 def test_text_holds_no_secret_and_no_address_beyond_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}/{TOKEN}")
@@ -143,6 +159,8 @@ def test_hooks_tell_how_a_flow_ended_and_do_not_change_it(
 ) -> None:
     """In a process of its own: Prefect takes its server's address when it is imported."""
     code = f"""
+from prefect import flow
+
 from flows.notifying import HOOKS
 
 @flow(name="small", flow_run_name="small-{{number}}", **HOOKS)
