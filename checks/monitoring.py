@@ -28,7 +28,7 @@ _SUITE = "train_test_validation"
 # DeepChecks wants a label. There is none yet, so it gets the prediction; no check here looks at it.
 _LABEL = "prediction of the model"
 # As in checks/comparing.py. Both sides are drawn anew, for they are other rows.
-_DRAWS = 1000
+_DRAWS = 400
 _INTERVAL = (2.5, 97.5)
 # The alarm asks for more than the interval that is shown: one in 200 by chance, for it is asked daily.
 _ALARM = 99.5

@@ -225,9 +225,7 @@ def say(seen: Seen, window: Window, settings: MonitorSettings, report: Path) -> 
                 "greenroom.role": "monitoring",
                 VERSION: str(seen.version),
                 STATUS: seen.status,
-                "mlflow.note.content": "\n".join(
-                    f"- {line}" for line in (*seen.reasons, *seen.notes, *notes)
-                ),
+                "mlflow.note.content": "\n".join(f"- {line}" for line in (*seen.reasons, *seen.notes)),
             }
         )
         mlflow.log_params(

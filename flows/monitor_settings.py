@@ -15,7 +15,7 @@ class MonitorSettings(GreenroomSettings):
         default=24.0, gt=0, description="GREENROOM_MONITOR_HOURS: length of the window that is looked at."
     )
     monitor_min_rows: int = Field(
-        default=500,
+        default=1_000,
         ge=10,
         description="GREENROOM_MONITOR_MIN_ROWS: fewer predictions in the window are too few to tell.",
     )

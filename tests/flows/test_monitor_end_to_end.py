@@ -104,7 +104,7 @@ def test_too_few_rows_are_said_and_not_judged(served: Served) -> None:
     done = served.greenroom("monitor", "tumour", "--since", since)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "tumour: too few rows; 0 predictions" in done.stdout
-    served.ask(like_the_training(20).assign(radius=100.0))
+    served.ask(like_the_training(20).assign(radius=50.0))
     done = served.greenroom("monitor", "tumour", "--since", since)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "too few rows; 20 predictions" in done.stdout
@@ -147,7 +147,7 @@ def test_wrong_answers_are_found_by_feedback_alone(served: Served) -> None:
 
 def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
     since = now()
-    served.ask(like_the_training(ROWS).assign(texture=lambda rows: rows["texture"] + 6))
+    served.ask(like_the_training(ROWS).assign(texture=lambda rows: (rows["texture"] + 6).clip(upper=39)))
     before = len(drift_events(served))
     with http_receiver() as receiver:
         variables = {
