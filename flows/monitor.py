@@ -106,7 +106,7 @@ def monitor(model: str, since: datetime | None = None, hours: float | None = Non
     if not seen:
         seen = [Seen(spec.name, 0, "too few rows", 0, ("nothing was predicted in the window",))]
         get_run_logger().info("%s: nothing was predicted since %s", spec.name, window.since.isoformat())
-    write_gauges(settings.monitor_textfiles, spec.name, seen)
+    write_gauges(settings.textfiles, spec.name, seen)
     return seen
 
 

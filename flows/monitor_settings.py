@@ -15,7 +15,7 @@ class MonitorSettings(GreenroomSettings):
         default=24.0, gt=0, description="GREENROOM_MONITOR_HOURS: length of the window that is looked at."
     )
     monitor_min_rows: int = Field(
-        default=1_000,
+        default=2_000,
         ge=10,
         description="GREENROOM_MONITOR_MIN_ROWS: fewer predictions in the window are too few to tell.",
     )
@@ -30,7 +30,7 @@ class MonitorSettings(GreenroomSettings):
         description="GREENROOM_MONITOR_MIN_FEEDBACK: fewer rows with feedback are too few for a score.",
     )
     monitor_feature_drift: float = Field(
-        default=0.2,
+        default=0.16,
         gt=0,
         le=1,
         description="GREENROOM_MONITOR_FEATURE_DRIFT: drift score of a feature from which on it is drift.",
@@ -47,8 +47,8 @@ class MonitorSettings(GreenroomSettings):
         description="GREENROOM_MONITOR_AGAIN_HOURS: hours after which drift of the same version is told, and "
         "asked a training for, again.",
     )
-    monitor_textfiles: Path | None = Field(
-        default=None,
+    monitor_textfiles: str = Field(
+        default="",
         description="GREENROOM_MONITOR_TEXTFILES: folder of node-exporter's textfile collector; gauges of "
         "every model are written there. Empty: none are.",
     )
@@ -58,3 +58,8 @@ class MonitorSettings(GreenroomSettings):
         "that passed: `staging`, for a person to promote, or `production`, if it scores higher than the "
         "incumbent.",
     )
+
+    @property
+    def textfiles(self) -> Path | None:
+        """The folder of gauges, or None."""
+        return Path(self.monitor_textfiles).expanduser() if self.monitor_textfiles else None
