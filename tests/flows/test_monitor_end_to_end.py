@@ -1,6 +1,9 @@
 """Monitoring on real parts: the predictor's own log in the bucket, DeepChecks, MLflow, Prefect's events."""
 
+import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,3 +174,69 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
     assert len(found) == before + 1
     assert found[0]["resource"]["prefect.resource.id"] == "greenroom.model.tumour"
     assert "texture" in found[0]["payload"]["reasons"][0]
+
+
+def test_story_of_drift_and_a_new_version(served: Served) -> None:
+    """Drift is told; a training on spoiled labels is refused, a good one waits in Staging for a person."""
+    since = now()
+    served.ask(like_the_training(ROWS).assign(smoothness=0.3))
+    table, good = served.folder / "tumours.parquet", tumours()
+
+    def retrain(variables: dict[str, str]) -> None:
+        code = (
+            "from flows.commands import _prepare_environment; from flows.settings import FlowSettings; "
+            "_prepare_environment(FlowSettings()); from flows.retrain import retrain; retrain('tumour')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**served.stack.environment, **served.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=580,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    with http_receiver() as receiver:
+        told = {
+            "GREENROOM_NOTIFY_URLS": f"json://127.0.0.1:{receiver.port}",
+            "GREENROOM_NOTIFY_EVENTS": "drift,refused,promoted,rolled-back,failed",
+        }
+        again = {"GREENROOM_MONITOR_AGAIN_HOURS": "0"}
+        done = served.greenroom("monitor", "tumour", "--since", since, **told, **again)
+        assert done.returncode == 1, done.stdout + done.stderr
+        client = MlflowClient(served.stack.tracking_url)
+        stages = {int(v.version): v.current_stage for v in client.search_model_versions("name = 'tumour'")}
+        first = max(stages)
+        try:
+            spoiled = good.assign(diagnosis=np.random.default_rng(2).permutation(good["diagnosis"]))
+            spoiled.to_parquet(table)
+            retrain(told)
+        finally:
+            good.to_parquet(table)
+        retrain(told)
+        assert client.get_model_version("tumour", str(first + 1)).current_stage == "None"
+        assert client.get_model_version("tumour", str(first + 2)).current_stage == "Staging"
+        done = served.greenroom("promote", "tumour", str(first + 2), "--reason", "It has seen more", **told)
+        assert done.returncode == 0, done.stdout + done.stderr
+        current = next(number for number, stage in stages.items() if stage == "Production")
+        assert receiver.titles == [
+            f"Greenroom: tumour version {current} drifts",
+            f"Greenroom: tumour version {first + 1} was refused",
+            f"Greenroom: tumour version {first + 2} is in Staging",
+            f"Greenroom: tumour version {first + 2} is in Production",
+        ]
+    for _ in range(100):
+        answer = httpx.post(
+            f"{served.stack.serving_url}/api/predict/tumour",
+            json=good[FEATURES].iloc[0].to_dict(),
+            timeout=60,
+        )
+        if answer.json()["version"] == first + 2:
+            break
+        time.sleep(0.2)
+    assert answer.json()["version"] == first + 2
+    history = served.greenroom("history", "tumour", "--json")
+    moves = [(row["version"], row["action"], row.get("reason")) for row in json.loads(history.stdout)]
+    assert any(number == first + 2 and reason == "Trained because of drift" for number, _, reason in moves)
+    assert any(number == first + 2 and reason == "It has seen more" for number, _, reason in moves)

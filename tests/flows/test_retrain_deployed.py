@@ -1,4 +1,4 @@
-"""The deployments of prefect.yaml on a real server: drift of a model schedules its training, and no other's."""
+"""The deployments of prefect.yaml on a real server: drift of a model schedules its training alone."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ EventsWorker.instance().wait_until_empty()
 
 @pytest.fixture(scope="module")
 def deployed(stack: Stack) -> dict[str, str]:
-    """The environment of a stack that has the pool and the deployments, as a worker's container makes them."""
+    """The environment of a stack that has the pool and the deployments, as a worker's container makes it."""
     environment = {
         **stack.environment,
         "PREFECT_API_URL": f"{stack.prefect_url}/api",
