@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexport $(v))))
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak bench-drift lock clean
+.PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
 .PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage
 .PHONY: data-validation model-gate model-gate-comment model-list model-training
 .PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
@@ -129,6 +129,7 @@ bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 min
 bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outages (SOAK_SECONDS=N: longer)
 	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
+.PHONY: bench-drift
 bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
