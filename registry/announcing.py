@@ -25,7 +25,7 @@ Event = Literal["completed", "failed", "promoted", "refused", "rolled-back", "dr
 _MOST_TITLE, _MOST_TEXT = 150, 1_800
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>`]+")
 # Settings whose value must not be told; those that name the file of a key hold none.
-_SECRET = re.compile(r"(KEY|PASSWORD|SECRET|TOKEN|URLS|AUTH_STRING|_URI|_URL)\Z")
+_SECRET = re.compile(r"(KEY|PEM|PASSWORD|SECRET|TOKEN|URLS|AUTH_STRING|_URI|_URL)\Z")
 _FILES = ("GREENROOM_GATE_KEY", "GREENROOM_OPERATOR_KEY")
 # Shorter ones would be found in ordinary words.
 _SHORTEST = 6
