@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The scanner of images. By digest: a tag of a scanner has been moved to something else before.
 GRYPE_IMAGE ?= ghcr.io/anchore/grype:v0.120.1@sha256:e4a44ef45d285b829ce6efe2642980329661bd2d18eab5fc539138d4adaebbbe
+# Each has a local stack of its own (2 GB of memory); files of tests are shared out among them.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # Compiled bytecode makes every start several seconds shorter.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -12,13 +15,13 @@ $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexp
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
-.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles audit secrets coverage
+.PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s audit secrets coverage
 .PHONY: data-validation model-gate model-gate-comment model-list model-training
 .PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
 .PHONY: compose-env build-images compose-up compose-test bench-compose compose-demo compose-verify compose-down backup restore
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
@@ -36,12 +39,12 @@ setup-dev: ## The same, with what tests and linters need
 	@$(PYTHON) infra/bootstrap.py dev
 
 test: setup-dev ## Set up and run every test
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 test-fast: setup-dev ## Run the tests that take under two minutes together
-	@$(BIN)/pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
-lint: lint-python lint-yaml lint-workflows lint-dockerfiles ## Every linter
+lint: lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
 	@echo "All linters are content."
 
 lint-python: setup-dev ## ruff, mypy (strict), import-linter
@@ -67,7 +70,7 @@ secrets: setup-dev ## Refuse a secret in a file that git has or would take
 	@$(BIN)/python -m infra.ci.secret_scan
 
 coverage: setup-dev ## Every test, with the share of lines that they run; below the floor it fails
-	@$(BIN)/pytest --cov --cov-report=xml --cov-report=term:skip-covered
+	@$(PYTEST) --cov --cov-report=xml --cov-report=term:skip-covered
 
 data-validation: setup-dev ## Contract and DeepChecks on the data, without training (MODELS="…" DATASET=sha256:…)
 	@$(BIN)/greenroom check-data --report data-validation $${DATASET:+--dataset "$$DATASET"} -- $$MODELS
@@ -112,6 +115,10 @@ image-scan: ## Known vulnerabilities, with a fix, of the two images
 
 push-images: setup-dev ## Push the two images (IMAGE_REPOSITORY= IMAGE_TAG=)
 	@$(BIN)/python -m infra.ci.images
+
+lint-k8s: setup-dev ## The Kubernetes manifests: yamllint, schemas, house rules
+	@$(BIN)/yamllint --strict -c infra/k8s/.yamllint.yaml infra/k8s
+	@$(BIN)/python -m infra.k8s.lint
 
 format: setup-dev ## Format the code and fix what can be fixed by itself
 	@$(BIN)/ruff format .

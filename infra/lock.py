@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("infra") / "requirements"
-IMAGES = {"serving": ("serving", "tracing"), "flows": ("server", "flows")}
+IMAGES = {"serving": ("serving", "tracing"), "flows": ("server", "flows", "kubernetes")}
 COMPILE = [
     *(str(ROOT / ".venv" / "bin" / "uv"), "pip", "compile", "--universal", "--generate-hashes", "--quiet"),
     *(
@@ -25,7 +25,7 @@ def main() -> None:
     extras = ["pyproject.toml"]
     for room in ("serving", "tracing", "server", "flows", "local"):
         extras += ["--extra", room]
-    _compile([*extras, "--extra", "dev", "-o", dev])
+    _compile([*extras, "--extra", "kubernetes", "--extra", "dev", "-o", dev])
     _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])
     # The two images: no test tools, and none of what only the local stack needs.
     for image, rooms in IMAGES.items():

@@ -118,6 +118,7 @@ def served_app() -> FastAPI:
         max_connections=settings.serving_max_connections,
         head_timeout=settings.serving_head_timeout,
         read_timeout=settings.serving_read_timeout,
+        drain=settings.serving_drain,
     )
     return create_app(settings)
 

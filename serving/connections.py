@@ -3,6 +3,9 @@ how long a caller may take to read an answer.
 
 Without them whoever opens connections and says nothing, or sends headers without end, takes file handles or
 memory until nobody else is answered.
+
+And how a predictor that is told to stop takes leave: uvicorn closes idle connections at once, also one on
+which a request is on its way, which is lost then.
 """
 
 from asyncio import TimerHandle, Transport
@@ -20,7 +23,10 @@ class BoundedProtocol(HttpToolsProtocol):
     max_head_bytes = 64 * 1024
     head_timeout = 10.0
     read_timeout = 30.0
+    drain = 0.0
 
+    # Whether the predictor was told to stop: the next answer is the connection's last.
+    _leaving = False
     _head_timer: TimerHandle | None = None
     _read_timer: TimerHandle | None = None
     _head_bytes = 0
@@ -50,6 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._head_bytes, self._in_body = 0, True
         super().on_headers_complete()
+        if self._leaving:
+            self.cycle.keep_alive = False  # so the answer says `Connection: close`
 
     def on_message_complete(self) -> None:
         """The body is whole as well; the next head may begin."""
@@ -80,6 +88,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """The caller has read."""
         super().resume_writing()
         self._stop_read_timer()
+
+    def shutdown(self) -> None:
+        """The predictor was told to stop: finish what is under way, and let an idle caller ask once more.
+
+        A caller that asks within `drain` seconds is answered with `Connection: close` and knows that the next
+        request needs another connection. One that does not ask is closed then.
+        """
+        self._leaving = True
+        if self.drain and (self.cycle is None or self.cycle.response_complete):
+            self.loop.call_later(self.drain, super().shutdown)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers with the connection."""
@@ -117,10 +137,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-def set_bounds(*, max_connections: int, head_timeout: float, read_timeout: float) -> None:
-    """Set this process's bounds: connections at once, seconds for a head, seconds to read an answer.
+def set_bounds(*, max_connections: int, head_timeout: float, read_timeout: float, drain: float) -> None:
+    """Set this process's bounds: connections at once, seconds for a head, seconds to read an answer, and
+    seconds in which idle callers may ask once more when it is told to stop.
 
     On the class, because uvicorn makes the protocols and takes no arguments for them.
     """
     BoundedProtocol.max_connections = max_connections
     BoundedProtocol.head_timeout, BoundedProtocol.read_timeout = head_timeout, read_timeout
+    BoundedProtocol.drain = drain

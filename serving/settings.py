@@ -113,6 +113,12 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         ge=1,
         description="GREENROOM_SERVING_SHUTDOWN_TIMEOUT: seconds that requests under way get to finish.",
     )
+    serving_drain: float = Field(
+        default=0.0,
+        ge=0,
+        description="GREENROOM_SERVING_DRAIN: seconds in which, once told to stop, idle connections may "
+        "bring one more request; less than GREENROOM_SERVING_SHUTDOWN_TIMEOUT. 0 closes them at once.",
+    )
     serving_poll: float = Field(
         default=1.0,
         gt=0,

@@ -1,40 +1,81 @@
 """Fixtures that more than one room's tests use. Everything is real, on free ports, and stopped at the end."""
 
+import functools
 import os
-import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Tests say what they need; nothing of the developer's shell may leak in.
 for name in [n for n in os.environ if n.startswith(("GREENROOM_", "MLFLOW_", "PREFECT_"))]:
     del os.environ[name]
+# What tests start is started often: compiled bytecode makes each start seconds shorter.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     DO_NOT_TRACK="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     NO_PROXY="127.0.0.1,localhost",
 )
+# Without a client of its own httpx reads all root certificates for each request: 30 ms, thousands of times.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs the whole stack is slow, whether or not its author thought of the mark."""
+# The files that take longest (20 seconds and more), so that no worker begins one when the others are done.
+LONG = (
+    "flows/test_train_end_to_end.py",
+    "registry/test_guard_migration.py",
+    "serving/test_serving_never_down.py",
+    "checks/test_gate.py",
+    "registry/test_guard_races.py",
+    "infra/test_local_stack.py",
+    "infra/test_local_commands.py",
+    "registry/test_guard_login.py",
+    "serving/test_serving_pyfunc.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whatever needs the whole stack is slow, whether or not its author thought of the mark.
+
+    Where several workers share the files (`make test`), those that need the stack come first, so that at the
+    end there are many short ones left to share.
+    """
     for item in items:
         if "stack" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
+    if not hasattr(config, "workerinput"):
+        return
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def turn(file: Path) -> tuple[int, bool]:
+        name = file.relative_to(ROOT / "tests").as_posix()
+        stack = any("stack" in getattr(item, "fixturenames", ()) for item in files[file])
+        return LONG.index(name) if name in LONG else len(LONG), not stack
+
+    items[:] = [item for file in sorted(files, key=turn) for item in files[file]]
 
 
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture(scope="session", autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of this process and of what it starts go where pytest clears up, also when killed."""
+    before, tempfile.tempdir = tempfile.tempdir, None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        yield
+    tempfile.tempdir = before
 
 
 @dataclass
@@ -52,8 +93,9 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What a process needs to work with this stack."""
         chosen = {f"GREENROOM_{name}_PORT": str(port) for name, port in self.ports.items()}
-        # Its predictor serves the catalogue, and not what hundreds of tests put into Production.
-        alone = {"GREENROOM_SERVING_MAX_MODELS": "0"}
+        # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
+        # tell it, so that it need not have MLflow list those every second.
+        alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
         return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen}
 
     @property
@@ -93,3 +135,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield found
     finally:
         found.greenroom("down")
+        # SeaweedFS leaves its socket behind when it was killed.
+        Path(f"/tmp/seaweedfs-s3-{found.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108

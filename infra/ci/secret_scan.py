@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -53,7 +54,8 @@ def _scan_file(root: str, name: str) -> Iterator[str]:
     from detect_secrets.core.scan import scan_file  # noqa: PLC0415
     from detect_secrets.settings import transient_settings  # noqa: PLC0415
 
-    plugins: set[str] = {plugin.__name__ for plugin in get_mapping_from_secret_type_to_class().values()}
+    known: dict[str, type[Any]] = get_mapping_from_secret_type_to_class()
+    plugins = {plugin.__name__ for plugin in known.values()}
     if name.startswith("tests/"):
         plugins -= _GUESSES
     chosen = {"plugins_used": [{"name": plugin} for plugin in sorted(plugins)]}

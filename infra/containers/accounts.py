@@ -29,7 +29,7 @@ def ensure() -> None:
     admin = _admin(settings)
     with _client(settings, "admin", admin) as client:
         if admin is not settings.mlflow_admin_password:
-            _set_password(client, "admin", settings.mlflow_admin_password)
+            _set_password(client, "admin", settings.mlflow_admin_password, current=admin)
             click.echo("admin: the password is the new one")
     with _client(settings, "admin", settings.mlflow_admin_password) as client:
         for name, password in passwords.items():
@@ -64,8 +64,12 @@ def _ensure(settings: AccountSettings, admin: httpx.Client, name: str, password:
         _set_password(admin, name, password)
 
 
-def _set_password(admin: httpx.Client, name: str, password: SecretStr) -> None:
+def _set_password(
+    admin: httpx.Client, name: str, password: SecretStr, current: SecretStr | None = None
+) -> None:
     body = {"username": name, "password": password.get_secret_value()}
+    if current:  # MLflow asks for it where somebody changes their own
+        body["current_password"] = current.get_secret_value()
     _check(admin.patch("/api/2.0/mlflow/users/update-password", json=body), f"set {name}'s password")
 
 

@@ -6,7 +6,6 @@ Safe to run again at any time; it changes only what is missing or has another pa
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import psycopg2
@@ -74,7 +73,7 @@ def guard() -> None:
     """Install or update the guard in MLflow's database."""
     settings = DatabaseSettings()
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "greenroom"), "migrate"],
+        [sys.executable, "-m", "registry", "migrate"],
         env={
             **os.environ,
             "GREENROOM_DATABASE_URL": settings.url("mlflow", settings.mlflow_db_password),

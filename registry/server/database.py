@@ -319,7 +319,9 @@ def _installed(connection: Connection) -> str | None:
 def _has_rights(connection: Connection, role: str) -> bool:
     """Whether the server's role can work, and no more than that."""
     query = text(
-        "SELECT has_table_privilege(:r, 'model_versions', 'SELECT') AND "
+        # Not part of a database's dump, so a restored one has lost it.
+        "SELECT has_database_privilege(:r, current_database(), 'CONNECT') AND "
+        "has_table_privilege(:r, 'model_versions', 'SELECT') AND "
         "has_table_privilege(:r, 'model_versions', 'UPDATE') AND "
         "has_schema_privilege(:r, 'greenroom', 'USAGE') AND "
         "has_table_privilege(:r, 'greenroom.audit', 'SELECT')"

@@ -20,7 +20,8 @@ from flows.errors import DataError, ExportError
 from flows.settings import FlowSettings
 from flows.train import may_pass
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
+from tests.ports import free_port
 
 
 @pytest.fixture

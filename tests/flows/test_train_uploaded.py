@@ -18,8 +18,9 @@ from registry.client import TrackingClient
 from registry.errors import StorageUnavailableError
 from registry.settings import RegistrySettings
 from registry.stages import Registry
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
 from tests.evidence import key_settings
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 

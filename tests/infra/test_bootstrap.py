@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT
+from tests.ports import free_port
 
 NEWER = [f"python3.{minor}" for minor in range(11, 15)]
 SCRIPT = ROOT / "infra" / "bootstrap.py"

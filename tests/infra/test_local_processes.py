@@ -12,7 +12,7 @@ import pytest
 
 from infra.local import process
 from infra.local.process import Service, StackError, processes, start, stop
-from tests.conftest import free_port
+from tests.ports import free_port
 
 WEB = "import http.server, sys; http.server.test(http.server.SimpleHTTPRequestHandler, {options})"
 # A parent that starts the real server as a child in a session of its own, as Prefect and MLflow do.

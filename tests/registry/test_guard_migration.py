@@ -532,6 +532,17 @@ def test_another_role_for_the_server_gets_its_rights_from_a_second_run(guarded: 
         guarded.attempt(other, "DELETE FROM greenroom.audit")
 
 
+def test_a_role_that_lost_its_way_in_gets_it_back_from_a_second_run(guarded: Site) -> None:
+    # As after a restore: whom a database lets in is no part of its dump.
+    guarded.as_superuser("REVOKE CONNECT ON DATABASE {} FROM PUBLIC", guarded.database)
+    guarded.as_superuser("REVOKE CONNECT ON DATABASE {} FROM {}", guarded.database, guarded.app)
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        guarded.attempt(guarded.app, "SELECT 1")
+    code, said = guarded.migrate()
+    assert code == 0, said
+    guarded.attempt(guarded.app, "SELECT * FROM model_versions")
+
+
 def test_a_second_run_finds_a_role_that_does_not_exist_too(guarded: Site) -> None:
     url = guarded.url(guarded.app).replace(f"{guarded.app}:", "nobody_of_that_name:")
     code, said = guarded.migrate(GREENROOM_DATABASE_URL=url)

@@ -24,8 +24,9 @@ from registered import Registrar
 
 from registry import audit
 from registry.settings import KeySettings
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
 from tests.evidence import key_settings
+from tests.ports import free_port
 
 PROCESSES, ATTEMPTS = 4, 50
 KILLS = 50
@@ -67,6 +68,7 @@ class Watcher:
             while not self._done.is_set():
                 self.problems += disagreements(connection, self._name)
                 self.looks += 1
+                self._done.wait(0.02)  # the processor is for those who promote
 
 
 def disagreements(connection: Any, name: str) -> list[str]:

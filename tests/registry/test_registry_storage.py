@@ -8,7 +8,8 @@ from pydantic import SecretStr, ValidationError
 
 from registry.errors import StorageMissingError, StorageUnavailableError
 from registry.storage import Bucket, StorageSettings
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.conftest import free_port
+from tests.ports import free_port
 
 _START = 90  # seconds; a start takes 6 to 9 on an idle machine
 

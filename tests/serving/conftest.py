@@ -16,7 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
-from predictor_process import Published, Running, Start, free_port
+from predictor_process import Published, Running, Start
 
 from catalog.tracks import FEATURES
 from registry.client import TrackingClient
@@ -25,6 +25,7 @@ from registry.stage import Stage
 from registry.stages import MODEL_FILE
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
+from tests.ports import free_port
 
 STARTED: list[Running] = []
 PREFIX = f"t{uuid4().hex[:8]}"

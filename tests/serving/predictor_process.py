@@ -1,7 +1,6 @@
 """Handles a predictor process."""
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -62,9 +61,3 @@ class Running:
 
 
 Start = Callable[..., Running]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

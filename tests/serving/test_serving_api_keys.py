@@ -73,7 +73,7 @@ def test_a_missing_and_a_wrong_key_get_the_same_refusal(keyed: Running, headers:
     refused(keyed.get("/metrics", headers=headers))
 
 
-@pytest.mark.parametrize("key", [KEY, OTHER])
+@pytest.mark.parametrize("key", [KEY, OTHER], ids=["first", "second"])
 def test_a_right_key_opens_by_either_header(keyed: Running, key: str) -> None:
     with_others = {"Authorization": "Basic cHJveHk6cHJveHk=", "X-API-Key": key}
     for headers in (bearer(key), {"Authorization": f"bearer {key}"}, {"x-api-key": key}, with_others):
@@ -193,6 +193,8 @@ def test_metrics_are_open_on_loopback_alone_unless_told(
         (f"{PAIR},shop:{OTHER_PAIR.partition(':')[2]}", 2),  # two keys of one name
         (f"{PAIR},twin:{HASH.upper()}", 2),  # one key of two names
     ],
+    # The keys are others in every process, and names of tests must not be.
+    ids=map(str, range(15)),
 )
 def test_a_malformed_setting_is_refused_by_its_place_alone(setting: str, place: int) -> None:
     with pytest.raises(ValidationError) as caught:

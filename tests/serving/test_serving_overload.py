@@ -164,7 +164,7 @@ def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
         NOWHERE,
         GREENROOM_SERVING_MAX_CONCURRENCY="1",
         GREENROOM_SERVING_QUEUE_TIMEOUT="10",
-        GREENROOM_SERVING_BODY_TIMEOUT="0.3",
+        GREENROOM_SERVING_BODY_TIMEOUT="1.5",
         **LARGE,
     )
     running.loaded()

@@ -29,7 +29,8 @@ from serving.predictor import Predictor, Served
 from serving.record_settings import RecordSettings
 from serving.recording import Outcome, Recorder
 from serving.spool import Spool, SpoolFullError
-from tests.conftest import Stack, free_port
+from tests.conftest import Stack
+from tests.ports import free_port
 
 READS = tuple(name for name in FEATURES if name != "energy")
 

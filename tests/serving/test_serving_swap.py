@@ -1,11 +1,12 @@
 """What is served follows Production by itself, never falls back on nothing, and never takes a bad version."""
 
 import json
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -58,13 +59,19 @@ class Model:
         return {"GREENROOM_TRUSTED_KEYS": trusted, "GREENROOM_CATALOG_PATH": self.catalog, **more}
 
 
-@pytest.fixture
-def model(stack: Stack, tmp_path: Path) -> Iterator[Model]:
+@contextmanager
+def new_model(stack: Stack, folder: Path) -> Iterator[Model]:
     name = f"swap-{uuid4().hex[:8]}"
-    file = tmp_path / "declared.py"
+    file = folder / "declared.py"
     file.write_text(_DECLARE.format(name=name))
     with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
         yield Model(stack, Gate(client, key_settings(stack)), name, str(file))
+
+
+@pytest.fixture
+def model(stack: Stack, tmp_path: Path) -> Iterator[Model]:
+    with new_model(stack, tmp_path) as found:
+        yield found
 
 
 def until(holds: Callable[[], bool], what: str, seconds: float = 20) -> float:
@@ -214,25 +221,36 @@ def test_a_running_predictor_does_not_care_about_an_outage(
     running.stop()
 
 
+@pytest.fixture(scope="module")
+def served_once(
+    start: Start, stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Model, Path]]:
+    """A model, and the cache of a predictor that has served its version 1 and is gone."""
+    with new_model(stack, tmp_path_factory.mktemp("declared")) as model:
+        model.promote()
+        running = start(model.stack.tracking_url, **model.settings())
+        until(lambda: serves(running, model, 1), "version 1 is not served")
+        assert info(running, model)["source"] == "registry"
+        assert running.stop() == 0
+        yield model, running.log.parent / "serving-cache"
+
+
 @pytest.fixture
-def kept(start: Start, model: Model) -> Path:
-    """The cache of a predictor that has served version 1 and is gone."""
-    model.promote()
-    running = start(model.stack.tracking_url, **model.settings())
-    until(lambda: serves(running, model, 1), "version 1 is not served")
-    assert info(running, model)["source"] == "registry"
-    assert running.stop() == 0
-    return running.log.parent / "serving-cache"
+def kept(served_once: tuple[Model, Path], tmp_path: Path) -> tuple[Model, Path]:
+    """The same with a copy of the cache, for one test to do with as it likes."""
+    model, cache = served_once
+    return model, Path(shutil.copytree(cache, tmp_path / "serving-cache"))
 
 
 NOBODY = "http://127.0.0.1:9"
 
 
 def test_it_starts_from_its_cache_when_nothing_answers_and_catches_up(
-    start: Start, model: Model, kept: Path, line: Line, track_without_energy: dict[str, Any]
+    start: Start, kept: tuple[Model, Path], line: Line, track_without_energy: dict[str, Any]
 ) -> None:
+    model, cache = kept
     line.cut()
-    running = start(line.url, **model.settings(GREENROOM_SERVING_CACHE=str(kept)))
+    running = start(line.url, **model.settings(GREENROOM_SERVING_CACHE=str(cache)))
     until(lambda: serves(running, model, 1), "version 1 is not served")
     ready = running.get("/readyz")
     assert ready.status_code == 200
@@ -280,10 +298,11 @@ def damage(cache: Path, how: str) -> dict[str, str]:
     ],
 )
 def test_a_cache_is_not_believed(
-    start: Start, model: Model, kept: Path, how: str, track_without_energy: dict[str, Any]
+    start: Start, kept: tuple[Model, Path], how: str, track_without_energy: dict[str, Any]
 ) -> None:
-    more = damage(kept, how)
-    running = start(NOBODY, **model.settings(GREENROOM_SERVING_CACHE=str(kept)) | more)
+    model, cache = kept
+    more = damage(cache, how)
+    running = start(NOBODY, **model.settings(GREENROOM_SERVING_CACHE=str(cache)) | more)
     until(lambda: "does not answer" in str(info(running, model)["reason"]), "it says nothing")
     assert running.post(model.name, json=track_without_energy).status_code == 503
     assert running.get("/readyz").status_code == 503
@@ -303,11 +322,13 @@ def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop_anything(
     running.stop()
 
 
-def test_only_what_is_served_is_kept(start: Start, model: Model, kept: Path) -> None:
-    running = start(model.stack.tracking_url, **model.settings(GREENROOM_SERVING_CACHE=str(kept)))
-    model.promote()
-    until(lambda: serves(running, model, 2), "version 2 is not served")
-    until(lambda: len(list((kept / "sha256").iterdir())) == 1, "the old file is still there")
+def test_only_what_is_served_is_kept(start: Start, kept: tuple[Model, Path]) -> None:
+    model, cache = kept
+    assert len(list((cache / "sha256").iterdir())) == 1
+    running = start(model.stack.tracking_url, **model.settings(GREENROOM_SERVING_CACHE=str(cache)))
+    version = model.promote().number
+    until(lambda: serves(running, model, version), "the new version is not served")
+    until(lambda: len(list((cache / "sha256").iterdir())) == 1, "the old file is still there")
     running.stop()
 
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from predictor_process import free_port
 from uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv, until
 
 from registry.datasets import dataset_key
 from registry.storage import StorageSettings
+from tests.ports import free_port
 
 
 def begin(uploading: Uploading, *, whole: bool) -> socket.socket:
