@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from checks.errors import GateUnavailableError
 from checks.settings import ChecksSettings
@@ -27,6 +27,8 @@ class RawOutcome(BaseModel):
     status: Literal["passed", "failed", "error", "not_run"]
     reason: str
     value: float | None = None
+    # Of a check that scores each feature: its score.
+    scores: dict[str, float] = Field(default_factory=dict)
 
 
 class _OutcomesFile(BaseModel):

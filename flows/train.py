@@ -11,6 +11,7 @@ from prefect import flow
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from flows import data, steps, tracking
+from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
 from flows.uploaded import trained_on
 from registry.errors import RegistryRefusedError
@@ -18,7 +19,7 @@ from registry.stage import Stage
 from registry.tags import MODEL
 
 
-@flow(name="train", flow_run_name="train-{model}", validate_parameters=False)
+@flow(name="train", flow_run_name="train-{model}", validate_parameters=False, **HOOKS)
 def train(model: str, promote_passed: bool = False, dataset: str | None = None) -> Outcome:
     """Train, gate and register one model of the catalogue; with `promote_passed`, promote what passed.
 
@@ -61,7 +62,7 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
             refusals.append(str(error))
             click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
-    return Outcome(
+    outcome = Outcome(
         model=spec.name,
         version=number,
         winner=winner.candidate.name,
@@ -71,6 +72,8 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         stage=stage,
         refusals=tuple(refusals),
     )
+    tell_outcome(outcome)
+    return outcome
 
 
 def _log_run(

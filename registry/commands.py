@@ -1,14 +1,17 @@
 """Subcommands that change what is in a stage: promote, rollback; and the keys that speak for it."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from getpass import getuser
 
 import click
 
 from registry import audit
 from registry import keys as signing
+from registry.announcing import announce
 from registry.client import TrackingClient
-from registry.errors import NotFoundError, RegistryRefusedError
+from registry.errors import EvidenceError, NotFoundError, RegistryRefusedError
 from registry.nudging import nudge
 from registry.settings import KeySettings
 from registry.stage import Stage
@@ -57,7 +60,7 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
         raise click.UsageError("--override needs --reason: the audit will show it for good.")
     if override and target not in (Stage.STAGING, Stage.PRODUCTION):
         raise click.UsageError(f"A move to {target} needs no evidence, so there is nothing to override.")
-    with TrackingClient() as client:
+    with TrackingClient() as client, _told_if_refused(f"{model} version {version} to {target}"):
         registry = Registry(client)
         found = registry.version(model, version)
         if override:
@@ -71,6 +74,8 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
     if Stage.PRODUCTION in (found.stage, target):
         nudge(_note)
     how = ", by override; the audit says so" if override else ""
+    why = f" {getuser()} says: {reason}" if reason else ""
+    announce("promoted", f"Greenroom: {moved} is in {moved.stage}", f"{moved} is in {moved.stage}{how}.{why}")
     click.echo(f"{moved} is in {moved.stage}{how}.")
 
 
@@ -84,7 +89,7 @@ def rollback(model: str, reason: str, number: int | None) -> None:
     Good is a version that was promoted by right, was not rolled back from, and still holds the bytes that
     were checked. Needs the tracking server and its stores alone. Exit code 1 when there is none.
     """
-    with TrackingClient() as client:
+    with TrackingClient() as client, _told_if_refused(f"the rollback of {model}"):
         registry = Registry(client)
         current = registry.in_stage(model, Stage.PRODUCTION)
         rows = audit.history(client, model)
@@ -104,12 +109,26 @@ def rollback(model: str, reason: str, number: int | None) -> None:
                 continue
             nudge(_note)
             was = f"; version {current.number} is archived" if current else ""
-            click.echo(f"{moved} is in Production again{was}.")
+            done = f"{moved} is in Production again{was}."
+            announce(
+                "rolled-back", f"Greenroom: {model} was rolled back", f"{done} {getuser()} says: {reason}"
+            )
+            click.echo(done)
             return
-    raise RegistryRefusedError(
-        f"{model} has no earlier version to roll back to. `greenroom history {model}` shows what was; "
-        f"`greenroom promote {model} VERSION` takes a version up."
-    )
+        raise RegistryRefusedError(
+            f"{model} has no earlier version to roll back to. `greenroom history {model}` shows what was; "
+            f"`greenroom promote {model} VERSION` takes a version up."
+        )
+
+
+@contextmanager
+def _told_if_refused(what: str) -> Iterator[None]:
+    """Tell people of a refusal, which may be the first sign of something wrong, and let it pass on."""
+    try:
+        yield
+    except (RegistryRefusedError, EvidenceError) as error:
+        announce("refused", f"Greenroom: {what} was refused", str(error))
+        raise
 
 
 @click.group()

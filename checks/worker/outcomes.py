@@ -42,10 +42,24 @@ def read_results(built: Mapping[str, BaseCheck], results: list[BaseCheckResult])
                 "reason": "; ".join(_sentence(detail) for detail in tell),
                 # Where both sides have a number, every check of one table is worse the higher it is.
                 "value": max((d["value"] for d in tell if d["value"] is not None), default=None),
+                "scores": _scores(name, results, check),
                 "details": details,
             }
         )
     return outcomes
+
+
+def _scores(name: str, results: list[BaseCheckResult], check: BaseCheck) -> dict[str, float]:
+    """Return the score of each feature, where a check has them and could compute them."""
+    if name != "FeatureDrift":
+        return {}
+    found = [r.value for r in results if r.check is check and not isinstance(r, CheckFailure)]
+    return {
+        str(feature): float(one["Drift score"])
+        for value in found
+        for feature, one in value.items()
+        if isinstance(one["Drift score"], Number) and math.isfinite(one["Drift score"])
+    }
 
 
 def _sentence(detail: dict) -> str:
@@ -118,6 +132,7 @@ _MEASURES: dict[str, Callable] = {
     "FeatureLabelCorrelation": lambda value: _largest(list(value.values())),
     "LabelDrift": lambda value: value["Drift score"],
     "NewCategoryTrainTest": lambda value: max(value["Ratio of New Categories"], default=0.0),
+    "PredictionDrift": lambda value: value["Drift score"],
     "NewLabelTrainTest": lambda value: len(value["new_labels"]),
     "SimpleModelComparison": _gain,
     "SingleDatasetPerformance": lambda value: value["Value"].min(skipna=False),

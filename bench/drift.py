@@ -1,0 +1,246 @@
+"""`make bench-drift`: how often monitoring cries wolf, and how soon it sees what it should.
+
+Windows are drawn from held-out rows, whose artists the training never saw, over several splits; the
+reference is that split's training rows, as in production. Prints the tables of docs/benchmarks.md.
+
+DeepChecks takes seconds for a window, so its two statistics are computed here for most: Kolmogorov-Smirnov's
+for numbers, and Cramér's V with Bergsma's bias correction for codes and classes (Journal of the Korean
+Statistical Society 42, 2013), on counts scaled to the smaller side, categories below 1 % of the reference
+taken together. On some windows DeepChecks itself is asked, and the bench stops where it says otherwise.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from catalog.loader import get_model
+from catalog.spec import ModelSpec
+from checks.monitoring import Answered, Limits, answered, find_drift
+from flows import data, models
+from flows.monitor_settings import MonitorSettings
+from registry.onnx_model import OnnxModel
+
+MODELS = ("genre", "energy")
+# Of candidates, the one that trains fastest and reads like the others: drift is of rows, not of scores.
+CANDIDATE = {"genre": "random-forest", "energy": "random-forest"}
+SIZES = (100, 200, 500, 1_000, 2_000)
+OTHER = 0.01
+Floats = npt.NDArray[np.float64]
+
+
+class Side:
+    """A split: the answers to its training rows, its held-out rows, and who made those."""
+
+    def __init__(self, spec: ModelSpec, seed: int) -> None:
+        spec = spec.model_copy(update={"split": spec.split.model_copy(update={"seed": seed})})
+        valid, _ = data.validate(data.read_table(spec.dataset), spec.dataset)
+        rows, _ = data.clean(valid, spec, read=len(valid))
+        matrix = data.features(rows, spec)
+        train, test = data.split(rows, spec)
+        target = rows[spec.target].astype("str" if spec.task == "classification" else "float64")
+        chosen = next(c for c in spec.candidates if c.name == CANDIDATE[spec.name])
+        pipeline = models.build(spec, chosen).fit(matrix.iloc[train], target.iloc[train])
+        self.spec = spec
+        self.model = OnnxModel(models.export(spec, pipeline), threads=2)
+        self.train = answered(spec, self.model, matrix.iloc[train])
+        self.rows = matrix.iloc[test].reset_index(drop=True)
+        self.genres = rows["track_genre"].iloc[test].to_numpy()
+        self.artists = rows["artists"].iloc[test].str.split(";").str[0].to_numpy()
+
+
+class Scores:
+    """The drift scores of windows of some rows against a reference; what is the same for all is kept."""
+
+    def __init__(self, side: Side, rows: Answered) -> None:
+        spec = side.spec
+        self.of: dict[str, Callable[[npt.NDArray[np.intp]], float]] = {}
+        for name in spec.features:
+            kind = _codes if name in spec.one_hot else _numbers
+            self.of[name] = kind(side.train.features[name].to_numpy(), rows.features[name].to_numpy())
+        self.predictions = (_codes if spec.task == "classification" else _numbers)(
+            side.train.labels, rows.labels
+        )
+
+    def __call__(self, places: npt.NDArray[np.intp]) -> tuple[float, float]:
+        """Return the largest score of a feature, and that of the predictions."""
+        return max(score(places) for score in self.of.values()), self.predictions(places)
+
+
+def _numbers(reference: Any, rows: Any) -> Callable[[npt.NDArray[np.intp]], float]:
+    grid, where = np.unique(np.concatenate([reference, rows]), return_inverse=True)
+    size = len(grid)
+    known = np.cumsum(np.bincount(where[: len(reference)], minlength=size)) / len(reference)
+    mine = where[len(reference) :]
+
+    def score(places: npt.NDArray[np.intp]) -> float:
+        found = np.cumsum(np.bincount(mine[places], minlength=size)) / len(places)
+        return float(np.abs(found - known).max())
+
+    return score
+
+
+def _codes(reference: Any, rows: Any) -> Callable[[npt.NDArray[np.intp]], float]:
+    grid, where = np.unique(np.concatenate([reference, rows]), return_inverse=True)
+    known = np.bincount(where[: len(reference)], minlength=len(grid)).astype(float)
+    mine = where[len(reference) :]
+    rare = known < OTHER * len(reference)
+
+    def score(places: npt.NDArray[np.intp]) -> float:
+        found = np.bincount(mine[places], minlength=len(grid)).astype(float)
+        one, two = np.append(known[~rare], known[rare].sum()), np.append(found[~rare], found[rare].sum())
+        if one[-1] <= OTHER * known.sum() and two[-1] <= OTHER * found.sum():
+            one, two = one[:-1], two[:-1]
+        total = min(one.sum(), two.sum())
+        table = np.round(np.array([one * (total / one.sum()), two * (total / two.sum())]))
+        return cramers_v(table[:, table.any(axis=0)])
+
+    return score
+
+
+def cramers_v(table: Floats) -> float:
+    """Return the bias-corrected Cramér's V of a table of two rows of counts, 0..1."""
+    if table.shape[1] < 2:
+        return 0.0
+    n = table.sum()
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / n
+    apart = np.abs(table - expected)
+    if table.shape[1] == 2:  # Yates' correction, as scipy makes it of one degree of freedom
+        apart = np.maximum(0, apart - 0.5)
+    phi2 = float((apart**2 / expected).sum() / n)
+    r, k = table.shape
+    phi2 = max(0.0, phi2 - (k - 1) * (r - 1) / (n - 1))
+    return float(np.sqrt(phi2 / min(k - (k - 1) ** 2 / (n - 1) - 1, r - (r - 1) ** 2 / (n - 1) - 1)))
+
+
+def plain(side: Side, size: int, random: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Draw rows one by one."""
+    return random.integers(0, len(side.rows), size)
+
+
+def by_artist(side: Side, size: int, random: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Draw artists and take all their tracks, until there are rows enough: as listeners do."""
+    names, where = np.unique(side.artists, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    starts = np.append(np.searchsorted(where[order], np.arange(len(names))), len(order))
+    found: list[npt.NDArray[np.intp]] = []
+    count = 0
+    while count < size:
+        one = int(random.integers(0, len(names)))
+        found.append(order[starts[one] : starts[one + 1]])
+        count += len(found[-1])
+    return np.concatenate(found)[:size]
+
+
+def mostly(genre: str, share: float) -> Callable[[Side, int, np.random.Generator], npt.NDArray[np.intp]]:
+    """Draw rows so that `share` of them are of a genre."""
+
+    def draw(side: Side, size: int, random: np.random.Generator) -> npt.NDArray[np.intp]:
+        inside = side.genres == genre
+        chance = np.where(inside, share / inside.sum(), (1 - share) / (~inside).sum())
+        return random.choice(len(side.rows), size, p=chance / chance.sum())
+
+    return draw
+
+
+def louder(by: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Shift the loudness of every row, dB, within what the contract takes."""
+    return lambda rows: rows.assign(loudness=(rows["loudness"] + by).clip(-60, 6))
+
+
+SHIFTS: dict[str, tuple[Any, Any]] = {
+    "a third metal (was a sixth)": (mostly("metal", 1 / 3), None),
+    "half metal": (mostly("metal", 1 / 2), None),
+    "four fifths metal": (mostly("metal", 4 / 5), None),
+    "loudness +1 dB": (plain, louder(1)),
+    "loudness +2 dB": (plain, louder(2)),
+    "loudness +3 dB": (plain, louder(3)),
+    "valence broken: always 0": (plain, lambda rows: rows.assign(valence=0.0)),
+    "duration in seconds": (plain, lambda rows: rows.assign(duration_ms=rows["duration_ms"] / 1000)),
+}
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=200, help="windows of each size and split")
+    parser.add_argument("--splits", type=int, default=5, help="splits by artist")
+    parser.add_argument(
+        "--verify", type=int, default=2, help="windows of each model that DeepChecks judges too"
+    )
+    options = parser.parse_args()
+    settings = MonitorSettings()
+    limits = Limits(settings.monitor_feature_drift, settings.monitor_prediction_drift)
+    random = np.random.default_rng(7)
+    for name in MODELS:
+        sides = [Side(get_model(name), seed) for seed in range(options.splits)]
+        _verify(sides[0], options.verify, random)
+        print_table(name, sides, options.windows, limits, random)
+
+
+def _measure(
+    sides: list[Side], how: tuple[Any, Any], size: int, windows: int, random: np.random.Generator
+) -> Floats:
+    """Return one row for each window: the largest score of a feature, and that of the predictions."""
+    found = []
+    draw, shift = how
+    for side in sides:
+        rows = side.rows if shift is None else shift(side.rows)
+        scores = Scores(side, answered(side.spec, side.model, rows))
+        found += [scores(draw(side, size, random)) for _ in range(windows)]
+    return np.array(found)
+
+
+def print_table(
+    name: str, sides: list[Side], windows: int, limits: Limits, random: np.random.Generator
+) -> None:
+    """Print the false alarms of a model, and what it detects."""
+    out = sys.stdout.write
+    many = windows * len(sides)
+    out(f"\n`{name}`, {many:,} windows each, thresholds {limits.feature:g} and {limits.prediction:g}:\n\n")
+    out("| no drift, drawn | rows | feature, 99 % / 99.9 % | predictions, 99 % / 99.9 % | alarms |\n")
+    out("|---|---:|---|---|---:|\n")
+    for label, draw in (("row by row", plain), ("artist by artist", by_artist)):
+        for size in SIZES:
+            found = _measure(sides, (draw, None), size, windows, random)
+            one, two = np.quantile(found, 0.99, axis=0), np.quantile(found, 0.999, axis=0)
+            shown = " | ".join(f"{a:.3f} / {b:.3f}" for a, b in zip(one, two, strict=True))
+            out(f"| {label} | {size:,} | {shown} | {_alarms(found, limits):.2%} |\n")
+            sys.stdout.flush()
+    out(f"\n| shift | {' | '.join(f'{size:,} rows' for size in SIZES)} |\n|---|{'---:|' * len(SIZES)}\n")
+    for label, how in SHIFTS.items():
+        rates = [_alarms(_measure(sides, how, size, max(20, windows // 4), random), limits) for size in SIZES]
+        out(f"| {label} | {' | '.join(f'{rate:.0%}' for rate in rates)} |\n")
+        sys.stdout.flush()
+
+
+def _alarms(found: Floats, limits: Limits) -> float:
+    over = (found[:, 0] >= limits.feature) | (found[:, 1] >= limits.prediction)
+    return float(over.mean())
+
+
+def _verify(side: Side, count: int, random: np.random.Generator) -> None:
+    """Let DeepChecks judge some windows; stop where its numbers are not those computed here."""
+    for turn in range(count):
+        rows = answered(side.spec, side.model, louder(2.0 * turn)(side.rows))
+        places = plain(side, 500, random)
+        scores = Scores(side, rows)
+        with TemporaryDirectory(prefix="greenroom-bench-") as folder:
+            found = find_drift(side.spec, side.train, rows.take(places), Limits(0.2, 0.2), Path(folder))
+        for feature, score in found.features.items():
+            if abs(score - scores.of[feature](places)) > 1e-6:
+                sys.exit(f"DeepChecks says {feature} {score}, and here it is {scores.of[feature](places)}")
+        said = found.value("PredictionDrift")
+        if said is None or abs(said - scores.predictions(places)) > 1e-6:
+            sys.exit(f"DeepChecks says predictions {said}, and here it is {scores.predictions(places)}")
+        sys.stderr.write(f"{side.spec.name}: window {turn + 1} of {count} agrees with DeepChecks\n")
+
+
+if __name__ == "__main__":
+    main()

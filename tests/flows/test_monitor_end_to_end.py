@@ -1,0 +1,242 @@
+"""Monitoring on real parts: the predictor's own log in the bucket, DeepChecks, MLflow, Prefect's events."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from test_train_end_to_end import tumours
+
+from tests.conftest import Stack
+from tests.receivers import http_receiver
+
+HERE = Path(__file__).resolve().parent
+FEATURES = ["radius", "texture", "smoothness", "concavity"]
+# In the order of time; each story begins where the one before ended.
+ROWS = 400
+
+
+@dataclass
+class Served:
+    """A stack that serves the toy model, and a way to ask it."""
+
+    stack: Stack
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "GREENROOM_CATALOG_PATH": str(self.folder),
+            "GREENROOM_SERVING_LOG_SECONDS": "0.5",
+            "GREENROOM_MONITOR_MIN_ROWS": "300",
+            "GREENROOM_MONITOR_MIN_FEEDBACK": "100",
+            "GREENROOM_MONITOR_TEXTFILES": str(self.folder / "textfiles"),
+        }
+
+    def greenroom(self, *arguments: str, **variables: str) -> Any:
+        return self.stack.greenroom(*arguments, **{**self.environment, **variables})
+
+    def ask(self, rows: pd.DataFrame, outcomes: list[str] | None = None) -> None:
+        """Ask for predictions, and wait until the log has them."""
+        url = self.stack.serving_url
+        answer = httpx.post(f"{url}/api/predict/tumour", json=rows[FEATURES].to_dict("records"), timeout=60)
+        assert answer.status_code == 200, answer.text
+        if outcomes is not None:
+            said = [{"id": answer.json()["id"], "row": n, "outcome": o} for n, o in enumerate(outcomes)]
+            assert httpx.post(f"{url}/api/feedback", json=said, timeout=60).is_success
+        spool = self.stack.home / "serving-spool"
+        time.sleep(1)  # longer than a row waits in memory
+        for _ in range(200):
+            if not list(spool.rglob("*.parquet")):
+                return
+            time.sleep(0.1)
+        raise AssertionError("the log was not sent")
+
+
+def now() -> str:
+    time.sleep(1.1)  # whole seconds are what the option takes
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+
+
+@pytest.fixture(scope="module")
+def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(HERE / "tumours.py", folder)
+    tumours().to_parquet(folder / "tumours.parquet")
+    found = Served(stack, folder)
+    done = found.greenroom("train", "tumour", "--promote")
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = found.greenroom("up", "--no-train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield found
+    stack.greenroom("up", "--no-train")
+
+
+def like_the_training(count: int) -> pd.DataFrame:
+    return tumours().sample(count, replace=True, random_state=3)
+
+
+def runs(served: Served) -> list[Any]:
+    client = MlflowClient(served.stack.tracking_url)
+    experiment = client.get_experiment_by_name("monitoring")
+    if experiment is None:
+        return []
+    return list(client.search_runs([experiment.experiment_id], "tags.`greenroom.model` = 'tumour'"))
+
+
+def drift_events(served: Served) -> list[Any]:
+    asked = {"filter": {"event": {"name": ["greenroom.drift"]}}}
+    answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=asked)
+    assert answer.is_success, answer.text
+    found: list[Any] = answer.json()["events"]
+    return found
+
+
+def test_too_few_rows_are_said_and_not_judged(served: Served) -> None:
+    since = now()
+    done = served.greenroom("monitor", "tumour", "--since", since)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "tumour: too few rows; 0 predictions" in done.stdout
+    served.ask(like_the_training(20).assign(radius=50.0))
+    done = served.greenroom("monitor", "tumour", "--since", since)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "too few rows; 20 predictions" in done.stdout
+    assert "GREENROOM_MONITOR_MIN_ROWS=300" in done.stdout
+    assert runs(served)[0].data.tags["greenroom.monitor"] == "too few rows"
+    assert drift_events(served) == []
+
+
+def test_traffic_like_the_training_is_no_drift_and_feedback_is_scored(served: Served) -> None:
+    since, rows = now(), like_the_training(ROWS)
+    served.ask(rows, rows["diagnosis"].tolist())
+    done = served.greenroom("monitor", "tumour", "--since", since)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"ok; {ROWS} predictions" in done.stdout
+    run = runs(served)[0]
+    assert run.data.tags["greenroom.role"] == "monitoring"
+    assert set(run.data.metrics) >= {*(f"drift.{name}" for name in FEATURES), "prediction_drift", "score"}
+    assert run.data.metrics["feature_drift"] < 0.16
+    assert run.data.metrics["score_low"] <= run.data.metrics["score"] <= run.data.metrics["score_high"]
+    assert 0.8 < run.data.metrics["score"] <= 1
+    client = MlflowClient(served.stack.tracking_url)
+    assert "drift/drift.html" in [file.path for file in client.list_artifacts(run.info.run_id, "drift")]
+    gauges = (served.folder / "textfiles" / "greenroom_monitor_tumour.prom").read_text()
+    assert (
+        f'greenroom_monitor_rows{{model="tumour",version="{run.data.tags["greenroom.version"]}"}}' in gauges
+    )
+    assert 'feature="radius"' in gauges
+    assert drift_events(served) == []
+
+
+def test_wrong_answers_are_found_by_feedback_alone(served: Served) -> None:
+    """The rows look as ever, and what comes true is another thing: no drift score could see that."""
+    since, rows = now(), like_the_training(ROWS)
+    served.ask(rows, np.random.default_rng(1).permutation(rows["diagnosis"]).tolist())
+    done = served.greenroom("monitor", "tumour", "--since", since, GREENROOM_MONITOR_AGAIN_HOURS="0")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "balanced_accuracy is" in done.stdout
+    assert "FeatureDrift" not in done.stdout
+
+
+def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
+    since = now()
+    served.ask(like_the_training(ROWS).assign(texture=lambda rows: (rows["texture"] + 6).clip(upper=39)))
+    before = len(drift_events(served))
+    with http_receiver() as receiver:
+        variables = {
+            "GREENROOM_NOTIFY_URLS": f"json://127.0.0.1:{receiver.port}",
+            "GREENROOM_NOTIFY_EVENTS": "drift",
+        }
+        # Whatever an earlier test told of the same version is long ago.
+        first = served.greenroom(
+            "monitor", "tumour", "--since", since, **variables, GREENROOM_MONITOR_AGAIN_HOURS="0"
+        )
+        again = served.greenroom("monitor", "tumour", "--since", since, **variables)
+        assert (first.returncode, again.returncode) == (1, 1), first.stdout + first.stderr
+        assert "FeatureDrift: texture" in first.stdout
+        version = runs(served)[0].data.tags["greenroom.version"]
+        assert receiver.titles == [f"Greenroom: tumour version {version} drifts"]
+        assert "texture" in receiver.bodies[0]["message"]
+    for _ in range(100):  # the server takes events from a queue
+        if len(found := drift_events(served)) > before:
+            break
+        time.sleep(0.2)
+    assert len(found) == before + 1
+    assert found[0]["resource"]["prefect.resource.id"] == "greenroom.model.tumour"
+    assert "texture" in found[0]["payload"]["reasons"][0]
+
+
+def test_story_of_drift_and_a_new_version(served: Served) -> None:
+    """Drift is told; a training on spoiled labels is refused, a good one waits in Staging for a person."""
+    since = now()
+    served.ask(like_the_training(ROWS).assign(smoothness=0.3))
+    table, good = served.folder / "tumours.parquet", tumours()
+
+    def retrain(variables: dict[str, str]) -> None:
+        code = (
+            "from flows.commands import _prepare_environment; from flows.settings import FlowSettings; "
+            "_prepare_environment(FlowSettings()); from flows.retrain import retrain; retrain('tumour')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**served.stack.environment, **served.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=580,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    with http_receiver() as receiver:
+        told = {
+            "GREENROOM_NOTIFY_URLS": f"json://127.0.0.1:{receiver.port}",
+            "GREENROOM_NOTIFY_EVENTS": "drift,refused,promoted,rolled-back,failed",
+        }
+        again = {"GREENROOM_MONITOR_AGAIN_HOURS": "0"}
+        done = served.greenroom("monitor", "tumour", "--since", since, **told, **again)
+        assert done.returncode == 1, done.stdout + done.stderr
+        client = MlflowClient(served.stack.tracking_url)
+        stages = {int(v.version): v.current_stage for v in client.search_model_versions("name = 'tumour'")}
+        first = max(stages)
+        try:
+            spoiled = good.assign(diagnosis=np.random.default_rng(2).permutation(good["diagnosis"]))
+            spoiled.to_parquet(table)
+            retrain(told)
+        finally:
+            good.to_parquet(table)
+        retrain(told)
+        assert client.get_model_version("tumour", str(first + 1)).current_stage == "None"
+        assert client.get_model_version("tumour", str(first + 2)).current_stage == "Staging"
+        done = served.greenroom("promote", "tumour", str(first + 2), "--reason", "It has seen more", **told)
+        assert done.returncode == 0, done.stdout + done.stderr
+        current = next(number for number, stage in stages.items() if stage == "Production")
+        assert receiver.titles == [
+            f"Greenroom: tumour version {current} drifts",
+            f"Greenroom: tumour version {first + 1} was refused",
+            f"Greenroom: tumour version {first + 2} is in Staging",
+            f"Greenroom: tumour version {first + 2} is in Production",
+        ]
+    for _ in range(100):
+        answer = httpx.post(
+            f"{served.stack.serving_url}/api/predict/tumour",
+            json=good[FEATURES].iloc[0].to_dict(),
+            timeout=60,
+        )
+        if answer.json()["version"] == first + 2:
+            break
+        time.sleep(0.2)
+    assert answer.json()["version"] == first + 2
+    history = served.greenroom("history", "tumour", "--json")
+    moves = [(row["version"], row["action"], row.get("reason")) for row in json.loads(history.stdout)]
+    assert any(number == first + 2 and reason == "Trained because of drift" for number, _, reason in moves)
+    assert any(number == first + 2 and reason == "It has seen more" for number, _, reason in moves)
