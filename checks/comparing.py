@@ -165,13 +165,13 @@ class _Known(BaseEstimator):  # type: ignore[misc]
         return self.labels[rows]
 
 
-class _KnownClassifier(ClassifierMixin, _Known):  # type: ignore[misc]
+class KnownClassifier(ClassifierMixin, _Known):  # type: ignore[misc]
     def predict_proba(self, rows: Any) -> Any:
         """Return the known probabilities of rows."""
         return self.probabilities[rows]
 
 
-class _KnownRegressor(RegressorMixin, _Known):  # type: ignore[misc]
+class KnownRegressor(RegressorMixin, _Known):  # type: ignore[misc]
     pass
 
 
@@ -179,9 +179,9 @@ def _known(rows: pd.DataFrame, model: OnnxModel) -> _Known:
     said = model.description
     labels, probabilities = model.predict(rows[list(said.features)].to_numpy(np.float32))
     if probabilities is None:
-        return _KnownRegressor(labels.astype(np.float64))
+        return KnownRegressor(labels.astype(np.float64))
     order = np.argsort(said.classes)  # scikit-learn wants the classes sorted
     # float32 rows sum to 1 within 1e-7, and log loss asks for better.
     exact = probabilities[:, order].astype(np.float64)
     exact /= exact.sum(axis=1, keepdims=True)
-    return _KnownClassifier(labels.astype(str), exact, np.array(said.classes)[order])
+    return KnownClassifier(labels.astype(str), exact, np.array(said.classes)[order])

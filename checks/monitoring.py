@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import get_scorer
 
 from catalog.spec import Check, GatePolicy, ModelSpec
-from checks.comparing import _KnownClassifier, _KnownRegressor
+from checks.comparing import KnownClassifier, KnownRegressor
 from checks.frames import to_parquet
 from checks.gate import judge
 from checks.process import run_worker
@@ -200,11 +200,11 @@ def _draws(
     said, truth = side
     known: Any
     if said.probabilities is None:
-        known = _KnownRegressor(said.labels)
+        known = KnownRegressor(said.labels)
     else:
         classes = sorted(said.probabilities.columns)
         shares = said.probabilities[classes].to_numpy(np.float64)
-        known = _KnownClassifier(
+        known = KnownClassifier(
             said.labels.astype(str), shares / shares.sum(axis=1, keepdims=True), np.array(classes)
         )
     score = get_scorer(metric)

@@ -43,8 +43,8 @@ def train(
     if dataset is not None:
         names = _fit_for(dataset, names, named=bool(models))
     settings = FlowSettings()
-    _prepare_environment(settings)
-    _require_servers(settings)
+    prepare_environment(settings)
+    require_servers(settings)
     if len(names) > 1:
         ended = train_each(names, promote=promote, dataset=dataset, jobs=jobs)
         summary(ended)
@@ -71,7 +71,7 @@ def _train(name: str, *, promote: bool, dataset: str | None) -> Ended:
     return Ended(name, done)
 
 
-def _prepare_environment(settings: FlowSettings) -> None:
+def prepare_environment(settings: FlowSettings) -> None:
     """Let Prefect use this home's server, whatever the shell's own says, and keep libraries quiet.
 
     Steps print a line of their own; Prefect's log of the same goes to its server alone.
@@ -123,7 +123,7 @@ def _fit_for(dataset_id: str, names: list[str], *, named: bool) -> list[str]:
     return [name for name in names if name not in unfit]
 
 
-def _require_servers(settings: FlowSettings) -> None:
+def require_servers(settings: FlowSettings) -> None:
     """Ask both servers before the work: MLflow's client would try for minutes, after the training."""
     try:
         with TrackingClient() as client:

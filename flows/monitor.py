@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from prefect import flow, get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.tasks import Task, exponential_backoff
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
@@ -27,9 +25,10 @@ from flows.gauges import write_gauges
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
 from flows.records import Window, open_bucket, read_feedback, read_predictions
+from flows.retrying import RETRIES
 from registry.announcing import announce
 from registry.client import TrackingClient
-from registry.errors import NotFoundError, RegistryUnavailableError, StorageUnavailableError
+from registry.errors import NotFoundError
 from registry.onnx_model import OnnxModel
 from registry.stages import Registry
 from registry.tags import MODEL
@@ -40,19 +39,6 @@ VERSION, STATUS, ALARM = "greenroom.version", "greenroom.monitor", "greenroom.al
 TASKS = ("classification", "regression")
 
 Status = Literal["ok", "drift", "too few rows", "no reference"]
-
-
-async def _outside(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    error = await state.aresult(raise_on_failure=False)
-    return isinstance(error, RegistryUnavailableError | StorageUnavailableError | ConnectionError)
-
-
-_RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": _outside,
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,7 @@ def monitor(model: str, since: datetime | None = None, hours: float | None = Non
     return seen
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def read(spec: ModelSpec, window: Window, most: int) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
     """Read the window's predictions and what came true of them."""
     bucket = open_bucket()
@@ -122,7 +108,7 @@ def read(spec: ModelSpec, window: Window, most: int) -> tuple[pd.DataFrame, pd.D
     return predictions, feedback, tuple(notes if useless else notes[1:])
 
 
-@task(task_run_name="look-{number}", **_RETRIES)
+@task(task_run_name="look-{number}", **RETRIES)
 def look(
     spec: ModelSpec,
     number: int,

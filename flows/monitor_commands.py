@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from catalog.loader import get_model, load_catalog
-from flows.commands import _prepare_environment, _require_servers
+from flows.commands import prepare_environment, require_servers
 from flows.settings import FlowSettings
 
 _TASKS = ("classification", "regression")
@@ -32,8 +32,8 @@ def monitor(models: tuple[str, ...], window: float | None, since: datetime | Non
     names = [get_model(name).name for name in models]
     names = names or [name for name, spec in load_catalog().items() if spec.task in _TASKS]
     settings = FlowSettings()
-    _prepare_environment(settings)
-    _require_servers(settings)
+    prepare_environment(settings)
+    require_servers(settings)
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
     from flows.monitor import monitor as monitor_flow  # noqa: PLC0415
 

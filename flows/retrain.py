@@ -1,29 +1,23 @@
 """The flow that drift starts: train, gate, and take what passed as far as the policy lets it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task, exponential_backoff
 
 from checks.comparing import NAME as COMPARISON
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
+from flows.retrying import RETRIES
 from flows.train import train
 from registry.announcing import announce
 from registry.client import TrackingClient
-from registry.errors import EvidenceError, RegistryRefusedError, RegistryUnavailableError
+from registry.errors import EvidenceError, RegistryRefusedError
 from registry.evidence import Verdict
 from registry.nudging import nudge
 from registry.stage import Stage
 from registry.stages import Registry
 
 REASON = "Trained because of drift"
-
-
-async def _outside(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(await state.aresult(raise_on_failure=False), RegistryUnavailableError)
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,7 @@ def retrain(model: str) -> Retrained:
     return Retrained(model, outcome.version, stage, why)
 
 
-@task(
-    retries=3,
-    retry_delay_seconds=exponential_backoff(2),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_outside,
-)
+@task(**RETRIES)
 def take_up(model: str, number: int, policy: str) -> tuple[str, str]:
     """Move a version up and return where it is then, and why there; the server may refuse, which is told."""
     with TrackingClient() as client:

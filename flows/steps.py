@@ -16,54 +16,22 @@ import click
 import mlflow
 import numpy as np
 import pandas as pd
-import requests
-from mlflow.exceptions import MlflowException
 from prefect import get_run_logger, task
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import Task, exponential_backoff
 
 from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
 from flows import clusters, data, models, neighbours, pictures, tracking
+from flows.retrying import RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
-from registry.errors import (
-    KeyFileError,
-    RegistryUnavailableError,
-    StorageUnavailableError,
-)
+from registry.errors import KeyFileError
 from registry.evidence import Verdict
 from registry.nudging import nudge
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stage import Stage
 from registry.stages import Registry
-
-# What may pass by itself: the registry, object storage, a network file system.
-_OUTSIDE = (
-    RegistryUnavailableError,
-    StorageUnavailableError,
-    requests.RequestException,
-    ConnectionError,
-    TimeoutError,
-)
-
-
-async def may_pass(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: only if something outside failed."""
-    error = await state.aresult(raise_on_failure=False)
-    if isinstance(error, MlflowException):
-        return int(error.get_http_status_code()) >= 500
-    return isinstance(error, _OUTSIDE)
-
-
-_RETRIES: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": may_pass,
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +65,7 @@ def step(spec: ModelSpec, name: str) -> Iterator[Callable[[str], None]]:
     get_run_logger().log(logging.INFO, "%s (%s)", line, seconds.strip())
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def ingest(spec: ModelSpec) -> pd.DataFrame:
     """Read the model's table."""
     with step(spec, "ingest") as say:
@@ -206,7 +174,7 @@ def _converted(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) 
     return models.export(spec, whole, things=things), whole
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: Path) -> Verdict:
     """Run the gate on the very bytes that would be served."""
     with step(spec, "check") as say:
@@ -227,7 +195,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
     return verdict
 
 
-@task(name="log", **_RETRIES)
+@task(name="log", **RETRIES)
 def log_winner(
     spec: ModelSpec,
     winner: models.Fitted,
@@ -255,7 +223,7 @@ def log_winner(
     return model_id
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def register(spec: ModelSpec, model_id: str, verdict: Verdict, score: float) -> int:
     """Register the logged model as a new version; the verdict is in its run already."""
     with step(spec, "register") as say:
@@ -267,7 +235,7 @@ def register(spec: ModelSpec, model_id: str, verdict: Verdict, score: float) -> 
     return number
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     """Sign the verdict on the version and put it there; False where the gate's key is not at hand."""
     with step(spec, "attest") as say, TrackingClient() as client:
@@ -281,7 +249,7 @@ def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     return True
 
 
-@task(**_RETRIES)
+@task(**RETRIES)
 def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:

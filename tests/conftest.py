@@ -42,6 +42,9 @@ LONG = (
     "infra/test_local_commands.py",
     "registry/test_guard_login.py",
     "serving/test_serving_pyfunc.py",
+    "flows/test_train_together.py",
+    "flows/test_monitor_end_to_end.py",
+    "infra/test_ci_gate.py",
 )
 
 

@@ -184,8 +184,8 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
 
     def retrain(variables: dict[str, str]) -> None:
         code = (
-            "from flows.commands import _prepare_environment; from flows.settings import FlowSettings; "
-            "_prepare_environment(FlowSettings()); from flows.retrain import retrain; retrain('tumour')"
+            "from flows.commands import prepare_environment; from flows.settings import FlowSettings; "
+            "prepare_environment(FlowSettings()); from flows.retrain import retrain; retrain('tumour')"
         )
         done = subprocess.run(
             [sys.executable, "-c", code],
