@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -125,7 +126,10 @@ def test_access_log_leaves_out_health_checks(predictor: Running) -> None:
     predictor.get("/healthz")
     predictor.get("/readyz")
     predictor.get("/api/models")
-    log = predictor.log.read_text()
+    # A line is written after its answer has gone out.
+    deadline = time.monotonic() + 20
+    while "GET /api/models" not in (log := predictor.log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert "GET /api/models" in log
     assert "GET /healthz" not in log
     assert "GET /readyz" not in log
