@@ -83,6 +83,16 @@ def is_alive(run_id: str) -> bool:
     return state is None or not state.is_final()
 
 
+def was_killed(run_id: str) -> bool:
+    """Whether Prefect's last word on a flow run is that its process died."""
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(run_id)).state
+    except (ValueError, ObjectNotFound):
+        return False
+    return state is not None and state.is_crashed()
+
+
 def bury() -> None:
     """End in Prefect, as Crashed, the flow runs of this home that hold no lock any more."""
     for file in _folder().glob("*-*"):

@@ -14,6 +14,7 @@ from catalog.spec import ModelSpec
 from flows import living, tracking
 from flows.caching import code_digest, declaration_digest, source_digest
 from registry.client import TrackingClient
+from registry.stage import Stage
 from registry.stages import Registry, Version
 from registry.tags import FLOW_RUN, MODEL, TRAINING
 
@@ -66,22 +67,36 @@ def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
         "AND attributes.status != 'FINISHED'",
         max_results=_MOST,
     )
-    if not runs:
-        return None
     with TrackingClient() as tracking_client:
         newest = next(iter(Registry(tracking_client).versions(spec.name)), None)
-    found = None
+    made_by = client.get_run(newest.run_id) if newest and newest.run_id else None
     for run in runs:
-        running = run.info.status == "RUNNING"
-        owner = run.data.tags.get(FLOW_RUN)
-        if running and (owner is None or (owner != flow_run and living.is_alive(owner))):
+        if run.info.status != "RUNNING" or _is_at_work(run, flow_run):
             continue
-        if newest and newest.run_id == run.info.run_id and run.data.tags.get(TRAINING) == key:
-            found = Unfinished(run.info.run_id, newest, run.data.params.get("winner", ""))
-        elif running:
+        if made_by is None or run.info.run_id != made_by.info.run_id or _key(run) != key:
             _end(client, run)
             click.echo(f"{spec.name}: ended run {run.info.run_name}, whose process was killed")
-    return found
+    if newest is None or made_by is None or _key(made_by) != key or _is_at_work(made_by, flow_run):
+        return None
+    # Killed after its run was finished, but before Prefect heard of it: to whoever started it, it was killed.
+    if made_by.info.status == "FINISHED" and not living.was_killed(made_by.data.tags.get(FLOW_RUN, "")):
+        return None
+    if newest.stage is Stage.ARCHIVED:  # somebody has put it away since
+        return None
+    return Unfinished(made_by.info.run_id, newest, made_by.data.params.get("winner", ""))
+
+
+def _key(run: Run) -> str | None:
+    tag: str | None = run.data.tags.get(TRAINING)
+    return tag
+
+
+def _is_at_work(run: Run, flow_run: str) -> bool:
+    """Whether another process may still work on a run; one without an owner is nobody's to end."""
+    owner = run.data.tags.get(FLOW_RUN)
+    if run.info.status != "RUNNING" or owner == flow_run:
+        return False
+    return owner is None or living.is_alive(owner)
 
 
 def _end(client: mlflow.MlflowClient, run: Run) -> None:

@@ -17,9 +17,19 @@ import psutil
 from catalog.loader import load_catalog
 from flows.together import summary, train_each
 from infra.local import guard, postgres
-from infra.local.process import Service, StackError, is_current, marked, processes, start, stop
-from infra.local.services import all_services
+from infra.local.process import (
+    Service,
+    StackError,
+    is_current,
+    marked,
+    processes,
+    start,
+    stop,
+    wait_until_ready,
+)
+from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
+from infra.worker import POOL
 from registry.client import TrackingClient
 from registry.errors import RegistryError, RegistryRefusedError
 from registry.nudging import NudgeSettings, nudge
@@ -95,6 +105,8 @@ def start_services(settings: LocalSettings, say: Say) -> None:
         if processes(service) and not is_current(service):
             say(f"{service.title}: its settings or code changed; restarting")
             stop(service)
+    if not settings.local_worker and stop(worker(settings)):
+        say("Worker stopped, for GREENROOM_LOCAL_WORKER is false")
     for wave in _WAVES:
         with ThreadPoolExecutor() as pool:
             # list() raises the first failure; the others of the wave have been waited for.
@@ -106,7 +118,9 @@ _LOAD_SECONDS = 30
 # How many models train side by side; each also runs the gate in a process of its own.
 _TRAININGS = 2
 # Each wave needs the ones before; the services of a wave start side by side.
-_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor"})
+_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor", "worker"})
+# How long the worker may take to register the deployments and to start.
+_WORKER_SECONDS = 180.0
 
 
 def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
@@ -121,7 +135,8 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
-    say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
+    if not service.waits:
+        say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
 
 
 def train_what_is_missing(say: Say) -> bool:
@@ -173,6 +188,12 @@ def await_predictor(settings: LocalSettings, say: Say) -> None:
         time.sleep(0.2)
 
 
+def await_worker(settings: LocalSettings) -> None:
+    """Wait until the worker, which starts while models are trained, takes up work. Raises `StackError`."""
+    if settings.local_worker:
+        wait_until_ready(worker(settings), _WORKER_SECONDS)
+
+
 def stop_services(say: Say) -> int:
     """Stop everything that belongs to this home, and return how many services there were."""
     settings = load_or_create()
@@ -198,6 +219,7 @@ def describe(settings: LocalSettings) -> Status:
         "mlflow": settings.mlflow_url,
         "prefect": settings.prefect_url,
         "predictor": settings.serving_url,
+        "worker": f"{settings.prefect_url}/work-pools/work-pool/{POOL}",
     }
     services = [_service_status(service, urls[service.name]) for service in all_services(settings)]
     status = Status(home=str(home()), services=services)

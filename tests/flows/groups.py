@@ -37,7 +37,9 @@ MODEL = ModelSpec(
     ),
     features=tuple(Sizes.model_fields),
     candidates=(
-        Candidate(name="k-means-2", estimator="sklearn.cluster.KMeans", params={"n_clusters": 2, "n_init": 1}),
+        Candidate(
+            name="k-means-2", estimator="sklearn.cluster.KMeans", params={"n_clusters": 2, "n_init": 1}
+        ),
     ),
     metric="silhouette",
     split=Split(test_fraction=0.4),

@@ -1,9 +1,10 @@
-"""Trains a model in processes that are killed: `python killing.py MODEL POINT…`.
+"""Trains a model in processes that are killed: `python killing.py MODEL POINT…`, or `… rounds N KILLS SEED`.
 
 A POINT is a name of `POINTS`, or a number: seconds after which the whole process tree is killed. Or it is
 `end`: nobody is killed. What each came to is printed as one line of JSON. Everything is imported once, and
 each training is a fork.
 """
+# ruff: noqa: E402 - the environment has to be made before Prefect and numpy are imported
 
 import json
 import os
@@ -22,10 +23,13 @@ from flows.settings import FlowSettings
 
 prepare_environment(FlowSettings())
 
+import click
+import httpx
 import psutil
 from mlflow import MlflowClient
 
 from flows.train import train
+from registry.settings import RegistrySettings
 from registry.stage import Stage
 from registry.stages import Registry
 
@@ -72,8 +76,7 @@ def attempt(model: str, point: str) -> dict[str, Any]:
             if point in POINTS:
                 POINTS[point]()
             done = train(model, promote_passed=True)
-            print(json.dumps({"version": done.version, "stage": done.stage}), file=sys.stderr, flush=True)
-            code = 0
+            code = 0 if done.stage == "Production" else 3
         finally:
             os._exit(code)
     if point not in POINTS:
@@ -85,23 +88,32 @@ def attempt(model: str, point: str) -> dict[str, Any]:
             except psutil.NoSuchProcess:
                 continue
     _, status = os.waitpid(child, 0)
-    return {"point": point, "code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
+    asked = {"flow_runs": {"name": {"any_": [f"train-{model}"]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
+    settings, tracking = FlowSettings(), MlflowClient(RegistrySettings().tracking_url)
+    return {
+        "point": point,
+        "code": os.waitstatus_to_exitcode(status),
+        "seconds": round(time.monotonic() - began, 1),
+        "versions": len(tracking.search_model_versions(f"name = '{model}'")),
+        "completed": httpx.post(f"{settings.prefect_url}/flow_runs/count", json=asked, timeout=60).json(),
+    }
 
 
-def rounds(model: str, kills: int, seed: str) -> None:
-    """Kill at random moments of a whole training, each time followed by one that nobody kills."""
+def rounds(model: str, count: int, kills: int, seed: str) -> None:
+    """A whole training; then in each round so many that are killed at random moments, and one that is not."""
     random.seed(seed)
     whole = attempt(model, "end")
-    print(json.dumps(whole), flush=True)
-    for _ in range(kills):
-        print(json.dumps(attempt(model, f"{random.uniform(0, whole['seconds']):.2f}")), flush=True)
-        print(json.dumps(attempt(model, "end")), flush=True)
+    click.echo(json.dumps(whole))
+    for _ in range(count):
+        for _ in range(kills):
+            click.echo(json.dumps(attempt(model, f"{random.uniform(0, whole['seconds']):.2f}")))
+        click.echo(json.dumps(attempt(model, "end")))
 
 
 if __name__ == "__main__":
     name, *points = sys.argv[1:]
     if points[0] == "rounds":
-        rounds(name, int(points[1]), points[2])
+        rounds(name, int(points[1]), int(points[2]), points[3])
     else:
         for one in points:
-            print(json.dumps(attempt(name, one)), flush=True)
+            click.echo(json.dumps(attempt(name, one)))
