@@ -15,6 +15,7 @@ from registry.settings import GreenroomSettings
 POOL = "greenroom"
 # A flow run says every three minutes that it lives (PREFECT_FLOWS_HEARTBEAT_FREQUENCY).
 _SILENCE = timedelta(minutes=9)
+_START = timedelta(minutes=15)
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 _HERE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
@@ -52,18 +53,34 @@ def run(*, health: bool) -> NoReturn:
 
 
 def register(settings: WorkerSettings) -> None:
-    """Make the pool, the automation that ends dead flow runs, and every deployment; or bring them up to date.
+    """Make the pool, the automations that end dead flow runs, and every deployment; or bring them up to date.
 
     Raises `click.ClickException` with what Prefect said.
     """
+    make_pool()
+    end_the_dead()
     prefect = str(Path(sys.executable).parent / "prefect")
-    _say(prefect, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    end_the_silent()
     _say(prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(settings.deployments))
 
 
-def end_the_silent() -> None:
-    """Have Prefect end, as Crashed, flow runs that stopped saying that they live: nobody else would."""
+def make_pool() -> None:
+    """Make the work pool, if it is not there: each flow run is a process beside the worker."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - Prefect takes seconds
+    from prefect.client.schemas.actions import WorkPoolCreate  # noqa: PLC0415
+    from prefect.workers.process import ProcessWorker  # noqa: PLC0415
+
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(
+            WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template), overwrite=True
+        )
+
+
+def end_the_dead() -> None:
+    """Have Prefect end, as Crashed, flow runs that stopped saying that they live, or never began to.
+
+    Nobody else would: who was killed tells nobody. Those of this home are known to be dead at once.
+    """
     # Imported here: Prefect takes seconds.
     from prefect.client.orchestration import get_client  # noqa: PLC0415
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
@@ -71,27 +88,43 @@ def end_the_silent() -> None:
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture  # noqa: PLC0415
     from prefect.events.schemas.events import ResourceSpecification  # noqa: PLC0415
 
-    heartbeat = "prefect.flow-run.heartbeat"
-    automation = AutomationCore(
-        name="Flow runs whose process died",
-        description="No heartbeat for nine minutes: the process was killed, or its machine is gone.",
-        trigger=EventTrigger(
-            after={heartbeat},
-            expect={heartbeat, *(f"prefect.flow-run.{state}" for state in _ENDED)},
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=_SILENCE,
+    from flows.living import bury  # noqa: PLC0415
+
+    def after(event: str, name: str, silence: timedelta, expect: set[str], why: str) -> AutomationCore:
+        return AutomationCore(
+            name=name,
+            description=why,
+            trigger=EventTrigger(
+                after={event},
+                expect={*expect, *(f"prefect.flow-run.{state}" for state in _ENDED)},
+                match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+                for_each={"prefect.resource.id"},
+                posture=Posture.Proactive,
+                threshold=1,
+                within=silence,
+            ),
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)],
+        )
+
+    beat = "prefect.flow-run.heartbeat"
+    wanted = [
+        after(beat, "Flow runs whose process died", _SILENCE, {beat}, "No heartbeat: its process died."),
+        after(
+            "prefect.flow-run.Pending",
+            "Flow runs that never started",
+            _START,
+            {"prefect.flow-run.Running"},
+            "It was handed to a worker and never started.",
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: its process died.")],
-    )
+    ]
+    bury()
     with get_client(sync_client=True) as client:
-        known = client.read_automations_by_name(automation.name)
-        if known:
-            client.update_automation(known[0].id, automation)
-        else:
-            client.create_automation(automation)
+        for automation in wanted:
+            known = client.read_automations_by_name(automation.name)
+            if known:
+                client.update_automation(known[0].id, automation)
+            else:
+                client.create_automation(automation)
 
 
 def _say(*command: str) -> None:

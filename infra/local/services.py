@@ -162,6 +162,8 @@ def worker(settings: LocalSettings) -> Service:
             "GREENROOM_PREFECT_API_URL": f"{settings.prefect_url}/api",
             "PREFECT_API_URL": f"{settings.prefect_url}/api",
             "PREFECT_HOME": str(home() / "prefect"),
+            # A run starts within so many seconds.
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
             # Several flows share the processors with all else here: nobody waits by spinning.
             "OMP_WAIT_POLICY": "passive",
         },

@@ -29,7 +29,6 @@ from infra.local.process import (
 )
 from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
-from infra.worker import POOL
 from registry.client import TrackingClient
 from registry.errors import RegistryError, RegistryRefusedError
 from registry.nudging import NudgeSettings, nudge
@@ -219,7 +218,7 @@ def describe(settings: LocalSettings) -> Status:
         "mlflow": settings.mlflow_url,
         "prefect": settings.prefect_url,
         "predictor": settings.serving_url,
-        "worker": f"{settings.prefect_url}/work-pools/work-pool/{POOL}",
+        "worker": f"{settings.prefect_url}/work-pools",
     }
     services = [_service_status(service, urls[service.name]) for service in all_services(settings)]
     status = Status(home=str(home()), services=services)

@@ -121,7 +121,7 @@ def test_killed_at_every_delicate_point_and_run_again(stack: Stack, folder: Path
 
 
 def test_killed_at_random_points_and_run_again(stack: Stack, folder: Path) -> None:
-    done = killing(stack, folder, "groups", "rounds", "1", "3", "2")
+    done = killing(stack, folder, "groups", "rounds", "1", "3", "5")
     require_one_state(stack, "groups", done[-1]["versions"])
 
 
