@@ -22,7 +22,7 @@ from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
 from checks.rerunning import rerun_gate
-from flows import clusters, data, models, neighbours, pictures, tracking
+from flows import caching, clusters, data, models, neighbours, pictures, tracking
 from flows.retrying import RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
@@ -81,7 +81,7 @@ def ingest(spec: ModelSpec) -> pd.DataFrame:
 def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
     """Hold every row against the contract; resolve repeated and contradicting rows."""
     with step(spec, "validate") as say:
-        valid, problems = data.validate(table, spec.dataset)
+        valid, problems, known = caching.validated(table, spec.dataset)
         rows, cleaning = data.clean(valid, spec, read=len(table))
         say(
             f"{cleaning.kept:,} rows kept; left out: {cleaning.invalid} invalid, "
@@ -89,6 +89,8 @@ def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.C
         )
         for problem in problems:
             say(problem)
+        if known:
+            say("held against the contract before")
     return rows, cleaning
 
 

@@ -2,19 +2,18 @@
 
 import errno
 import fcntl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import httpx
 import psutil
 
 from catalog.loader import load_catalog
+from flows.commands import prepare_environment
+from flows.settings import FlowSettings
 from flows.together import summary, train_each
 from infra.local import guard, postgres
 from infra.local.process import (
@@ -30,12 +29,12 @@ from infra.local.process import (
 from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
 from registry.client import TrackingClient
-from registry.errors import RegistryError, RegistryRefusedError
+from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
 from registry.nudging import NudgeSettings, nudge
 from registry.settings import home
 from registry.stage import Stage
 from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, GATE, METRIC, OVERRIDE, SCORE
+from registry.tags import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING
 
 Say = Callable[[str], None]
 
@@ -141,15 +140,16 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
 def train_what_is_missing(say: Say) -> bool:
     """Train every model of the catalogue that has no version yet, and promote what the gate let pass.
 
-    Returns whether all went well. Nothing is trained twice; a version whose promotion was cut short by a
-    killed run is promoted now.
+    Returns whether all went well. Nothing is trained twice; a training that was killed is gone on with.
     """
     with TrackingClient() as client:
         registry = Registry(client)
         newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
-        missing = [name for name, version in newest.items() if version is None]
-        for version in newest.values():
-            if version:
+        missing = []
+        for name, version in newest.items():
+            if version is None or _was_cut_short(registry, version):
+                missing.append(name)
+            else:
                 _finish(registry, version, say)
         if missing:
             say(f"Training {', '.join(missing)}")
@@ -158,15 +158,35 @@ def train_what_is_missing(say: Say) -> bool:
         return all(registry.versions(name) for name in missing)
 
 
+def _was_cut_short(registry: Registry, version: Version) -> bool:
+    """Whether a version's training was killed; to train again goes on with it (flows/resuming.py)."""
+    try:
+        run = registry.run(version)
+    except NotFoundError:
+        return False
+    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    if TRAINING not in tags or run["info"]["status"] == "FINISHED":
+        return False
+    # Imported here, as below: these take seconds, and are seldom needed.
+    prepare_environment(FlowSettings())
+    from flows.living import is_alive  # noqa: PLC0415
+
+    return run["info"]["status"] != "RUNNING" or not is_alive(tags.get(FLOW_RUN, ""))
+
+
 def _finish(registry: Registry, version: Version, say: Say) -> None:
-    """Go on where a training was killed: between registration, evidence and promotion."""
+    """See to a version that a training left without evidence or promotion: no key was at hand, say."""
     current = registry.in_stage(version.model, Stage.PRODUCTION)
     for number, unproven in {v.number: v for v in (current, version) if v}.items():
-        # Registered and not yet signed, or from before there was evidence.
+        # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            command = [str(Path(sys.executable).parent / "greenroom"), "gate", version.model, str(number)]
-            subprocess.run([*command, "--rerun"], stdout=subprocess.DEVNULL, check=False)
+            from checks.rerunning import rerun_gate  # noqa: PLC0415
+
+            try:
+                rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])
+            except RegistryError as error:
+                say(f"{unproven} has still none. {error}")
     version = registry.version(version.model, version.number)
     if current or version.stage not in (Stage.NONE, Stage.STAGING) or version.tags.get(GATE) != "passed":
         return

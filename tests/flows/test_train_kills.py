@@ -46,7 +46,7 @@ def killing(stack: Stack, folder: Path, *arguments: str) -> list[dict[str, Any]]
         env={**stack.environment, "GREENROOM_CATALOG_PATH": str(folder), "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
-        timeout=3000,
+        timeout=7000,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -125,6 +125,7 @@ def test_killed_at_random_points_and_run_again(stack: Stack, folder: Path) -> No
     require_one_state(stack, "groups", done[-1]["versions"])
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.skipif(not KILLS, reason="takes minutes: make kill-train KILLS=20")
 def test_killed_at_many_random_points_with_all_checks(stack: Stack, folder: Path) -> None:
     done = killing(stack, folder, "tumour", "rounds", str(KILLS), "1", os.environ.get("KILL_SEED", "7"))
