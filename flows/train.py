@@ -1,5 +1,7 @@
 """The training flow: ingest, validate, engineer, split, train, evaluate, check, log, register, promote."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,13 +12,18 @@ from prefect import flow
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows import data, steps, tracking
+from flows import data, living, resuming, steps, tracking
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
 from flows.uploaded import trained_on
 from registry.errors import RegistryRefusedError
+from registry.evidence import Verdict
 from registry.stage import Stage
-from registry.tags import MODEL
+from registry.tags import FLOW_RUN, SCORE
+
+# What is done with a version that passed and is signed: where it is then, and why it was refused, if it was.
+LastStep = Callable[[ModelSpec, int], tuple[str, list[str]]]
+Tell = Callable[[Outcome], None]
 
 
 @flow(name="train", flow_run_name="train-{model}", validate_parameters=False, **HOOKS)
@@ -26,9 +33,27 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
     `dataset` is the id of an uploaded dataset to learn from instead of the declared table.
     Returns the outcome, refused or not. Raises `CatalogError` for an unknown model, `TrainingError` for
     data or declarations that cannot be used, and what the registry raises when it does not answer.
+
+    Killed at any point and run again, it goes on with the version that was registered, if one was, and
+    trains anew otherwise: there is one version in the end.
     """
-    spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
-    tracking.connect()
+    return training(model, dataset, last=_promote if promote_passed else None)
+
+
+def training(
+    model: str, dataset: str | None = None, *, last: LastStep | None = None, tell: Tell = tell_outcome
+) -> Outcome:
+    """Do all of a training inside of a flow: `last` is its last step, `tell` is told the outcome."""
+    with living.held() as flow_run:
+        spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
+        tracking.connect()
+        key = resuming.training_key(spec)
+        if unfinished := resuming.take_over(spec, key, flow_run):
+            return _go_on(spec, unfinished, flow_run, last, tell)
+        return _train(spec, resuming.run_tags(spec, key, flow_run), last, tell)
+
+
+def _train(spec: ModelSpec, tags: dict[str, str], last: LastStep | None, tell: Tell) -> Outcome:
     table = steps.ingest(spec)
     rows, cleaning = steps.validate(spec, table)
     matrix = steps.engineer(spec, rows)
@@ -43,7 +68,7 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
         mlflow.set_experiment(spec.name)
         # Shows the UI's view for trained models instead of the one for language models.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-        with mlflow.start_run(run_name=f"train-{spec.name}"):
+        with mlflow.start_run(run_name=f"train-{spec.name}", tags=tags):
             held_out = _log_run(spec, cleaning, scored, (train_rows, test_rows))
             model_id = steps.log_winner(
                 spec, winner, content=content, found=found, sides=(train_rows, test_rows), held_out=held_out
@@ -52,34 +77,67 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
             tracking.log_verdict(verdict, reports)
             score = steps.headline(spec, next(test for one, _, test, _ in scored if one is winner))
             number = steps.register(spec, model_id, verdict, score)
-    signed = steps.attest(spec, number, verdict)
-    stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
-    if promote_passed and verdict.passed and not signed:
+            signed = steps.attest(spec, number, verdict)
+            gated = _Gated(number, verdict, signed, winner.candidate.name, score)
+            # Inside of the run: it counts as finished after this, and not before (flows/resuming.py).
+            return _finish(spec, gated, last, tell)
+
+
+def _go_on(
+    spec: ModelSpec, unfinished: resuming.Unfinished, flow_run: str, last: LastStep | None, tell: Tell
+) -> Outcome:
+    """Do what the killed training of a registered version had still to do."""
+    version = unfinished.version
+    mlflow.MlflowClient().set_tag(unfinished.run_id, FLOW_RUN, flow_run)
+    with mlflow.start_run(run_id=unfinished.run_id):
+        verdict, signed = steps.resume(spec, version)
+        score = float(version.tags.get(SCORE, "nan"))
+        return _finish(spec, _Gated(version.number, verdict, signed, unfinished.winner, score), last, tell)
+
+
+@dataclass(frozen=True)
+class _Gated:
+    """A version that the gate has looked at."""
+
+    number: int
+    verdict: Verdict
+    signed: bool
+    winner: str
+    score: float
+
+
+def _finish(spec: ModelSpec, gated: _Gated, last: LastStep | None, tell: Tell) -> Outcome:
+    stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in gated.verdict.refusals]
+    if last and gated.verdict.passed and not gated.signed:
         refusals.append("not signed: the gate's key is not here")
-    elif promote_passed and verdict.passed:
-        try:
-            stage = steps.promote(spec, number)
-        except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
-            refusals.append(str(error))
-            click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
+    elif last and gated.verdict.passed:
+        stage, refused = last(spec, gated.number)
+        refusals += refused
     outcome = Outcome(
         model=spec.name,
-        version=number,
-        winner=winner.candidate.name,
+        version=gated.number,
+        winner=gated.winner,
         metric=spec.metric,
-        score=score,
-        passed=verdict.passed,
+        score=gated.score,
+        passed=gated.verdict.passed,
         stage=stage,
         refusals=tuple(refusals),
     )
-    tell_outcome(outcome)
+    tell(outcome)
     return outcome
+
+
+def _promote(spec: ModelSpec, number: int) -> tuple[str, list[str]]:
+    try:
+        return steps.promote(spec, number), []
+    except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
+        click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
+        return Stage.NONE.value, [str(error)]
 
 
 def _log_run(
     spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[steps.Rows, steps.Rows]
 ) -> Any:
-    mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training"})
     if commit := tracking.git_commit():
         mlflow.set_tag("mlflow.source.git.commit", commit)
     mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
