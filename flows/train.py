@@ -12,9 +12,10 @@ from prefect import flow
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows import data, living, resuming, steps, tracking
+from flows import card, data, living, quality, resuming, steps, tracking
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
+from flows.settings import FlowSettings
 from flows.uploaded import trained_on
 from registry.errors import RegistryRefusedError
 from registry.evidence import Verdict
@@ -59,7 +60,9 @@ def _train(spec: ModelSpec, tags: dict[str, str], last: LastStep | None, tell: T
     matrix = steps.engineer(spec, rows)
     train_rows, test_rows, folds = steps.split_rows(spec, rows, matrix)
     fitted = [steps.train_candidate(spec, candidate, train_rows, folds) for candidate in spec.candidates]
+    fitted, tried = quality.search_further(spec, fitted, train_rows, folds)
     winner, scored = steps.evaluate(spec, fitted, train_rows, test_rows)
+    winner = quality.calibrate(spec, winner, train_rows)
     content, found = steps.convert(spec, winner, train_rows, test_rows)
     with TemporaryDirectory(prefix="greenroom-reports-") as scratch:
         reports = Path(scratch)
@@ -68,31 +71,74 @@ def _train(spec: ModelSpec, tags: dict[str, str], last: LastStep | None, tell: T
         mlflow.set_experiment(spec.name)
         # Shows the UI's view for trained models instead of the one for language models.
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-        with mlflow.start_run(run_name=f"train-{spec.name}", tags=tags):
+        with mlflow.start_run(run_name=f"train-{spec.name}", tags=tags) as run:
+            measured = quality.measure(spec, winner, train_rows, test_rows)
             held_out = _log_run(spec, cleaning, scored, (train_rows, test_rows))
             model_id = steps.log_winner(
-                spec, winner, content=content, found=found, sides=(train_rows, test_rows), held_out=held_out
+                spec,
+                winner,
+                content=content,
+                found=found,
+                sides=(train_rows, test_rows),
+                held_out=held_out,
+                measured=measured,
+                folds=folds,
             )
             verdict = checking.result()
             tracking.log_verdict(verdict, reports)
-            score = steps.headline(spec, next(test for one, _, test, _ in scored if one is winner))
-            number = steps.register(spec, model_id, verdict, score)
+            about = quality.write_card(
+                card.Facts(
+                    spec=spec,
+                    cleaning=cleaning,
+                    train=train_rows.features,
+                    test=test_rows.features,
+                    tried=tried,
+                    winner=winner,
+                    measured=measured,
+                    agreement=found,
+                    verdict=verdict,
+                    run_id=run.info.run_id,
+                    search_seconds=FlowSettings().search_seconds,
+                )
+            )
+            number = steps.register(spec, model_id, verdict, measured.headline.value, about)
             signed = steps.attest(spec, number, verdict)
-            gated = _Gated(number, verdict, signed, winner.candidate.name, score)
+            score = _Score(
+                measured.headline.value,
+                measured.headline.low,
+                measured.headline.high,
+                measured.baseline.value,
+            )
             # Inside of the run: it counts as finished after this, and not before (flows/resuming.py).
-            return _finish(spec, gated, last, tell)
+            return _finish(spec, _Gated(number, verdict, signed, winner.candidate.name, score), last, tell)
 
 
 def _go_on(
     spec: ModelSpec, unfinished: resuming.Unfinished, flow_run: str, last: LastStep | None, tell: Tell
 ) -> Outcome:
     """Do what the killed training of a registered version had still to do."""
-    version = unfinished.version
-    mlflow.MlflowClient().set_tag(unfinished.run_id, FLOW_RUN, flow_run)
+    version, client = unfinished.version, mlflow.MlflowClient()
+    client.set_tag(unfinished.run_id, FLOW_RUN, flow_run)
+    known, name = client.get_run(unfinished.run_id).data.metrics, spec.metric.removeprefix("neg_")
+    score = _Score(
+        float(version.tags.get(SCORE, "nan")),
+        known.get(f"test_{name}_low"),
+        known.get(f"test_{name}_high"),
+        known.get(f"baseline_{name}"),
+    )
     with mlflow.start_run(run_id=unfinished.run_id):
         verdict, signed = steps.resume(spec, version)
-        score = float(version.tags.get(SCORE, "nan"))
         return _finish(spec, _Gated(version.number, verdict, signed, unfinished.winner, score), last, tell)
+
+
+@dataclass(frozen=True)
+class _Score:
+    """The headline score, the ends of its interval, and what a naive model scores."""
+
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +149,7 @@ class _Gated:
     verdict: Verdict
     signed: bool
     winner: str
-    score: float
+    score: _Score
 
 
 def _finish(spec: ModelSpec, gated: _Gated, last: LastStep | None, tell: Tell) -> Outcome:
@@ -118,10 +164,13 @@ def _finish(spec: ModelSpec, gated: _Gated, last: LastStep | None, tell: Tell) -
         version=gated.number,
         winner=gated.winner,
         metric=spec.metric,
-        score=gated.score,
+        score=gated.score.value,
         passed=gated.verdict.passed,
         stage=stage,
         refusals=tuple(refusals),
+        baseline=gated.score.baseline,
+        low=gated.score.low,
+        high=gated.score.high,
     )
     tell(outcome)
     return outcome
@@ -139,7 +188,7 @@ def _log_run(
     spec: ModelSpec, cleaning: data.Cleaning, scored: Any, sides: tuple[steps.Rows, steps.Rows]
 ) -> Any:
     if commit := tracking.git_commit():
-        mlflow.set_tag("mlflow.source.git.commit", commit)
+        mlflow.set_tags({"mlflow.source.git.commit": commit, tracking.COMMIT: commit})
     mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
     held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
     for one, train_scores, test_scores, seconds in scored:

@@ -102,8 +102,9 @@ class Stack:
         # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
         # tell it, so that it need not have MLflow list those every second.
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
-        # A worker is for the tests that need one: it takes memory, and runs what is scheduled.
-        alone["GREENROOM_LOCAL_WORKER"] = "false"
+        # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
+        # what is declared and no more.
+        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_SECONDS": "0"}
         return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property
