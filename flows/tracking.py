@@ -147,7 +147,8 @@ def log_winner(
         **({"onnx_label_agreement": agreement.labels} if agreement.labels is not None else {}),
     }
     mlflow.log_metrics(linked, model_id=info.model_id, dataset=held_out)
-    log_sklearn(winner.pipeline, example)
+    if isinstance(winner.pipeline, Pipeline):  # a submitted ONNX file has no other form
+        log_sklearn(winner.pipeline, example)
     return str(info.model_id)
 
 
