@@ -73,8 +73,10 @@ def inside(estimator: Any) -> Any:
     while True:
         if isinstance(estimator, Pipeline):
             estimator = estimator[-1]
-        elif hasattr(estimator, "best_estimator_") or hasattr(estimator, "param_distributions"):
-            estimator = getattr(estimator, "best_estimator_", None) or estimator.estimator
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "refit") and hasattr(estimator, "estimator"):
+            estimator = estimator.estimator
         else:
             return estimator
 
@@ -316,7 +318,7 @@ def described(
         made: bytes = proto.SerializeToString()
         model = OnnxModel(made)
     except ModelFormatError as error:
-        raise SubmissionError(f"The ONNX file cannot be served: {error}.") from error
+        raise SubmissionError(f"The ONNX file cannot be served: {str(error).rstrip('.')}.") from error
     except Exception as error:  # protobuf has exceptions of its own for what is no message
         raise SubmissionError(f"This is no ONNX file: {type(error).__name__}: {error}") from error
     require_answers(spec, model, features)

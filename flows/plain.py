@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic.errors import PydanticUserError
 
 from catalog.loader import load_catalog
 from catalog.plain import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
@@ -93,7 +93,7 @@ def declare(
             estimator=estimator,
         )
         declared.spec()
-    except (ValidationError, ValueError, NameError) as error:  # NameError: a name that Pydantic does not take
+    except (ValueError, NameError, PydanticUserError) as error:  # the last two: names that Pydantic has
         raise DataError(f"The table cannot be declared as {name!r}: {error}") from error
     return declared, rows
 

@@ -167,7 +167,9 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
             if not submission.as_fitted:
                 said = f"fitted here; {spec.metric} {mean:.3f} ± {deviation:.3f} on training folds"
             say(f"{brought.kind} {said}")
-    candidate = Candidate(name=brought.name, estimator=brought.kind, params=brought.params)
+    # Of a search, what it found.
+    shown = brought if brought.onnx is not None else replace(brought, estimator=pipeline)
+    candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
     return models.Fitted(candidate, pipeline, mean, deviation), time.monotonic() - began
 
 
