@@ -16,7 +16,7 @@ from tests.flows.test_train_end_to_end import tumours
 pytestmark = pytest.mark.slow
 
 _WORDS = ("--target", "diagnosis", "--task", "classification")
-# Two that are refused before there is anything to register, in one process: imports take longest.
+# What is refused before there is anything to register, in one process: imports take longest.
 _REFUSED = """
 import sys
 import pandas as pd
@@ -27,12 +27,13 @@ table = pd.read_parquet(sys.argv[1])
 rows, answers = table.drop(columns="diagnosis"), table["diagnosis"]
 words = {"table": table, "target": "diagnosis", "task": "classification"}
 knows_all = RandomForestClassifier(20, random_state=0).fit(rows, answers)
-for name, estimator, as_fitted in (
-    ("biopsy-leaky", knows_all, True),
-    ("biopsy-inconvertible", HistGradientBoostingClassifier(max_iter=3), False),
+for name, estimator, how in (
+    ("biopsy-leaky", knows_all, {"as_fitted": True}),
+    ("biopsy-inconvertible", HistGradientBoostingClassifier(max_iter=3), {}),
+    ("biopsy-hasty", b"an ONNX file", {"promote": True}),
 ):
     try:
-        submit(estimator, name, as_fitted=as_fitted, **words)
+        submit(estimator, name, **how, **words)
     except Exception as error:
         print(name, type(error).__name__, error)
 """
@@ -106,7 +107,8 @@ def test_what_knows_the_held_out_rows_or_cannot_be_onnx_leaves_nothing_in_the_re
     assert "biopsy-leaky SeenError biopsy-leaky: on held-out rows the model as fitted has" in done.stdout
     assert "biopsy-inconvertible ExportError" in done.stdout
     assert "HistGradientBoostingClassifier cannot be converted to ONNX" in done.stdout
-    for name in ("biopsy-leaky", "biopsy-inconvertible"):
+    assert "biopsy-hasty SubmissionError A model that was fitted elsewhere is not promoted" in done.stdout
+    for name in ("biopsy-leaky", "biopsy-inconvertible", "biopsy-hasty"):
         assert not client.search_registered_models(f"name = '{name}'")
         assert client.get_experiment_by_name(name) is None
 
@@ -114,6 +116,9 @@ def test_what_knows_the_held_out_rows_or_cannot_be_onnx_leaves_nothing_in_the_re
 def test_a_file_that_is_no_model_ends_with_2(stack: Stack, tmp_path: Path, client: MlflowClient) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"\x00 no model")
+    nowhere = stack.greenroom("submit", "genre", str(file), GREENROOM_TRACKING_URI="http://127.0.0.1:9")
+    assert nowhere.returncode == 2
+    assert "http://127.0.0.1:9" in nowhere.stderr
     done = stack.greenroom("submit", "genre", str(file))
     assert done.returncode == 2
     assert "This is no ONNX file" in done.stderr

@@ -1,20 +1,17 @@
-"""A plain table as a declaration, the rows that one may learn from, and the command's refusals."""
+"""A plain table as a declaration, and the rows that one may learn from."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 
 from catalog.loader import get_model
 from catalog.plain import PlainDeclaration
 from catalog.policies import CLASSIFICATION, REGRESSION
 from flows import data, plain
 from flows.errors import DataError, SubmissionError
-from flows.submit import submit, training_rows
-from flows.submit_commands import submit as command
+from flows.submit import training_rows
 from registry.datasets import is_dataset_id
 
 
@@ -140,16 +137,3 @@ def test_models_without_a_target_cannot_be_submitted() -> None:
         training_rows("genre", target="track_genre")
     with pytest.raises(DataError, match="needs its target column and its task"):
         training_rows("houses", table=table(), target="price")
-
-
-def test_what_was_fitted_elsewhere_is_not_promoted_by_itself() -> None:
-    with pytest.raises(SubmissionError, match="is not promoted by itself"):
-        submit(b"onnx", "genre", promote=True)
-
-
-def test_without_servers_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
-    monkeypatch.setenv("GREENROOM_TRACKING_URI", "http://127.0.0.1:9")
-    done = CliRunner().invoke(command, ["genre", "model.onnx"])
-    assert done.exit_code == 2
-    assert "http://127.0.0.1:9" in done.output
