@@ -1,7 +1,7 @@
 """The words a model is declared in. Nothing here trains, checks or serves: rooms above read these."""
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -63,6 +63,64 @@ class Dataset(_Declaration):
     )
 
 
+class Choice(_Declaration):
+    """A search space of a few values."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Any, ...] = Field(min_length=2)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is among them."""
+        return value in self.values
+
+
+class _Range(_Declaration):
+    log: bool = Field(default=False, description="Whether to search its orders of magnitude; low is above 0.")
+
+    def _require_order(self, low: float, high: float) -> None:
+        if not low < high:
+            raise ValueError(f"a range goes from a lower to a higher number, not from {low} to {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"a range that is searched by magnitude begins above 0, not at {low}")
+
+
+class IntRange(_Range):
+    """A search space of whole numbers, both ends included."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        self._require_order(self.low, self.high)
+        return self
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is a whole number between the ends."""
+        return isinstance(value, int) and self.low <= value <= self.high
+
+
+class FloatRange(_Range):
+    """A search space of real numbers, both ends included."""
+
+    kind: Literal["float"] = "float"
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        self._require_order(self.low, self.high)
+        return self
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is a number between the ends."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+Space = Annotated[Choice | IntRange | FloatRange, Field(discriminator="kind")]
+
+
 class Candidate(_Declaration):
     """One estimator to try: the import path of a scikit-learn class and its parameters.
 
@@ -73,6 +131,25 @@ class Candidate(_Declaration):
     name: str
     estimator: str
     params: dict[str, Any] = Field(default_factory=dict)
+    search: dict[str, Space] = Field(
+        default_factory=dict,
+        description="Parameters to search, and where; each has a declared value in `params`, which is tried "
+        "first and is all that is tried without a budget.",
+    )
+
+    @model_validator(mode="after")
+    def _starts_inside(self) -> Self:
+        for name, space in self.search.items():
+            if name not in self.params:
+                raise ValueError(
+                    f"the candidate {self.name} searches {name!r}, which has no declared value in `params`"
+                )
+            if not space.holds(self.params[name]):
+                raise ValueError(
+                    f"the candidate {self.name} searches {name!r} in {space!r}, and its declared value "
+                    f"{self.params[name]!r} is not in it"
+                )
+        return self
 
 
 class Split(_Declaration):

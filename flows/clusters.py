@@ -7,7 +7,12 @@ import numpy.typing as npt
 import onnx
 import pandas as pd
 from matplotlib.figure import Figure
-from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
+from sklearn.metrics import (
+    calinski_harabasz_score,
+    davies_bouldin_score,
+    silhouette_samples,
+    silhouette_score,
+)
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
@@ -39,6 +44,21 @@ def score(pipeline: Pipeline, rows: pd.DataFrame) -> dict[str, float]:
 def scorer(pipeline: Pipeline, rows: pd.DataFrame, _: Any = None) -> float:
     """Return the silhouette of rows, as scikit-learn's cross-validation asks for a score."""
     return score(pipeline, rows)["silhouette"]
+
+
+def silhouettes(pipeline: Pipeline, rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return the silhouette of each row, -1..1, the mean of which is the score."""
+    numbers = pipeline.predict(rows)
+    if not 2 <= len(np.unique(numbers)) < len(rows):
+        return np.full(len(rows), -1.0)
+    found: npt.NDArray[np.float64] = silhouette_samples(pipeline[:-1].transform(rows), numbers)
+    return found
+
+
+def shuffled(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return rows in which every feature was shuffled by itself, so that none has to do with another."""
+    random = np.random.default_rng(seed)
+    return rows.apply(lambda column: random.permutation(column.to_numpy()))
 
 
 def count(pipeline: Pipeline) -> int:

@@ -67,7 +67,7 @@ def _train(name: str, *, promote: bool, dataset: str | None) -> Ended:
         click.secho(f"{name}: {problem}", fg="red", err=True)
         return Ended(name, problem=problem)
     result = "passed the gate" if done.passed else "was refused by the gate"
-    click.echo(f"{done.model} version {done.version} {result}; {done.metric} {done.score:.3f}; {done.stage}")
+    click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
     return Ended(name, done)
 
 

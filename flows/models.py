@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,13 @@ import pandas as pd
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from catalog.spec import Candidate, ModelSpec
 from checks.encoding import encoder
-from flows import clusters, neighbours
+from flows import calibration, clusters, neighbours
+from flows.calibration import Calibration, Unseen
 from flows.data import Positions
 from flows.errors import ExportError, TrainingError
 from registry.onnx_model import Description, OnnxModel
@@ -29,16 +29,31 @@ _OPSET = {"": 18, "ai.onnx.ml": 3}
 # and then, which changes one tree in hundreds; anything beyond is a broken conversion.
 MIN_LABEL_AGREEMENT = 0.995
 MAX_RELATIVE_DIFFERENCE = 0.02
+# The same for probabilities, the mean over rows and classes.
+MAX_PROBABILITY_DIFFERENCE = 0.005
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of a candidate on one training fold, and of a classifier what it said of the fold's rows."""
+
+    score: float
+    unseen: Unseen | None = None
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted candidate, with its score on training folds (mean and standard deviation)."""
+    """A fitted candidate, with its score on training folds (mean and standard deviation).
+
+    `calibration` is what came of scaling a classifier's probabilities, where that was tried.
+    """
 
     candidate: Candidate
     pipeline: Pipeline
     cv_mean: float
     cv_std: float
+    folds: tuple[Scored, ...] = ()
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -94,30 +109,66 @@ def fit(
 
     `target` is the column that scores are made with (`ModelSpec.label`); a clustering has none.
     """
-    pipeline = build(spec, candidate)
+    scored = tuple(score_fold(spec, candidate, rows, target, fold) for fold in folds)
+    return fit_whole(spec, candidate, rows, target, scored)
+
+
+def fit_whole(
+    spec: ModelSpec,
+    candidate: Candidate,
+    rows: pd.DataFrame,
+    target: "pd.Series[Any] | None",
+    folds: tuple[Scored, ...],
+) -> Fitted:
+    """Fit a candidate on all training rows; `folds` is how it scored on each."""
+    scores = np.array([one.score for one in folds])
+    pipeline = _fit(spec, build(spec, candidate), rows, target)
+    return Fitted(candidate, pipeline, float(scores.mean()), float(scores.std()), folds)
+
+
+def score_fold(
+    spec: ModelSpec,
+    candidate: Candidate,
+    rows: pd.DataFrame,
+    target: "pd.Series[Any] | None",
+    fold: tuple[Positions, Positions],
+) -> Scored:
+    """Fit a candidate on one fold's training rows and score it on its other rows, by the headline metric."""
+    train, test = fold
+    seen, answers = rows.iloc[train], None if target is None else target.iloc[train]
+    pipeline = _fit(spec, build(spec, candidate), seen, answers)
+    asked = rows.iloc[test]
+    if target is None:
+        return Scored(clusters.scorer(pipeline, asked))
+    if spec.task == "similarity":
+        return Scored(neighbours.score(pipeline, asked, target.iloc[test])[spec.metric])
+    found = float(get_scorer(spec.metric)(pipeline, asked, target.iloc[test]))
+    classifies = spec.task == "classification"
+    return Scored(found, calibration.unseen(pipeline, asked, test) if classifies else None)
+
+
+def _fit(
+    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any] | None"
+) -> Pipeline:
     if spec.task == "similarity":
         assert target is not None  # noqa: S101 - the declaration has seen to it
-        scores = np.array([_score_fold(spec, pipeline, rows, target, *fold) for fold in folds])
-        neighbours.fit(pipeline, rows, target)
-    else:
-        scoring = spec.metric if spec.supervised else clusters.scorer
-        # Threads of k-means wait by spinning, which beside another training takes many times as long.
-        with threadpool_limits(None if spec.supervised else 1):
-            scores = cross_val_score(pipeline, rows, target, cv=folds, scoring=scoring, error_score="raise")
-            pipeline.fit(rows, target)
-    return Fitted(candidate, pipeline, float(scores.mean()), float(scores.std()))
+        return neighbours.fit(pipeline, rows, target)
+    # Threads of k-means wait by spinning, which beside another training takes many times as long.
+    with threadpool_limits(None if spec.supervised else 1):
+        return pipeline.fit(rows, target)
 
 
-def _score_fold(
-    spec: ModelSpec,
-    pipeline: Pipeline,
-    rows: pd.DataFrame,
-    target: "pd.Series[Any]",
-    *fold: Positions,
-) -> float:
-    train, test = fold
-    neighbours.fit(pipeline, rows.iloc[train], target.iloc[train])
-    return neighbours.score(pipeline, rows.iloc[test], target.iloc[test])[spec.metric]
+def calibrate(spec: ModelSpec, winner: Fitted, rows: pd.DataFrame, target: "pd.Series[Any] | None") -> Fitted:
+    """Return a classifier with calibrated probabilities, if training folds say that it helps; others as
+    given.
+
+    Which class is named does not change, nor do scores on folds, which are those of the uncalibrated one.
+    """
+    folds = [fold.unseen for fold in winner.folds if fold.unseen is not None]
+    if spec.task != "classification" or target is None or not folds:
+        return winner
+    pipeline, found = calibration.calibrated(winner.pipeline, folds, rows, target)
+    return replace(winner, pipeline=pipeline, calibration=found)
 
 
 def best(fitted: list[Fitted]) -> Fitted:
@@ -169,21 +220,24 @@ def export(
     cannot be explained, and a clustering cannot be named. A similarity finds `things`, which have the columns
     of `spec`, in their order.
     """
+    bare = calibration.bare(pipeline)
     try:
         proto = to_onnx(
-            pipeline[:-1] if spec.task == "similarity" else pipeline,
+            pipeline[:-1] if spec.task == "similarity" else bare,
             initial_types=[("features", FloatTensorType([None, len(spec.features)]))],
-            options={id(pipeline): {"zipmap": False}} if spec.task == "classification" else None,
+            options={id(bare): {"zipmap": False}} if spec.task == "classification" else None,
             target_opset=_OPSET,
         )
     except Exception as error:  # skl2onnx raises whatever its parsers raise
         raise ExportError(
-            f"{spec.name}: {type(pipeline[-1]).__name__} cannot be converted to ONNX, the format that is "
+            f"{spec.name}: {type(bare[-1]).__name__} cannot be converted to ONNX, the format that is "
             f"served: {error}. Choose another estimator in its declaration."
         ) from error
     said: dict[str, Any] = {"task": spec.task, "features": spec.features}
     if spec.task == "classification":
         said["classes"] = tuple(str(label) for label in pipeline.classes_)
+        if bare is not pipeline:
+            proto = calibration.with_scaling(proto, calibration.exponent(pipeline))
     elif spec.task == "clustering" and train is not None:
         proto = clusters.only_numbers(proto)
         said["classes"] = clusters.named(spec, pipeline, train)
@@ -207,8 +261,9 @@ def agreement(pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agree
     elif probabilities is not None or model.description.task == "clustering":
         expected: npt.NDArray[Any] = pipeline.predict(rows)
         labels = float(np.mean(predicted.astype(str) == expected.astype(str)))
-        apart = 0.0 if probabilities is None else np.abs(probabilities - pipeline.predict_proba(rows)).max()
-        found, good = Agreement(labels, float(apart)), labels >= MIN_LABEL_AGREEMENT
+        apart = np.zeros(1) if probabilities is None else probabilities - pipeline.predict_proba(rows)
+        found = Agreement(labels, float(np.abs(apart).max()))
+        good = labels >= MIN_LABEL_AGREEMENT and np.abs(apart).mean() <= MAX_PROBABILITY_DIFFERENCE
     else:
         expected = pipeline.predict(rows)
         spread = float(np.std(expected)) or 1.0

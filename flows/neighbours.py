@@ -41,17 +41,31 @@ def score(pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]") -> d
     `agreement_at_10` is 0..1: the mean over rows of the share of their ten nearest that have the same label.
     A row of the index, and what equals it, is no neighbour of itself.
     """
+    shares, nearest = _by_row(pipeline, rows, target)
+    return {"agreement_at_10": float(shares.mean()), "nearest_distance": float(np.median(nearest))}
+
+
+def agreements(pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    """Return, for each row, what share of its ten nearest have the same label, 0..1."""
+    return _by_row(pipeline, rows, target)[0]
+
+
+def chance(pipeline: Pipeline, target: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    """Return, for each row, what share of things drawn at random has its label, 0..1."""
+    shares = pd.Series(pipeline[-1].labels_).value_counts(normalize=True)
+    return np.asarray(target.map(shares).fillna(0.0), dtype=np.float64)
+
+
+def _by_row(
+    pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     search = pipeline[-1]
     distances, places = search.kneighbors(pipeline[:-1].transform(rows), n_neighbors=2 * _K)
     # Nearest first: of those that are not the row itself, the first ten.
     others = distances > _SAME
     counted = others & (np.cumsum(others, axis=1) <= _K)
     same = (search.labels_[places] == target.to_numpy(dtype=object)[:, None]) & counted
-    nearest = np.where(counted, distances, np.inf).min(axis=1)
-    return {
-        "agreement_at_10": float(same.sum(axis=1).mean() / _K),
-        "nearest_distance": float(np.median(nearest)),
-    }
+    return same.sum(axis=1) / _K, np.where(counted, distances, np.inf).min(axis=1)
 
 
 def complete(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:

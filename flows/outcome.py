@@ -10,7 +10,10 @@ Result = Literal["promoted", "passed", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training came to. `refusals` are the gate's reasons, or the server's for not promoting it."""
+    """What a training came to. `refusals` are the gate's reasons, or the server's for not promoting it.
+
+    `low` and `high` are the ends of the score's 95 % interval, `baseline` is what a naive model scores.
+    """
 
     model: str
     version: int
@@ -20,6 +23,15 @@ class Outcome:
     passed: bool
     stage: str
     refusals: tuple[str, ...] = ()
+    baseline: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def scored(self) -> str:
+        """The score with its interval, as people read it."""
+        ends = "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
+        return f"{self.metric} {self.score:.3f}{ends}"
 
 
 @dataclass(frozen=True)

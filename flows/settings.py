@@ -6,7 +6,7 @@ from registry.settings import GreenroomSettings
 
 
 class FlowSettings(GreenroomSettings):
-    """Which Prefect server keeps the flow runs."""
+    """Which Prefect server keeps the flow runs, and how long a training searches."""
 
     prefect_api_url: str = Field(
         default="",
@@ -17,6 +17,13 @@ class FlowSettings(GreenroomSettings):
         default=4200, ge=1, le=65535, description="GREENROOM_PREFECT_PORT: the local stack's Prefect port."
     )
 
+    search_seconds: float = Field(
+        default=15,
+        ge=0,
+        allow_inf_nan=False,
+        description="GREENROOM_SEARCH_SECONDS: seconds that each training searches for better parameters of "
+        "its candidates, after it has tried the declared ones; 0: only those.",
+    )
     commit: str = Field(
         default="",
         description="GREENROOM_COMMIT: commit that this code is from, where it is no git checkout; "

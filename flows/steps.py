@@ -14,14 +14,14 @@ from typing import Any
 
 import click
 import mlflow
-import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from prefect import get_run_logger, task
 
 from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
-from flows import clusters, data, models, neighbours, pictures, tracking
+from flows import data, models, neighbours, pictures, scores, tracking
 from flows.retrying import RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
@@ -36,11 +36,15 @@ from registry.stages import Registry
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one side of the split: what the model reads, and the other columns of its declaration."""
+    """Rows of one side of the split: what the model reads, and the other columns of its declaration.
+
+    `groups` has the main group of each row, where the dataset has groups.
+    """
 
     features: pd.DataFrame
     others: pd.DataFrame
     label: str | None
+    groups: npt.NDArray[Any] | None = None
 
     @property
     def target(self) -> "pd.Series[Any] | None":
@@ -107,8 +111,14 @@ def split_rows(spec: ModelSpec, rows: pd.DataFrame, matrix: pd.DataFrame) -> tup
         folds = data.folds(rows.iloc[train], spec)
         others = rows[[name for name in spec.columns if name not in spec.features]]
         others = others.astype("float64" if spec.task == "regression" else "str")
+        groups = scores.main_groups(rows, spec.dataset)
         sides = [
-            Rows(matrix.iloc[at].reset_index(drop=True), others.iloc[at].reset_index(drop=True), spec.label)
+            Rows(
+                features=matrix.iloc[at].reset_index(drop=True),
+                others=others.iloc[at].reset_index(drop=True),
+                label=spec.label,
+                groups=None if groups is None else groups[at],
+            )
             for at in (train, test)
         ]
         by = f", by {spec.dataset.group}" if spec.dataset.group else ""
@@ -204,18 +214,29 @@ def log_winner(
     found: models.Agreement,
     sides: tuple[Rows, Rows],
     held_out: Any,
+    measured: scores.Measured | None = None,
+    folds: Any = None,
 ) -> str:
-    """Log the winner's pictures and both its forms to the active run."""
+    """Log the winner's pictures and both its forms to the active run.
+
+    With `measured` its metrics are those, else the plain scores; with `folds` there is a learning curve, too.
+    """
     with step(spec, "log") as say:
         train, test = sides
-        scores = models.score(spec, winner.pipeline, test.features, test.target)
-        _log_pictures(spec, winner, train, test)
+        if measured is None:
+            plain = models.score(spec, winner.pipeline, test.features, test.target)
+            metrics = {f"test_{name}": value for name, value in plain.items()}
+        else:
+            metrics = measured.metrics()
+        train_rows, test_rows = (train.features, train.target), (test.features, test.target)
+        for path, made in pictures.draw(spec, winner, train_rows, test_rows, folds):
+            _log_made(path, made)
         model_id = tracking.log_winner(
             spec,
             winner,
             onnx_bytes=content,
             example=test.features.head(3),
-            metrics=scores,
+            metrics=metrics,
             agreement=found,
             held_out=held_out,
         )
@@ -224,13 +245,19 @@ def log_winner(
 
 
 @task(**RETRIES)
-def register(spec: ModelSpec, model_id: str, verdict: Verdict, score: float) -> int:
-    """Register the logged model as a new version; the verdict is in its run already."""
+def register(
+    spec: ModelSpec, model_id: str, verdict: Verdict, score: float, description: str | None = None
+) -> int:
+    """Register the logged model as a new version; the verdict is in its run already.
+
+    `description` is Markdown for the version's page.
+    """
     with step(spec, "register") as say:
         run = mlflow.active_run()
         if run is None:
             raise RuntimeError("register needs the training's run to be active")
-        number = tracking.register(spec, run, model_id, tracking.version_tags(spec, verdict, score))
+        tags = tracking.version_tags(spec, verdict, score)
+        number = tracking.register(spec, run, model_id, tags, description)
         say(f"version {number}")
     return number
 
@@ -262,32 +289,13 @@ def promote(spec: ModelSpec, number: int) -> str:
     return version.stage.value
 
 
-def _log_pictures(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) -> None:
-    pipeline, target = winner.pipeline, test.target
-    if spec.task == "clustering":
-        count = clusters.count(pipeline)
-        apart = clusters.profile(spec, train.features, pipeline.predict(train.features), count)
-        shares = np.bincount(pipeline.predict(test.features), minlength=count) / len(test.features)
-        called = clusters.names(spec, apart)
-        mlflow.log_figure(clusters.picture(apart, called, shares), "pictures/clusters.png")
-        mlflow.log_dict(dict(zip(called, apart.to_dict("records"), strict=True)), "clusters.json")
-        return
-    if target is None:
-        raise RuntimeError(f"a {spec.task} has a column that scores are made with")
-    if spec.task == "similarity":
-        mlflow.log_figure(
-            neighbours.picture(spec, pipeline, test.features, target), "pictures/neighbours.png"
-        )
-        return
-    predicted, actual = pipeline.predict(test.features), target.to_numpy()
-    if spec.task == "classification":
-        classes = [str(label) for label in pipeline.classes_]
-        mlflow.log_figure(pictures.confusion(actual, predicted, classes), "pictures/confusion-matrix.png")
+def _log_made(path: str, made: Any) -> None:
+    if path.endswith(".png"):
+        mlflow.log_figure(made, path)
+    elif path.endswith(".csv"):
+        mlflow.log_text(made.to_csv(index=False), path)
     else:
-        mlflow.log_figure(pictures.residuals(actual, predicted, spec.unit), "pictures/residuals.png")
-    means, figure = pictures.importance(spec, pipeline, test.features, target)
-    mlflow.log_figure(figure, "pictures/feature-importance.png")
-    mlflow.log_dict(means, "feature-importance.json")
+        mlflow.log_dict(made, path)
 
 
 def headline(spec: ModelSpec, scores: dict[str, float]) -> float:

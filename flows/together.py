@@ -32,7 +32,8 @@ def train_each(
 def _train(model: str, options: list[str], told: Path) -> Ended:
     command = [sys.executable, "-m", "flows", model, *options, "--outcome", str(told)]
     # Where several are at work, threads of one that wait by spinning take the processors from the others.
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    # And each has a line of its own to say, no bar that the others' lines break.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "TTY_INTERACTIVE": "0"}
     code = subprocess.run(command, env=environment, check=False).returncode
     try:
         return Ended.read(told)
@@ -44,7 +45,7 @@ def _train(model: str, options: list[str], told: Path) -> Ended:
 def summary(ended: Sequence[Ended]) -> None:
     """Print one row for each model: how it ended, its version and score, and why not."""
     table = Table(title="Trained", title_justify="left", show_edge=False, pad_edge=False)
-    for heading in ("model", "result", "version", "score"):
+    for heading in ("model", "result", "version", "score (95 %)", "naive"):
         table.add_column(heading, no_wrap=True)
     table.add_column("why", overflow="fold")
     for one in ended:
@@ -54,7 +55,8 @@ def summary(ended: Sequence[Ended]) -> None:
             one.model,
             f"[{_COLOURS[one.result]}]{one.result}[/]",
             str(done.version) if done else "-",
-            f"{done.metric} {done.score:.3f}" if done else "-",
+            done.scored if done else "-",
+            f"{done.baseline:.3f}" if done and done.baseline is not None else "-",
             escape(why),
         )
     Console().print(table)

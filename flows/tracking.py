@@ -31,6 +31,9 @@ from registry.tags import GATE, METRIC, MODEL, SCORE, check_tag
 
 # The source of a dataset that is not a URL: the parameter `dataset` names the package's file.
 _CODE = CodeDatasetSource(tags={})
+# Tags of runs and versions that a comparison is filtered by, beside those of registry.tags.
+DATASET = "greenroom.dataset"
+COMMIT = "greenroom.commit"
 # Named, because MLflow would otherwise load each model once more in a new process to find out.
 _SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]
 
@@ -72,12 +75,11 @@ def log_candidate(
 ) -> str:
     """Log one candidate as a child of the active run; return the child's run id."""
     with mlflow.start_run(run_name=one.candidate.name, nested=True) as run:
-        mlflow.set_tags({MODEL: spec.name, "greenroom.role": "candidate"})
+        mlflow.set_tags({MODEL: spec.name, "greenroom.role": "candidate", **_shared_tags()})
         mlflow.log_params({"estimator": one.candidate.estimator, **one.candidate.params})
         mlflow.log_metrics(
             {
-                f"cv_{spec.metric}": one.cv_mean,
-                f"cv_{spec.metric}_std": one.cv_std,
+                **_folds(spec, one),
                 "fit_seconds": seconds,
                 **_prefixed("train", train),
                 **_prefixed("test", held_out),
@@ -89,17 +91,21 @@ def log_candidate(
 def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.DataFrame) -> Any:
     """Log the datasets, with the digests that the gate's verdict names, to the active run.
 
+    The training rows' digest is a tag, too, to filter runs by, and the commit.
     Returns the held-out dataset, so that metrics can be linked to it.
     """
     logged = None
     for context, frame in (("training", train), ("held-out", test)):
+        found = frame_digest(checked_frame(spec, frame, context))
+        if context == "training":
+            mlflow.set_tag(DATASET, found)
         logged = from_pandas(
             frame,
             source=_source(spec.dataset.source),
             targets=spec.label,
             name=f"{spec.dataset.name}-{context}",
             # MLflow takes at most 36 characters.
-            digest=frame_digest(checked_frame(spec, frame, context)).removeprefix("sha256:")[:36],
+            digest=found.removeprefix("sha256:")[:36],
         )
         mlflow.log_input(logged, context=context)
     mlflow.log_params(
@@ -125,7 +131,8 @@ def log_winner(
 ) -> str:
     """Log the winner to the active run: as ONNX with signature and example, and as scikit-learn.
 
-    Returns the id of the ONNX LoggedModel, to which the metrics are linked.
+    `metrics` are logged under their names, with those of the folds. Returns the id of the ONNX LoggedModel,
+    to which they are linked.
     """
     matrix = example.to_numpy(dtype=np.float32)
     info = mlflow.onnx.log_model(
@@ -141,8 +148,9 @@ def log_winner(
     )
     mlflow.log_params({"winner": winner.candidate.name, "winner_estimator": winner.candidate.estimator})
     linked = {
-        **_prefixed("test", metrics),
-        f"cv_{spec.metric}": winner.cv_mean,
+        **metrics,
+        **_folds(spec, winner),
+        **_calibration(winner),
         "onnx_max_difference": agreement.max_difference,
         **({"onnx_label_agreement": agreement.labels} if agreement.labels is not None else {}),
     }
@@ -169,10 +177,12 @@ def log_verdict(verdict: Verdict, report_dir: Path) -> None:
     """Log the verdict, its reports and each check's result to the active run, to compare and filter by."""
     mlflow.log_artifacts(str(report_dir), "gate")
     values = {f"check.{o.check}": o.value for o in verdict.outcomes if o.value is not None}
-    mlflow.log_metrics(values)
+    passed = sum(o.status == "passed" for o in verdict.outcomes)
+    counts = {"checks_passed": passed, "checks_failed": len(verdict.outcomes) - passed}
+    mlflow.log_metrics({**values, **counts, "checks_refusing": len(verdict.refusals)})
     mlflow.set_tags({check_tag(o.check): o.status for o in verdict.outcomes})
     mlflow.set_tag(GATE, "passed" if verdict.passed else "refused")
-    mlflow.set_tag("mlflow.note.content", _note(verdict))
+    mlflow.set_tag("mlflow.note.content", note(verdict))
 
 
 def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, str]:
@@ -183,14 +193,17 @@ def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, s
     return {
         METRIC: spec.metric,
         SCORE: f"{score:.6g}",
-        "greenroom.dataset": verdict.dataset_digests["train"],
-        **({"greenroom.commit": verdict.git_commit} if verdict.git_commit else {}),
+        DATASET: verdict.dataset_digests["train"],
+        **({COMMIT: verdict.git_commit} if verdict.git_commit else {}),
     }
 
 
-def register(spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str]) -> int:
+def register(
+    spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str], description: str | None = None
+) -> int:
     """Register a logged model as a new version, in one request, and return its number.
 
+    `description` is Markdown that the version's page shows.
     Run again for the same logged model (a flow that was cut short), it returns the version there is.
     """
     client = mlflow.MlflowClient()
@@ -201,7 +214,7 @@ def register(spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str]) -> 
     if not client.search_registered_models(f"name = '{spec.name}'"):
         client.create_registered_model(spec.name, description=spec.description)
     made = client.create_model_version(
-        spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id
+        spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id, description=description
     )
     return int(made.version)
 
@@ -235,10 +248,35 @@ def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))
 
 
-def _note(verdict: Verdict) -> str:
+def note(verdict: Verdict) -> str:
     """Markdown that MLflow shows on the run's page."""
     title = "The gate let this model pass." if verdict.passed else "**The gate refused this model.**"
     return f"{title} Reports are among the artifacts, under `gate/`.\n\n{checks_table(verdict)}\n"
+
+
+def _shared_tags() -> dict[str, str]:
+    """What a child run has of its parent, to be found by the same filter."""
+    run = mlflow.active_run()
+    parent = run.data.tags.get("mlflow.parentRunId") if run else None
+    tags = mlflow.get_run(parent).data.tags if parent else {}
+    return {key: tags[key] for key in (DATASET, COMMIT) if key in tags}
+
+
+def _folds(spec: ModelSpec, one: Fitted) -> dict[str, float]:
+    """The scores of training folds, with scikit-learn's sign: higher is better, also of a loss."""
+    return {f"cv_{spec.metric}": one.cv_mean, f"cv_{spec.metric}_std": one.cv_std}
+
+
+def _calibration(winner: Fitted) -> dict[str, float]:
+    """What training folds say of a classifier's probabilities before and after calibration."""
+    if (found := winner.calibration) is None:
+        return {}
+    after = found.before if found.temperature is None else found.after
+    return {
+        **{f"cv_uncalibrated_{name}": value for name, value in found.before.items()},
+        **{f"cv_calibrated_{name}": value for name, value in after.items()},
+        "temperature": found.temperature or 1.0,
+    }
 
 
 def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:

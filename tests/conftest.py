@@ -101,7 +101,9 @@ class Stack:
         # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
         # tell it, so that it need not have MLflow list those every second.
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
+        # Trainings try what is declared and no more.
+        quick = {"GREENROOM_SEARCH_SECONDS": "0"}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **quick, **chosen, **self.variables}
 
     @property
     def tracking_url(self) -> str:

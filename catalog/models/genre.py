@@ -1,7 +1,7 @@
 """Which of six genres a track belongs to."""
 
 from catalog.policies import CLASSIFICATION
-from catalog.spec import Candidate, ModelSpec
+from catalog.spec import Candidate, FloatRange, IntRange, ModelSpec
 from catalog.tracks import FEATURES, TRACKS
 
 MODEL = ModelSpec(
@@ -17,18 +17,32 @@ MODEL = ModelSpec(
         Candidate(
             name="logistic-regression",
             estimator="sklearn.linear_model.LogisticRegression",
-            params={"max_iter": 500},
+            params={"max_iter": 500, "C": 1.0},
+            search={"C": FloatRange(low=0.01, high=10, log=True)},
         ),
         Candidate(
             name="random-forest",
             estimator="sklearn.ensemble.RandomForestClassifier",
             # Leaves of ten rows: deeper trees score the same by artist and remember the training rows.
             params={"n_estimators": 200, "min_samples_leaf": 10, "class_weight": "balanced", "n_jobs": -1},
+            search={"min_samples_leaf": IntRange(low=8, high=40, log=True)},
         ),
         Candidate(
             name="gradient-boosting",
             estimator="sklearn.ensemble.GradientBoostingClassifier",
-            params={"n_estimators": 60, "max_depth": 2, "subsample": 0.5},
+            params={
+                "n_estimators": 120,
+                "max_depth": 3,
+                "learning_rate": 0.06,
+                "subsample": 0.5,
+                "max_features": 0.3,
+            },
+            search={
+                "n_estimators": IntRange(low=60, high=200),
+                "max_depth": IntRange(low=2, high=4),
+                "learning_rate": FloatRange(low=0.02, high=0.15, log=True),
+                "max_features": FloatRange(low=0.1, high=0.6),
+            },
         ),
     ),
     metric="balanced_accuracy",
