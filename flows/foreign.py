@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_classifier, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
@@ -189,7 +190,9 @@ def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "
                 f"{kind} cannot be cloned to learn from the training rows alone: {error}. Submit it as it "
                 "was fitted (--as-fitted, as_fitted=True), or as an ONNX file."
             ) from error
-    return given if isinstance(given, Pipeline) else Pipeline([("model", given)])
+    pipeline = given if isinstance(given, Pipeline) else Pipeline([("model", given)])
+    # A training's own calibration is known by its place (flows/calibration.py); somebody else's is another.
+    return Pipeline([("model", pipeline)]) if isinstance(pipeline[-1], CalibratedClassifierCV) else pipeline
 
 
 def require_probabilities(spec: ModelSpec, estimator: Any) -> None:
@@ -254,43 +257,6 @@ def _places(columns: Any, place: dict[str, int]) -> Any:
     if isinstance(columns, list | tuple | np.ndarray | pd.Index):
         return [place.get(one, one) for one in columns] if len(columns) else []
     return columns
-
-
-class Onnx(BaseEstimator):  # type: ignore[misc]
-    """An ONNX model that scikit-learn's scorers can ask."""
-
-    def __init__(self, model: OnnxModel) -> None:
-        self.model = model
-
-    def fit(self, *_: Any) -> "Onnx":
-        """Be fitted already."""
-        return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def predict(self, rows: pd.DataFrame) -> npt.NDArray[Any]:
-        """Return n predictions: classes as text, or numbers."""
-        found = self.model.predict(_matrix(rows))[0]
-        return found.astype(str if isinstance(self, ClassifierMixin) else np.float64)
-
-
-class OnnxClassifier(ClassifierMixin, Onnx):  # type: ignore[misc]
-    def __init__(self, model: OnnxModel) -> None:
-        super().__init__(model)
-        self._order = np.argsort(model.description.classes)  # scikit-learn wants the classes sorted
-        self.classes_ = np.array(model.description.classes)[self._order]
-
-    def predict_proba(self, rows: pd.DataFrame) -> npt.NDArray[Any]:
-        """Return probabilities of shape (n, classes), in the order of `classes_`."""
-        found = self.model.predict(_matrix(rows))[1]
-        assert found is not None  # noqa: S101 - a classifier has them
-        exact = found[:, self._order].astype(np.float64)
-        return np.asarray(exact / exact.sum(axis=1, keepdims=True))
-
-
-class OnnxRegressor(RegressorMixin, Onnx):  # type: ignore[misc]
-    pass
 
 
 def described(

@@ -74,7 +74,7 @@ def submit(
     except Exception as error:  # whatever MLflow or Prefect raise; it is told
         raise _NotSubmittedError(f"{model}: {type(error).__name__}: {error}") from error
     result = "passed the gate" if done.passed else "was refused by the gate"
-    click.echo(f"{done.model} version {done.version} {result}; {done.metric} {done.score:.3f}; {done.stage}")
+    click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
     for refusal in done.refusals:
         click.echo(f"  {refusal}")
     follow = (

@@ -1,5 +1,6 @@
 """The flow of a submission: the way of a training, with a model that somebody brought."""
 
+import math
 import time
 from dataclasses import dataclass, replace
 from getpass import getuser
@@ -9,21 +10,23 @@ from typing import Any
 
 import click
 import mlflow
+import numpy as np
 from prefect import flow, task
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
 from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import Candidate, ModelSpec
-from flows import data, foreign, models, steps, tracking
+from flows import card, data, foreign, models, quality, steps, tracking
 from flows.errors import SubmissionError
 from flows.foreign import Brought
 from flows.notifying import HOOKS, tell_outcome
+from flows.onnx_estimator import asked
 from flows.outcome import Outcome
+from flows.search import Tried
 from flows.seen import require_unseen
 from registry.client import TrackingClient
 from registry.errors import RegistryRefusedError
-from registry.evidence import Verdict
 from registry.onnx_model import OnnxModel
 from registry.stage import Stage
 from registry.stages import Registry
@@ -59,6 +62,17 @@ class Submission:
         """What run and version are told apart by."""
         return {FITTED: self.fitted, SUBMITTER: getuser(), ORIGIN: self.brought.source[:500]}
 
+    @property
+    def origin(self) -> str:
+        """Where it comes from and where it learned, for people."""
+        by = f"Submitted by {getuser()} from `{self.brought.source}`: {self.brought.kind}."
+        if not self.as_fitted:
+            return f"{by} A clone of it was fitted on the training rows; held-out rows are new to it."
+        return (
+            f"{by} **It was fitted elsewhere**: it may have seen the held-out rows, and then its scores and "
+            "the gate's verdict are too good. Ask who fitted it before you promote it."
+        )
+
 
 def run(submission: Submission, *, promote_passed: bool = False) -> Outcome:
     """Run the flow; see `flows.submit.submit`. Prefect keeps its name and what it was called with."""
@@ -90,17 +104,38 @@ def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
         checking = steps.check.submit(spec, content, train, test, reports)
         mlflow.set_experiment(spec.name)
         mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-        with mlflow.start_run(run_name=f"submit-{spec.name}"):
+        with mlflow.start_run(run_name=f"submit-{spec.name}") as run:
+            measured = quality.measure(spec, winner, train, test)
             held_out = _log_run(submission, cleaning, scored, (train, test))
             model_id = steps.log_winner(
-                spec, winner, content=content, found=found, sides=(train, test), held_out=held_out
+                spec,
+                winner,
+                content=content,
+                found=found,
+                sides=(train, test),
+                held_out=held_out,
+                measured=measured,
             )
             verdict = checking.result()
             tracking.log_verdict(verdict, reports)
-            if submission.as_fitted:
-                _note_as_fitted(verdict)
-            score = steps.headline(spec, scored[0][2])
-            number = steps.register(spec, model_id, verdict, score)
+            about = quality.write_card(
+                card.Facts(
+                    spec=spec,
+                    cleaning=cleaning,
+                    train=train.features,
+                    test=test.features,
+                    tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
+                    winner=winner,
+                    measured=measured,
+                    agreement=found,
+                    verdict=verdict,
+                    run_id=run.info.run_id,
+                    search_seconds=0,
+                    origin=submission.origin,
+                )
+            )
+            score = measured.headline.value
+            number = steps.register(spec, model_id, verdict, score, about)
     tag_version(submission, number)
     signed = steps.attest(spec, number, verdict)
     stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
@@ -121,6 +156,9 @@ def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
         passed=verdict.passed,
         stage=stage,
         refusals=tuple(refusals),
+        baseline=measured.baseline.value,
+        low=measured.headline.low,
+        high=measured.headline.high,
     )
     tell_outcome(outcome)
     return outcome
@@ -132,12 +170,11 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
     spec, brought, began = submission.spec, submission.brought, time.monotonic()
     target = _target(train)
     with steps.step(spec, "fit") as say:
-        mean = deviation = float("nan")
+        scores: tuple[float, ...] = ()
         pipeline: Any
         if brought.onnx is not None:
             content = foreign.described(spec, brought.onnx, train.features, target, submission.classes)
-            kind = foreign.OnnxClassifier if spec.task == "classification" else foreign.OnnxRegressor
-            pipeline = kind(OnnxModel(content, threads=2))
+            pipeline = asked(OnnxModel(content, threads=2))
             say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
         else:
             pipeline = foreign.as_pipeline(spec, brought, as_fitted=submission.as_fitted, target=target)
@@ -146,7 +183,7 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
                     pipeline.fit(train.features, target)
                 foreign.require_probabilities(spec, pipeline)
                 if not submission.as_fitted:
-                    scores = cross_val_score(
+                    found = cross_val_score(
                         clone(pipeline),
                         train.features,
                         target,
@@ -154,7 +191,7 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
                         scoring=spec.metric,
                         error_score="raise",
                     )
-                    mean, deviation = float(scores.mean()), float(scores.std())
+                    scores = tuple(map(float, found))
             except SubmissionError:
                 raise
             except Exception as error:  # whatever a stranger's estimator raises
@@ -165,12 +202,16 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
             foreign.by_position(pipeline, spec.features)
             said = "as it was fitted elsewhere"
             if not submission.as_fitted:
-                said = f"fitted here; {spec.metric} {mean:.3f} ± {deviation:.3f} on training folds"
+                told = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
+                said = f"fitted here; {spec.metric} {told} on training folds"
             say(f"{brought.kind} {said}")
     # Of a search, what it found.
     shown = brought if brought.onnx is not None else replace(brought, estimator=pipeline)
     candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
-    return models.Fitted(candidate, pipeline, mean, deviation), time.monotonic() - began
+    # What was fitted elsewhere has no score on folds: not a number, since nobody knows.
+    mean, deviation = (float(np.mean(scores)), float(np.std(scores))) if scores else (math.nan, math.nan)
+    folds_scored = tuple(models.Scored(score) for score in scores)
+    return models.Fitted(candidate, pipeline, mean, deviation, folds_scored), time.monotonic() - began
 
 
 @task(name="convert")
@@ -202,7 +243,7 @@ def _of_text(spec: ModelSpec, fitted: models.Fitted, content: bytes) -> models.F
     """Return what answers classes as text, as the data have them: of others, the ONNX form, which does."""
     if spec.task != "classification" or all(isinstance(label, str) for label in fitted.pipeline.classes_):
         return fitted
-    return replace(fitted, pipeline=foreign.OnnxClassifier(OnnxModel(content, threads=2)))
+    return replace(fitted, pipeline=asked(OnnxModel(content, threads=2)))
 
 
 def _refitted(submission: Submission, train: steps.Rows) -> OnnxModel:
@@ -234,24 +275,12 @@ def _log_run(
     spec = submission.spec
     mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training", **submission.tags})
     if commit := tracking.git_commit():
-        mlflow.set_tag("mlflow.source.git.commit", commit)
+        mlflow.set_tags({"mlflow.source.git.commit": commit, tracking.COMMIT: commit})
     mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
     held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
     for one, train_scores, test_scores, seconds in scored:
         tracking.log_candidate(spec, one, train_scores, test_scores, seconds)
     return held_out
-
-
-def _note_as_fitted(verdict: Verdict) -> None:
-    run = mlflow.active_run()
-    assert run is not None  # noqa: S101 - its caller opened it
-    note = mlflow.get_run(run.info.run_id).data.tags.get("mlflow.note.content", "")
-    word = "passed" if verdict.passed else "refused"
-    mlflow.set_tag(
-        "mlflow.note.content",
-        f"{note}\n**This model was fitted elsewhere.** The gate {word} it on rows that it may have seen, if "
-        "whoever fitted it had them. Ask before you promote it.\n",
-    )
 
 
 def _target(rows: steps.Rows) -> Any:

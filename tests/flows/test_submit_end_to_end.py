@@ -80,7 +80,8 @@ def test_what_was_trained_on_shuffled_labels_is_refused_by_the_gate(
     assert version.tags["greenroom.fitted"] == "elsewhere"
     assert version.tags["greenroom.submitted_from"] == source
     note = client.get_run(version.run_id).data.tags["mlflow.note.content"]
-    assert "**This model was fitted elsewhere.** The gate refused it" in note
+    assert "**It was fitted elsewhere**: it may have seen the held-out rows" in note
+    assert "**The gate refused this model: it is not for use.**" in note
 
     # The gate can be asked about it, though no catalogue declares it; and the server lets it go nowhere.
     said = stack.greenroom("gate", "biopsy-shuffled", "1")
