@@ -10,13 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from catalog.loader import UnknownModelError, get_model
+from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
 from checks.rerunning import rerun_gate
 from checks.summary import markdown
 from registry import audit, keys, rules
 from registry.attestation import verify
 from registry.client import TrackingClient
-from registry.errors import EvidenceError, KeyFileError, NotFoundError
+from registry.errors import EvidenceError, KeyFileError, NotFoundError, RegistryRefusedError
 from registry.evidence import Verdict, policy_digest
 from registry.settings import KeySettings
 from registry.stage import Stage
@@ -46,13 +47,13 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_mark
     Exit code 0: it passed. 1: it was refused. 2: could not tell (no such model or version, no server,
     no environment for the checks, no key to sign with).
     """
-    try:
-        spec = get_model(model)
-    except UnknownModelError as error:
-        raise click.BadParameter(str(error), param_hint="MODEL") from error
     with TrackingClient() as client:
         registry = Registry(client)
-        found = _find(registry, model, version)
+        try:
+            spec = get_model(model)
+            found = _find(registry, model, version)
+        except UnknownModelError as error:
+            found, spec = _undeclared(registry, model, version, error)
         if rerun:
             _rerun(registry, found, spec)
             found = registry.version(model, found.number)
@@ -80,6 +81,31 @@ def _find(registry: Registry, model: str, number: int | None) -> Version:
     if not versions:
         raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
     return versions[0]
+
+
+def _undeclared(
+    registry: Registry, model: str, number: int | None, unknown: UnknownModelError
+) -> tuple[Version, ModelSpec]:
+    """Return a version that was submitted with a table of its own, and the declaration that lies in its run.
+
+    The policy is not in it, but that of its task, so that nobody makes it milder by writing to the run.
+    """
+    try:
+        versions = registry.versions(model) if number is None else [registry.version(model, number)]
+        found = versions[0]
+        content = registry.artifact(found, f"gate/{DECLARATION_FILE}")
+    except (NotFoundError, RegistryRefusedError, IndexError):
+        raise click.BadParameter(str(unknown), param_hint="MODEL") from unknown
+    try:
+        declared = PlainDeclaration.model_validate_json(content)
+        spec = declared.spec()
+    except ValueError as error:
+        raise _CouldNotTellError(
+            f"The declaration in the run of {found} cannot be read: {error}. Submit the model again."
+        ) from error
+    if spec.name != model:
+        raise _CouldNotTellError(f"The run of {found} declares {spec.name!r}. Submit the model again.")
+    return found, spec
 
 
 def _refusal(client: TrackingClient, registry: Registry, version: Version, spec: ModelSpec) -> str | None:
