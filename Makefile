@@ -140,6 +140,14 @@ bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outa
 bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
+.PHONY: bench-score kill-score
+bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow and scikit-learn (ROWS=N)
+	@$(BIN)/python -m bench.score $(if $(ROWS),--rows $(ROWS))
+
+kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
+	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
+	  $(BIN)/pytest -s --timeout 3600 tests/flows/test_score.py -k killed $(ARGS)
+
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py
 

@@ -26,9 +26,9 @@ from flows.score_places import Place, place
 from flows.score_plan import (
     PLAN,
     Done,
+    Note,
     Piece,
     Plan,
-    ReasonedNote,
     begun,
     check_part,
     part_name,
@@ -76,7 +76,13 @@ def score_part(job: Job, part: int) -> Done:
     name = part_name(part)
     if found := destination.find(name):
         return check_part(destination, plan, job.plan, part, found)
-    scorer = Scorer(plan, _model(plan.model, plan.version, plan.digest, job.threads))
+    model = _model(plan.model, plan.version, plan.digest, job.threads)
+    return write_part(Scorer(plan, model), destination, job.plan, part)
+
+
+def write_part(scorer: "Scorer", destination: Place, plan_digest: str, part: int) -> Done:
+    """Score one partition and write it in one step; whoever was faster has written the same."""
+    plan, name = scorer.plan, part_name(part)
     reasons: Counter[str] = Counter()
     rows = 0
     with TemporaryFile(prefix="greenroom-score-") as file:
@@ -88,8 +94,8 @@ def score_part(job: Job, part: int) -> Done:
                 for one in pc.value_counts(batch.column("reason").drop_null()).to_pylist():
                     known = one["values"] in reasons or len(reasons) < _KINDS
                     reasons[one["values"] if known else "other reasons"] += one["counts"]
-            note = ReasonedNote(
-                plan=job.plan,
+            note = Note(
+                plan=plan_digest,
                 model=plan.model,
                 version=plan.version,
                 digest=plan.digest,
@@ -104,14 +110,14 @@ def score_part(job: Job, part: int) -> Done:
             _log.info("%s was there already", name)
     if (found := destination.find(name)) is None:
         raise DataError(f"{destination.uri}/{name} is gone right after it was written.")
-    return check_part(destination, plan, job.plan, part, found)
+    return check_part(destination, plan, plan_digest, part, found)
 
 
 class Scorer:
     """A model, and the form of its results."""
 
     def __init__(self, plan: Plan, model: OnnxModel) -> None:
-        self._plan, self._model = plan, model
+        self.plan, self._model = plan, model
         spec = get_model(plan.model)
         self._rules = RowRules(request_model(spec))
         self._features = model.description.features
@@ -122,7 +128,7 @@ class Scorer:
     def batches(self, pieces: Sequence[Piece]) -> Iterator[Any]:
         """Yield results for the rows of some pieces, in their order, as record batches of `schema`."""
         for piece in pieces:
-            source = self._plan.files[piece.file]
+            source = self.plan.files[piece.file]
             with (
                 self._place.open(source.found) as file,
                 pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet,
@@ -151,12 +157,12 @@ class Scorer:
         columns = [
             _constant(source, count),
             pa.array(np.arange(row, row + count, dtype=np.int64)),
-            *(batch.column(name) for name in self._plan.keep),
+            *(batch.column(name) for name in self.plan.keep),
             *(answer.take(taken) for answer in answers),
             pa.array(because, pa.string()),
-            _constant(self._plan.model, count),
-            pa.array(np.full(count, self._plan.version, dtype=np.int32)),
-            _constant(self._plan.digest, count),
+            _constant(self.plan.model, count),
+            pa.array(np.full(count, self.plan.version, dtype=np.int32)),
+            _constant(self.plan.digest, count),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
@@ -178,10 +184,15 @@ class Scorer:
             return [pa.array([], field.type) for field in self._answered()], np.zeros(0, dtype=np.bool_)
         blocks = [self._model.predict(rows[first : first + _BLOCK]) for first in range(0, len(rows), _BLOCK)]
         said = np.concatenate([labels for labels, _ in blocks])
-        names = pa.array(self._plan.classes, pa.string())
-        if self._plan.task == "regression":
+        if len(said) != len(rows):
+            raise DataError(
+                f"{self.plan.model} version {self.plan.version} answers {len(said)} rows to {len(rows)}: it "
+                "does not answer each row by itself. Promote another version."
+            )
+        names = pa.array(self.plan.classes, pa.string())
+        if self.plan.task == "regression":
             return [pa.array(said.astype(np.float32))], ~np.isfinite(said)
-        if self._plan.task == "clustering":
+        if self.plan.task == "clustering":
             bad = (said < 0) | (said >= len(names))
             numbers = pa.array(np.where(bad, 0, said).astype(np.int32))
             return [numbers, pa.DictionaryArray.from_arrays(numbers, names)], bad
@@ -194,18 +205,18 @@ class Scorer:
         return answers, bad
 
     def _answered(self) -> list[Any]:
-        if self._plan.task == "regression":
+        if self.plan.task == "regression":
             return [pa.field("prediction", pa.float32())]
-        if self._plan.task == "clustering":
+        if self.plan.task == "clustering":
             return [pa.field("cluster", pa.int32()), pa.field("label", _DICTIONARY)]
-        shares = [pa.field(f"probability_{name}", pa.float32()) for name in self._plan.classes]
+        shares = [pa.field(f"probability_{name}", pa.float32()) for name in self.plan.classes]
         return [pa.field("prediction", _DICTIONARY), *shares]
 
     def _schema(self) -> Any:
-        first = self._plan.files[self._plan.parts[0].pieces[0].file].found
+        first = self.plan.files[self.plan.parts[0].pieces[0].file].found
         with self._place.open(first) as file, pq.ParquetFile(file) as parquet:
-            kept = [parquet.schema_arrow.field(name) for name in self._plan.keep]
-        about = {"model": self._plan.model, "version": str(self._plan.version), "digest": self._plan.digest}
+            kept = [parquet.schema_arrow.field(name) for name in self.plan.keep]
+        about = {"model": self.plan.model, "version": str(self.plan.version), "digest": self.plan.digest}
         return pa.schema(
             [
                 pa.field("source", _DICTIONARY),

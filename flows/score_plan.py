@@ -124,7 +124,7 @@ class Finished(_Said):
     parts: tuple[Done, ...]
 
 
-class ReasonedNote(_Said):
+class Note(_Said):
     """The note in a partition's Parquet file."""
 
     plan: str
@@ -362,7 +362,7 @@ def check_part(destination: Place, plan: Plan, plan_digest: str, part: int, one:
     """Return what a partition's file says of itself; raises `DataError` unless it is this plan's."""
     meta, _ = footer(destination, one)
     try:
-        note = ReasonedNote.model_validate_json((meta.metadata or {}).get(NOTE, b""))
+        note = Note.model_validate_json((meta.metadata or {}).get(NOTE, b""))
     except ValidationError:
         note = None
     good = note and (note.plan, note.part, note.rows) == (plan_digest, part, plan.parts[part].rows)

@@ -45,6 +45,7 @@ LONG = (
     "flows/test_train_together.py",
     "flows/test_monitor_end_to_end.py",
     "infra/test_ci_gate.py",
+    "flows/test_score.py",
 )
 
 
