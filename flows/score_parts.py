@@ -55,6 +55,13 @@ RESERVED = frozenset(
     {"source", "row", "prediction", "cluster", "label", "reason", "model", "version", "digest"}
 )
 
+# Dictionaries of numbers that hardly repeat would take most of the time of writing.
+_WRITTEN: dict[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 1,
+    "use_dictionary": ["source", "prediction", "cluster", "label", "reason", "model", "version", "digest"],
+    "column_encoding": {"row": "DELTA_BINARY_PACKED"},
+}
 _DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -86,7 +93,7 @@ def write_part(scorer: "Scorer", destination: Place, plan_digest: str, part: int
     reasons: Counter[str] = Counter()
     rows = 0
     with TemporaryFile(prefix="greenroom-score-") as file:
-        with pq.ParquetWriter(file, scorer.schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(file, scorer.schema, **_WRITTEN) as writer:
             for batch in scorer.batches(plan.parts[part].pieces):
                 # One row group for each: a batch is all that is in memory.
                 writer.write_table(pa.Table.from_batches([batch], scorer.schema))
