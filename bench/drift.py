@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.monitoring import Answered, Limits, answered, find_drift, measure_performance
+from checks.monitoring import Answered, Limits, answered, by_rows, find_drift, measure_performance
 from flows import data, models, neighbours
 from flows.monitor_settings import MonitorSettings
+from flows.scores import draws
 from registry.onnx_model import OnnxModel
 
 MODELS = ("genre", "energy", "popularity", "clusters", "similar")
@@ -294,11 +296,21 @@ def _performance_alarms(side: Side, size: int, windows: int, random: np.random.G
         reference, others = np.flatnonzero(then), np.flatnonzero(~then)
         places = random.choice(others, size)
         truth = np.asarray(side.truth)
-        performance = measure_performance(
-            side.spec, (known.take(places), truth[places]), (known.take(reference), truth[reference])
-        )
+        held_out = (known.take(reference), truth[reference])
+        again = draws(len(reference), side.artists[reference])
+        width = _width(side.spec, held_out, again)
+        performance = measure_performance(side.spec, (known.take(places), truth[places]), held_out, width)
         found.append(performance.worse)
     return found
+
+
+def _width(spec: ModelSpec, side: tuple[Answered, Any], again: Sequence[npt.NDArray[np.intp]]) -> float:
+    """Return the width of the score's 95 % interval when artists are drawn, as a training logs it."""
+    said, truth = side
+    known = by_rows(said)
+    score = get_scorer(spec.metric)
+    low, high = np.percentile([score(known, at, truth[at]) for at in again], (2.5, 97.5))
+    return float(high - low)
 
 
 def _alarms(found: Floats, limits: Limits) -> float:

@@ -30,6 +30,8 @@ _LABEL = "prediction of the model"
 # As in checks/comparing.py. Both sides are drawn anew, for they are other rows.
 _DRAWS = 400
 _INTERVAL = (2.5, 97.5)
+# Standard deviations of a normal distribution to either end of its 95 % interval.
+_NORMAL = 1.96
 # The alarm asks for more than the interval that is shown: one in 200 by chance, for it is asked daily.
 _ALARM = 99.5
 
@@ -204,14 +206,22 @@ def measure_performance(
     spec: ModelSpec,
     live: tuple[Answered, npt.NDArray[Any]],
     held_out: tuple[Answered, npt.NDArray[Any]],
+    width: float | None = None,
 ) -> Performance:
     """Compare the headline metric on rows with feedback with that on the held-out rows of the training.
 
     Each side is its answered rows and what was true. The interval is the percentile bootstrap's, by rows.
-    Raises `ValueError` where the metric cannot be computed on these rows.
+    `width` is that of the held-out score's 95 % interval when whole groups are drawn, artists say: what it
+    is wider than by rows is due to the groups, and the rows with feedback, whose groups nobody knows, are
+    taken to come in such groups, too. Raises `ValueError` where the metric cannot be computed on these rows.
     """
     random = np.random.default_rng(spec.split.seed)
     now, then = (_draws(spec.metric, side, random) for side in (live, held_out))
+    if width is not None:
+        by_groups = width / (2 * _NORMAL)
+        more = np.sqrt(max(0.0, by_groups**2 - float(np.nanvar(then[1:]))))
+        for side in (now, then):
+            side[1:] += random.normal(0, more, _DRAWS)
     low, high = np.nanpercentile(now[1:], _INTERVAL)
     worst_case = np.nanpercentile(now[1:] - then[1:], _ALARM)
     if not np.isfinite([now[0], then[0], low, high, worst_case]).all():
@@ -226,20 +236,23 @@ def measure_performance(
     )
 
 
+def by_rows(said: Answered) -> Any:
+    """Return what scikit-learn's scorers ask for answers that are known, by the numbers of rows."""
+    if said.probabilities is None:
+        return KnownRegressor(said.labels)
+    classes = sorted(said.probabilities.columns)
+    shares = said.probabilities[classes].to_numpy(np.float64)
+    return KnownClassifier(
+        said.labels.astype(str), shares / shares.sum(axis=1, keepdims=True), np.array(classes)
+    )
+
+
 def _draws(
     metric: str, side: tuple[Answered, npt.NDArray[Any]], random: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Return the score on all rows, then on each draw of them."""
     said, truth = side
-    known: Any
-    if said.probabilities is None:
-        known = KnownRegressor(said.labels)
-    else:
-        classes = sorted(said.probabilities.columns)
-        shares = said.probabilities[classes].to_numpy(np.float64)
-        known = KnownClassifier(
-            said.labels.astype(str), shares / shares.sum(axis=1, keepdims=True), np.array(classes)
-        )
+    known = by_rows(said)
     score = get_scorer(metric)
     rows = np.arange(len(said))
     with warnings.catch_warnings():

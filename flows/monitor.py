@@ -55,11 +55,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Reference:
-    """What the training of a version left. `held_out` has its truth; None where nothing comes true."""
+    """What the training of a version left. `held_out` has its truth; None where nothing comes true.
+
+    `width` is that of the headline score's interval, None if the training did not log one.
+    """
 
     train: Answered
     held_out: tuple[Answered, npt.NDArray[Any]] | None
     model: OnnxModel
+    width: float | None
 
 
 @flow(name="monitor", flow_run_name="monitor-{model}", validate_parameters=False, **HOOKS)
@@ -160,7 +164,10 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
     held_out = None
     if spec.supervised:
         held_out = (answered(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
-    return _Reference(answered(spec, model, stored["train"]), held_out, model)
+    known = mlflow.get_run(version.run_id).data.metrics if version.run_id else {}
+    ends = [known.get(f"test_{spec.metric.removeprefix('neg_')}_{end}") for end in ("low", "high")]
+    width = None if ends[0] is None or ends[1] is None else ends[1] - ends[0]
+    return _Reference(answered(spec, model, stored["train"]), held_out, model, width)
 
 
 def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
@@ -193,7 +200,7 @@ def _performance(
     truth = joined[column].iloc[known].to_numpy()
     truth = truth.astype(np.float64) if spec.task == "regression" else truth.astype(str)
     try:
-        found = measure_performance(spec, (asked.take(known), truth), reference.held_out)
+        found = measure_performance(spec, (asked.take(known), truth), reference.held_out, reference.width)
     except ValueError as error:
         return None, (f"no score: {error}",)
     return found, ()

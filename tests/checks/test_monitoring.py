@@ -123,6 +123,19 @@ def test_few_false_alarms_of_performance(energy: ModelSpec) -> None:
     assert alarms <= 1
 
 
+def test_rows_in_groups_are_allowed_for(energy: ModelSpec) -> None:
+    """A fall that is beyond the noise of rows may be within that of a few artists."""
+    spec = energy.model_copy(update={"metric": "balanced_accuracy"})
+    live, held_out = known(400, 0.7, 1), known(1_000, 0.8, 2)
+    assert measure_performance(spec, live, held_out).worse
+    by_rows = measure_performance(spec, live, held_out, 0.01)
+    assert by_rows.worse  # no wider than by rows: nothing is added
+    by_groups = measure_performance(spec, live, held_out, 0.3)
+    assert not by_groups.worse
+    assert by_groups.low < by_rows.low < by_rows.high < by_groups.high
+    assert measure_performance(spec, known(400, 0.2, 3), held_out, 0.3).worse
+
+
 def test_metric_that_cannot_be_computed_is_said(genre: ModelSpec) -> None:
     spec = genre.model_copy(update={"metric": "neg_log_loss"})
     live, truth = known(300, 0.8, 1)
