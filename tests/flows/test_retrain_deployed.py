@@ -1,5 +1,6 @@
 """The local stack's worker and the deployments of prefect.yaml: drift of a model trains it, to the end."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -124,8 +125,8 @@ def test_drift_trains_its_model_to_the_end_also_when_the_worker_is_killed(
     assert len(found) == before + 1
     newest = max(found, key=lambda version: int(version.version))
     assert newest.current_stage == "Staging"
-    history = stack.greenroom("history", MODEL)
-    assert "Trained because of drift" in history.stdout
+    history = json.loads(stack.greenroom("history", MODEL, "--json").stdout)
+    assert [row["reason"] for row in history if row["action"] == "staged"] == ["Trained because of drift"]
 
 
 def test_no_secret_is_in_prefects_database(stack: Stack, working: dict[str, str]) -> None:
