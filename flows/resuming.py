@@ -9,6 +9,7 @@ from hashlib import sha256
 import click
 import mlflow
 from mlflow.entities import LoggedModelStatus, Run
+from mlflow.exceptions import MlflowException
 
 from catalog.spec import ModelSpec
 from flows import living, tracking
@@ -69,7 +70,7 @@ def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
     )
     with TrackingClient() as tracking_client:
         newest = next(iter(Registry(tracking_client).versions(spec.name)), None)
-    made_by = client.get_run(newest.run_id) if newest and newest.run_id else None
+    made_by = _run_of(client, newest) if newest else None
     for run in runs:
         if run.info.status != "RUNNING" or _is_at_work(run, flow_run):
             continue
@@ -84,6 +85,17 @@ def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
     if newest.stage is Stage.ARCHIVED:  # somebody has put it away since
         return None
     return Unfinished(made_by.info.run_id, newest, made_by.data.params.get("winner", ""))
+
+
+def _run_of(client: mlflow.MlflowClient, version: Version) -> Run | None:
+    """Return the run that made a version; None if it has none, or one that somebody deleted."""
+    try:
+        run = client.get_run(version.run_id) if version.run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run and run.info.lifecycle_stage == "active" else None
 
 
 def _key(run: Run) -> str | None:

@@ -9,7 +9,7 @@ from checks.comparing import NAME as COMPARISON
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
-from flows.retrying import RETRIES
+from flows.retrying import BOUNDED
 from flows.train import training
 from registry.announcing import announce
 from registry.client import TrackingClient
@@ -59,7 +59,7 @@ def retrain(model: str) -> Retrained:
     return Retrained(model, outcome.version, outcome.stage, why[0])
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def take_up(model: str, number: int, policy: str) -> tuple[str, str, bool]:
     """Move a version up; return where it is then, why there, and whether the server refused to move it."""
     with TrackingClient() as client:

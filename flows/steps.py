@@ -23,7 +23,7 @@ from checks.comparing import find_rival
 from checks.gate import run_gate
 from checks.rerunning import rerun_gate
 from flows import caching, data, models, neighbours, pictures, scores, tracking
-from flows.retrying import RETRIES
+from flows.retrying import BOUNDED, COMPUTING, RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
 from registry.errors import KeyFileError
@@ -71,7 +71,7 @@ def step(spec: ModelSpec, name: str) -> Iterator[Callable[[str], None]]:
     get_run_logger().log(logging.INFO, "%s (%s)", line, seconds.strip())
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def ingest(spec: ModelSpec) -> data.Table | pd.DataFrame:
     """Find the model's table; its rows are read as they are validated."""
     with step(spec, "ingest") as say:
@@ -130,7 +130,7 @@ def split_rows(spec: ModelSpec, rows: pd.DataFrame, matrix: pd.DataFrame) -> tup
     return sides[0], sides[1], folds
 
 
-@task(task_run_name="train-{candidate.name}")
+@task(task_run_name="train-{candidate.name}", **COMPUTING)
 def train_candidate(
     spec: ModelSpec, candidate: Candidate, train: Rows, folds: Any
 ) -> tuple[models.Fitted, float]:
@@ -142,7 +142,7 @@ def train_candidate(
     return fitted, time.monotonic() - began
 
 
-@task
+@task(**COMPUTING)
 def evaluate(
     spec: ModelSpec, fitted: list[tuple[models.Fitted, float]], train: Rows, test: Rows
 ) -> tuple[models.Fitted, list[tuple[models.Fitted, dict[str, float], dict[str, float], float]]]:
@@ -163,7 +163,7 @@ def evaluate(
     return winner, scored
 
 
-@task
+@task(**COMPUTING)
 def convert(
     spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows
 ) -> tuple[bytes, models.Agreement]:
@@ -209,7 +209,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
     return verdict
 
 
-@task(name="log", **RETRIES)
+@task(name="log", **BOUNDED)
 def log_winner(
     spec: ModelSpec,
     winner: models.Fitted,
@@ -248,7 +248,7 @@ def log_winner(
     return model_id
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def register(
     spec: ModelSpec, model_id: str, verdict: Verdict, score: float, description: str | None = None
 ) -> int:
@@ -266,7 +266,7 @@ def register(
     return number
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     """Sign the verdict on the version and put it there; False where the gate's key is not at hand."""
     with step(spec, "attest") as say, TrackingClient() as client:
@@ -280,7 +280,7 @@ def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     return True
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def resume(spec: ModelSpec, version: Version) -> tuple[Verdict, bool]:
     """See to it that a version of a killed training has evidence; return the verdict, and if it is signed.
 
@@ -300,7 +300,7 @@ def resume(spec: ModelSpec, version: Version) -> tuple[Verdict, bool]:
     return verdict, True
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:

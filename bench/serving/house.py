@@ -53,6 +53,7 @@ def house(folder: Path, catalog: Path) -> Iterator[House]:
     home = folder / "home"
     # This process's own settings too: it signs with the stack's gate key.
     os.environ["GREENROOM_HOME"] = str(home)
+    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take processor time
     os.environ.update({f"GREENROOM_{name}_PORT": str(port) for name, port in ports.items()})
     greenroom = str(Path(sys.executable).parent / "greenroom")
     try:

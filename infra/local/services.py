@@ -143,7 +143,9 @@ def worker(settings: LocalSettings) -> Service:
     given = {
         name: value
         for name, value in os.environ.items()
-        if name.startswith("GREENROOM_") and not name.startswith("GREENROOM_SERVING_")
+        if name.startswith("GREENROOM_")
+        and not name.startswith("GREENROOM_SERVING_")
+        and not name.endswith(("_PORT", "_LOCAL_WORKER"))
     }
     if path := CatalogSettings().catalog_path:
         # A flow run starts in a folder of its own.

@@ -126,7 +126,7 @@ def test_few_false_alarms_of_performance(energy: ModelSpec) -> None:
 def test_rows_in_groups_are_allowed_for(energy: ModelSpec) -> None:
     """A fall that is beyond the noise of rows may be within that of a few artists."""
     spec = energy.model_copy(update={"metric": "balanced_accuracy"})
-    live, held_out = known(400, 0.7, 1), known(1_000, 0.8, 2)
+    live, held_out = known(400, 0.66, 1), known(1_000, 0.8, 2)
     assert measure_performance(spec, live, held_out).worse
     by_rows = measure_performance(spec, live, held_out, 0.01)
     assert by_rows.worse  # no wider than by rows: nothing is added

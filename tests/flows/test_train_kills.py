@@ -1,5 +1,6 @@
 """A training that is killed, wherever, and run again: one version, whole, and nothing that is half done."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import click
 import httpx
@@ -123,6 +125,30 @@ def test_killed_at_every_delicate_point_and_run_again(stack: Stack, folder: Path
 def test_killed_at_random_points_and_run_again(stack: Stack, folder: Path) -> None:
     done = killing(stack, folder, "groups", "rounds", "1", "3", "5")
     require_one_state(stack, "groups", done[-1]["versions"])
+
+
+def test_what_is_alive_is_left_alone(stack: Stack, folder: Path) -> None:
+    """Two runs that are not finished: the process of one holds its lock, nobody holds the other's."""
+    mlflow, locks = MlflowClient(stack.tracking_url), stack.home / "flow-runs"
+    experiment = mlflow.get_experiment_by_name("groups")
+    assert experiment is not None
+    flow_runs = {"alive": str(uuid4()), "dead": str(uuid4())}
+    tags = {"greenroom.role": "training", "greenroom.model": "groups", "greenroom.training": "another"}
+    runs = {
+        name: mlflow.create_run(experiment.experiment_id, tags={**tags, "greenroom.flow_run": flow_run})
+        for name, flow_run in flow_runs.items()
+    }
+    (locks / flow_runs["dead"]).touch()
+    try:
+        with (locks / flow_runs["alive"]).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            killing(stack, folder, "groups", "end")
+        found = {name: mlflow.get_run(run.info.run_id).info.status for name, run in runs.items()}
+        assert found == {"alive": "RUNNING", "dead": "KILLED"}
+        assert (locks / flow_runs["alive"]).exists()
+        assert not (locks / flow_runs["dead"]).exists()
+    finally:
+        mlflow.set_terminated(runs["alive"].info.run_id, "KILLED")
 
 
 @pytest.mark.timeout(7200)
