@@ -57,26 +57,21 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     return Sample(request.param)
 
 
-@pytest.mark.parametrize("kind", [SURE, VAGUE, BOOSTED, NETWORK], ids=lambda kind: kind[0].rpartition(".")[2])
-def test_an_overconfident_or_too_modest_model_is_scaled_and_better_on_rows_nobody_saw(
+@pytest.mark.parametrize("kind", [SURE], ids=lambda kind: kind[0].rpartition(".")[2])
+def test_an_overconfident_model_is_made_less_sure_and_better_on_rows_nobody_saw(
     sample: Sample, kind: Any
 ) -> None:
     before, after = sample.calibrated(*kind)
     found = after.calibration
     assert found is not None
-    if kind is VAGUE and found.temperature is None:
-        pytest.skip("this forest is sure enough for this data")
     assert found.temperature is not None
+    assert found.temperature > 1
     assert found.after["log_loss"] < found.before["log_loss"]
     plain, scaled = (one.pipeline.predict_proba(sample.asked) for one in (before, after))
     assert log_loss(sample.answers, scaled) < log_loss(sample.answers, plain)
-    if kind in (SURE, BOOSTED):
-        assert found.temperature > 1, "less sure"
-        classes = before.pipeline.classes_
-        errors = [
-            calibration.expected_error(sample.answers.to_numpy(), form, classes) for form in (plain, scaled)
-        ]
-        assert errors[1] < errors[0]
+    actual, classes = sample.answers.to_numpy(), before.pipeline.classes_
+    errors = [calibration.expected_error(actual, form, classes) for form in (plain, scaled)]
+    assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize(

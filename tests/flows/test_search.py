@@ -1,4 +1,4 @@
-"""The search: it stops at its budget, finds what is better, looks at training rows alone, refuses bad spaces."""
+"""The search: it stops at its budget, finds what is better by training rows alone, refuses bad spaces."""
 
 import functools
 import itertools
