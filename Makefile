@@ -140,6 +140,10 @@ bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outa
 bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
+.PHONY: kill-train
+kill-train: setup-dev ## Kill a training at random moments and run it again, each time (KILLS=20, SEED=7)
+	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/test_train_kills.py -k many $(ARGS)
+
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py
 

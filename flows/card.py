@@ -45,6 +45,8 @@ class Facts:
     verdict: Verdict
     run_id: str
     search_seconds: float
+    # Of a model that was submitted: where it comes from.
+    origin: str = ""
 
 
 def summary(facts: Facts) -> str:
@@ -57,6 +59,7 @@ def summary(facts: Facts) -> str:
         gate = f"**The gate refused this model: it is not for use.**\n{why}"
     lines = [
         f"{one_line(spec.description)} A {spec.task}, {facts.winner.candidate.name}.",
+        *filter(None, [facts.origin]),
         gate,
         _table(("", measured.metric, "95 % interval"), _headlines(measured)),
     ]
@@ -122,6 +125,12 @@ def _between(rows: int) -> str:
 
 def _chosen(facts: Facts) -> str:
     spec, metric = facts.spec, f"cv {facts.spec.metric}"
+    if facts.origin:
+        fitted = facts.winner
+        scored = f"{fitted.cv_mean:.3f} ± {fitted.cv_std:.3f}" if fitted.folds else "not known"
+        return (
+            f"By whoever submitted it. {metric} on {spec.split.folds} folds of the training rows: {scored}."
+        )
     best: dict[str, Tried] = {}
     for one in facts.tried:
         held = best.get(one.candidate.name)

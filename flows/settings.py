@@ -30,6 +30,13 @@ class FlowSettings(GreenroomSettings):
         "the images set it.",
     )
 
+    cache_bytes: int = Field(
+        default=2**30,
+        ge=0,
+        description="GREENROOM_CACHE_BYTES: most bytes of validated rows that are kept for the next "
+        "training; 0: none are.",
+    )
+
     @property
     def prefect_url(self) -> str:
         """The API's address, without a trailing slash."""

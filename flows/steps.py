@@ -21,7 +21,8 @@ from prefect import get_run_logger, task
 from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
-from flows import data, models, neighbours, pictures, scores, tracking
+from checks.rerunning import rerun_gate
+from flows import caching, data, models, neighbours, pictures, scores, tracking
 from flows.retrying import RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
@@ -31,7 +32,8 @@ from registry.nudging import nudge
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stage import Stage
-from registry.stages import Registry
+from registry.stages import Registry, Version
+from registry.tags import EVIDENCE, OVERRIDE
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def ingest(spec: ModelSpec) -> pd.DataFrame:
 def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
     """Hold every row against the contract; resolve repeated and contradicting rows."""
     with step(spec, "validate") as say:
-        valid, problems = data.validate(table, spec.dataset)
+        valid, problems, known = caching.validated(table, spec.dataset)
         rows, cleaning = data.clean(valid, spec, read=len(table))
         say(
             f"{cleaning.kept:,} rows kept; left out: {cleaning.invalid} invalid, "
@@ -91,6 +93,8 @@ def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.C
         )
         for problem in problems:
             say(problem)
+        if known:
+            say("held against the contract before")
     return rows, cleaning
 
 
@@ -277,13 +281,34 @@ def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
 
 
 @task(**RETRIES)
+def resume(spec: ModelSpec, version: Version) -> tuple[Verdict, bool]:
+    """See to it that a version of a killed training has evidence; return the verdict, and if it is signed.
+
+    A stored verdict that is not signed is not believed, for others may write there: the gate looks again.
+    """
+    with step(spec, "resume") as say, TrackingClient() as client:
+        registry = Registry(client)
+        say(f"version {version.number}, whose training was cut short")
+        if {EVIDENCE, OVERRIDE} & set(version.tags):
+            return registry.verdict(version), True
+        try:
+            verdict = rerun_gate(registry, version, spec)
+        except KeyFileError as error:
+            say(f"NOT SIGNED: {error}")
+            return registry.verdict(version), False
+        say(f"the gate looked again: {'passed' if verdict.passed else 'REFUSED'}")
+    return verdict, True
+
+
+@task(**RETRIES)
 def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:
         registry = Registry(client)
         version = registry.version(spec.name, number)
         for stage in (Stage.STAGING, Stage.PRODUCTION):
-            version = registry.promote(version, stage)
+            if version.stage is not Stage.PRODUCTION:  # a try before this one may have got that far
+                version = registry.promote(version, stage)
         nudge(say)
         say(f"version {number} is in {version.stage}")
     return version.stage.value

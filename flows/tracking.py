@@ -21,6 +21,7 @@ from checks.frames import checked_frame, frame_digest
 from checks.summary import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
+from flows.onnx_estimator import OnnxEstimator
 from flows.settings import FlowSettings
 from flows.uploaded import source_url
 from registry.datasets import is_dataset_id
@@ -155,7 +156,8 @@ def log_winner(
         **({"onnx_label_agreement": agreement.labels} if agreement.labels is not None else {}),
     }
     mlflow.log_metrics(linked, model_id=info.model_id, dataset=held_out)
-    log_sklearn(winner.pipeline, example)
+    if not isinstance(winner.pipeline[-1], OnnxEstimator):  # which has no other form
+        log_sklearn(winner.pipeline, example)
     return str(info.model_id)
 
 

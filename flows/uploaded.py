@@ -39,18 +39,24 @@ def read_uploaded(dataset: Dataset) -> "pd.DataFrame":
 
     Raises like `contract_of`, and `DataError` when the rows met another dataset's contract.
     """
+    contract, rows = fetch_rows(dataset.source)
+    if contract != dataset.name:
+        raise DataError(
+            f"The dataset {dataset.source} holds rows of {contract!r}, and this model learns from "
+            f"{dataset.name!r}. Train a model of that dataset on it, or upload rows of {dataset.name!r}."
+        )
+    return rows
+
+
+def fetch_rows(dataset_id: str) -> "tuple[str, pd.DataFrame]":
+    """Return the name of the contract that stored rows met, and the rows; raises like `contract_of`."""
     import pyarrow.parquet as pq  # noqa: PLC0415 - `greenroom --help` should not take long
 
     with TemporaryDirectory(prefix="greenroom-dataset-") as scratch:
         path = Path(scratch) / "rows.parquet"
-        contract = _fetch(dataset.source, path)
-        if contract != dataset.name:
-            raise DataError(
-                f"The dataset {dataset.source} holds rows of {contract!r}, and this model learns from "
-                f"{dataset.name!r}. Train a model of that dataset on it, or upload rows of {dataset.name!r}."
-            )
+        contract = _fetch(dataset_id, path)
         rows: pd.DataFrame = pq.read_table(path).to_pandas()
-    return rows
+    return contract, rows
 
 
 def source_url(dataset_id: str) -> str:
@@ -58,13 +64,19 @@ def source_url(dataset_id: str) -> str:
     return f"s3://{StorageSettings().s3_bucket}/{dataset_key(dataset_id)}"
 
 
-def _fetch(dataset_id: str, path: Path) -> str:
+def storage(dataset_id: str) -> StorageSettings:
+    """Return where a dataset lies; raises `DataError` when there are no keys to get at it."""
     settings = StorageSettings()
     if not settings.has_storage:
         raise DataError(
             f"The dataset {dataset_id} lies in S3, and there are no keys for it. Set GREENROOM_S3_ACCESS_KEY "
             "and _SECRET_KEY, and GREENROOM_S3_ENDPOINT_URL where it is not the local stack's."
         )
+    return settings
+
+
+def _fetch(dataset_id: str, path: Path) -> str:
+    settings = storage(dataset_id)
     try:
         return fetch_dataset(Bucket(settings), dataset_id, path)
     except (DatasetMissingError, DatasetDamagedError) as error:

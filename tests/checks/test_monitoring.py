@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sample_models import Rows, StandIn
+from scipy.stats import ks_2samp
+from unlabelled import sides
 
 from catalog.spec import ModelSpec
 from checks.errors import GateUnavailableError
@@ -126,3 +128,33 @@ def test_metric_that_cannot_be_computed_is_said(genre: ModelSpec) -> None:
     live, truth = known(300, 0.8, 1)
     with pytest.raises(ValueError, match="labels"):
         measure_performance(spec, (live, np.full(len(truth), "c")), known(300, 0.8, 2))
+
+
+@pytest.mark.slow
+def test_clusters_drift_by_their_shares(tmp_path: Path) -> None:
+    """The loudest tracks fall into other clusters than the training's did. There are no probabilities."""
+    known = sides("clusters")
+    model = known.exported(known.fitted())
+    reference = answered(known.spec, model, known.train)
+    assert reference.classes == sorted(model.description.classes)
+    loud = known.test.sort_values("loudness").tail(300)
+    ill = find_drift(known.spec, reference, answered(known.spec, model, loud), LIMITS, tmp_path)
+    assert [o.status for o in ill.outcomes] == ["failed", "failed"]
+
+
+def test_neighbours_drift_by_how_far_they_are() -> None:
+    """Things of the index are their own neighbours, so it is the nearest other one that counts."""
+    known = sides("similar")
+    model = known.exported(known.fitted())
+    reference = answered(known.spec, model, known.train)
+    assert reference.labels.min() > 0
+    assert reference.classes == []
+    asked = answered(known.spec, model, known.test)
+    assert ks_2samp(reference.labels, asked.labels).statistic < 0.1
+    # Each value is one that the training has, in combinations that it has not.
+    random = np.random.default_rng(0)
+    mixed = known.test.assign(
+        **{name: random.permutation(known.test[name].to_numpy()) for name in known.spec.features}
+    )
+    strange = answered(known.spec, model, mixed)
+    assert ks_2samp(reference.labels, strange.labels).statistic > 0.2

@@ -1,0 +1,342 @@
+"""Models that somebody trained elsewhere: where they come from, and what one must be. Plain functions.
+
+To unpickle a file runs the code in it. Nothing here unpickles what nobody named: a file of this machine, or
+a run of the tracking server, given by whoever submits it.
+"""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pandas as pd
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from catalog.spec import ModelSpec
+from flows.errors import SubmissionError
+from flows.models import background
+from registry.errors import ModelFormatError
+from registry.onnx_model import Description, OnnxModel
+
+_PICKLES = (".pkl", ".pickle", ".joblib")
+# Labels and probabilities of an ONNX file must say the same; a tie may fall either way.
+_MIN_CONSISTENT = 0.995
+_SUM_TOLERANCE = 1e-3
+_URI = re.compile(r"(runs|models):/.+", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What was submitted: a scikit-learn estimator, or the bytes of an ONNX file; and where it is from."""
+
+    estimator: Any = None
+    onnx: bytes | None = None
+    source: str = "notebook"
+
+    @property
+    def kind(self) -> str:
+        """The class of the estimator as an import path, or `ONNX file`."""
+        if self.onnx is not None:
+            return "ONNX file"
+        kind = type(inside(self.estimator))
+        parts = kind.__module__.split(".")
+        if parts[0] == "sklearn":  # as declarations write it, and people import it
+            parts = [part for part in parts if not part.startswith("_")]
+        return ".".join([*parts, kind.__qualname__])
+
+    @property
+    def name(self) -> str:
+        """A short name for the run of it."""
+        if self.onnx is not None:
+            return "onnx-file"
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(inside(self.estimator)).__name__).lower()
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The estimator's own parameters, those that are plain values."""
+        given = inside(self.estimator)
+        found = given.get_params(deep=False) if hasattr(given, "get_params") else {}
+        return {name: value for name, value in found.items() if isinstance(value, str | int | float | None)}
+
+
+def inside(estimator: Any) -> Any:
+    """Return the estimator that answers: the last step of a pipeline, what a search searches over."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "refit") and hasattr(estimator, "estimator"):
+            estimator = estimator.estimator
+        else:
+            return estimator
+
+
+def load(source: object) -> Brought:
+    """Return the model that is meant: an estimator or ONNX model itself, or where one lies.
+
+    That is `runs:/ID/model` or `models:/…` of the tracking server (MLflow's flavours sklearn and onnx), or
+    the path of a file: .onnx, .skops, or a pickle (.pkl, .pickle, .joblib), which runs the code in it.
+    Raises `SubmissionError`.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return Brought(onnx=source.SerializeToString())
+    if isinstance(source, bytes):
+        return Brought(onnx=source)
+    if isinstance(source, str | Path):
+        if isinstance(source, str) and _URI.fullmatch(source):
+            return _from_mlflow(source)
+        return _from_file(Path(source).expanduser())
+    if isinstance(source, type) or not callable(getattr(source, "predict", None)):
+        raise SubmissionError(
+            f"{source!r:.100} is no model: give a scikit-learn estimator or pipeline, an ONNX model, the "
+            "path of a file, or runs:/ID/model or models:/… of the tracking server."
+        )
+    return Brought(estimator=source)
+
+
+def _from_file(path: Path) -> Brought:
+    if "://" in str(path) or ":/" in str(path)[:10]:
+        raise SubmissionError(
+            f"{path} is neither a file nor runs:/… or models:/… of the tracking server. Fetch it first."
+        )
+    if not path.is_file():
+        raise SubmissionError(f"There is no file {path}.")
+    if path.suffix == ".onnx":
+        return Brought(onnx=path.read_bytes(), source=path.name)
+    if path.suffix == ".skops":
+        return Brought(estimator=_from_skops(path), source=path.name)
+    if path.suffix in _PICKLES:
+        import joblib  # noqa: PLC0415 - it reads plain pickles too
+
+        try:
+            return Brought(estimator=joblib.load(path), source=path.name)
+        except Exception as error:  # unpickling raises whatever the file makes it raise
+            raise SubmissionError(
+                f"{path} cannot be unpickled: {type(error).__name__}: {error}. It needs the packages and "
+                "classes that it was written with; classes of a notebook are best submitted from it."
+            ) from error
+    raise SubmissionError(
+        f"{path} is no file of a model: it must end in .onnx, .skops, {', '.join(_PICKLES)}."
+    )
+
+
+def _from_skops(path: Path) -> Any:
+    from skops import io  # noqa: PLC0415 - comes with MLflow, and is seldom needed
+
+    try:
+        unknown = io.get_untrusted_types(file=path)
+        if foreign := [name for name in unknown if not name.startswith(("sklearn.", "numpy.", "scipy."))]:
+            raise SubmissionError(
+                f"{path} holds types beyond scikit-learn, which are not loaded: {', '.join(foreign)}."
+            )
+        return io.load(path, trusted=unknown)
+    except SubmissionError:
+        raise
+    except Exception as error:  # a file that is none raises whatever zip, JSON or skops raise
+        raise SubmissionError(f"{path} is no skops file that can be read: {error}") from error
+
+
+def _from_mlflow(uri: str) -> Brought:
+    import mlflow  # noqa: PLC0415 - takes seconds
+
+    try:
+        flavors = mlflow.models.get_model_info(uri).flavors
+        if "sklearn" in flavors:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about the versions of packages, which the checks will show
+                return Brought(estimator=mlflow.sklearn.load_model(uri), source=uri)
+        if "onnx" in flavors:
+            with TemporaryDirectory(prefix="greenroom-submit-") as scratch:
+                folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
+                return Brought(onnx=(folder / flavors["onnx"]["data"]).read_bytes(), source=uri)
+    except Exception as error:  # MLflow raises its own, those of HTTP clients and of unpickling
+        raise SubmissionError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
+    raise SubmissionError(
+        f"{uri} is a model of the flavours {', '.join(sorted(flavors))}; only sklearn and onnx are taken. "
+        "Convert it to ONNX and submit that file."
+    )
+
+
+def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "pd.Series[Any]") -> Pipeline:
+    """Return the estimator as a pipeline: a fresh clone to be fitted, or as it was fitted elsewhere.
+
+    `target` is that of the training rows. Raises `SubmissionError` for what cannot do the task of `spec`,
+    cannot be cloned or, as fitted, does not read these features or knows other classes.
+    """
+    given = brought.estimator
+    kind = type(inside(given)).__name__
+    fits = is_classifier if spec.task == "classification" else is_regressor
+    if not fits(given):
+        raise SubmissionError(f"{spec.name} is a {spec.task}, and {kind} is no estimator for that.")
+    if as_fitted:
+        given = getattr(given, "best_estimator_", given)
+        _require_fitted(spec, given, kind, target)
+    else:
+        try:
+            given = clone(given)
+        except Exception as error:  # constructors of strangers
+            raise SubmissionError(
+                f"{kind} cannot be cloned to learn from the training rows alone: {error}. Submit it as it "
+                "was fitted (--as-fitted, as_fitted=True), or as an ONNX file."
+            ) from error
+    pipeline = given if isinstance(given, Pipeline) else Pipeline([("model", given)])
+    # A training's own calibration is known by its place (flows/calibration.py); somebody else's is another.
+    return Pipeline([("model", pipeline)]) if isinstance(pipeline[-1], CalibratedClassifierCV) else pipeline
+
+
+def require_probabilities(spec: ModelSpec, estimator: Any) -> None:
+    """Raise `SubmissionError` for a classifier without probabilities, as one may be before it is fitted."""
+    if spec.task == "classification" and not hasattr(estimator, "predict_proba"):
+        raise SubmissionError(
+            f"{type(inside(estimator)).__name__} gives no probabilities (predict_proba), which the gate and "
+            "the predictor need. Choose another estimator, or wrap it in "
+            "sklearn.calibration.CalibratedClassifierCV."
+        )
+
+
+def _require_fitted(spec: ModelSpec, given: Any, kind: str, target: "pd.Series[Any]") -> None:
+    try:
+        check_is_fitted(given)
+    except NotFittedError as error:
+        raise SubmissionError(
+            f"{kind} is not fitted. Leave out --as-fitted (as_fitted=True): then it is fitted here."
+        ) from error
+    names = getattr(given, "feature_names_in_", None)
+    width = getattr(given, "n_features_in_", len(spec.features))
+    if names is not None and tuple(map(str, names)) != spec.features:
+        raise SubmissionError(
+            f"{kind} was fitted on {', '.join(map(str, names))}; {spec.name} is asked with "
+            f"{', '.join(spec.features)}, in this order. Fit it on training_rows({spec.name!r}).features."
+        )
+    if width != len(spec.features):
+        raise SubmissionError(
+            f"{kind} was fitted on {width} features, and {spec.name} has {len(spec.features)}: "
+            f"{', '.join(spec.features)}."
+        )
+    if spec.task == "classification":
+        _require_classes(spec, [str(label) for label in given.classes_], target, kind)
+
+
+def _require_classes(spec: ModelSpec, classes: list[str], target: "pd.Series[Any]", what: str) -> None:
+    if unknown := sorted(set(classes) ^ set(target)):
+        raise SubmissionError(
+            f"{what} has the classes {', '.join(sorted(classes))}; {spec.target} of {spec.name} has "
+            f"{', '.join(sorted(set(target)))}. Not the same: {', '.join(unknown)}."
+        )
+
+
+def by_position(estimator: Any, features: tuple[str, ...]) -> None:
+    """Let column transformers that read raw features name them by position: the served model gets a matrix.
+
+    Changes a fitted estimator in place; it answers as before.
+    """
+    if isinstance(estimator, Pipeline):
+        first = next((step for _, step in estimator.steps if step not in (None, "passthrough")), None)
+        by_position(first, features)
+    elif isinstance(estimator, ColumnTransformer):
+        place = {name: index for index, name in enumerate(features)}
+        estimator.transformers_ = [
+            (name, step, _places(columns, place)) for name, step, columns in estimator.transformers_
+        ]
+
+
+def _places(columns: Any, place: dict[str, int]) -> Any:
+    if isinstance(columns, str):
+        return [place[columns]]
+    if isinstance(columns, list | tuple | np.ndarray | pd.Index):
+        return [place.get(one, one) for one in columns] if len(columns) else []
+    return columns
+
+
+def described(
+    spec: ModelSpec,
+    content: bytes,
+    features: pd.DataFrame,
+    target: "pd.Series[Any]",
+    classes: tuple[str, ...],
+) -> bytes:
+    """Return an ONNX file with Greenroom's own metadata in place of whatever it had.
+
+    `features` and `target` are the training rows'. `classes` is the order of the probabilities; empty means
+    sorted, as scikit-learn has them. Raises `SubmissionError` for what is no model in the served format.
+    """
+    said: dict[str, Any] = {"task": spec.task, "features": spec.features}
+    if spec.task == "classification":
+        named = classes or tuple(sorted(set(target)))
+        _require_classes(spec, list(named), target, "The ONNX file")
+        said["classes"] = named
+    try:
+        proto = onnx.load_model_from_string(content)
+        del proto.metadata_props[:]
+        described_rows = Description(**said, background=background(spec, features))
+        onnx.helper.set_model_props(proto, described_rows.to_metadata())
+        made: bytes = proto.SerializeToString()
+        model = OnnxModel(made)
+    except ModelFormatError as error:
+        raise SubmissionError(f"The ONNX file cannot be served: {str(error).rstrip('.')}.") from error
+    except Exception as error:  # protobuf has exceptions of its own for what is no message
+        raise SubmissionError(f"This is no ONNX file: {type(error).__name__}: {error}") from error
+    require_answers(spec, model, features)
+    return made
+
+
+def require_answers(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> None:
+    """Raise `SubmissionError` unless a model answers all rows at once with what its task promises."""
+    try:
+        labels, shares = model.predict(_matrix(rows))
+    except Exception as error:  # onnxruntime's exceptions have no common base
+        raise SubmissionError(
+            f"The model does not answer {len(rows)} rows at once: {error}. Its one input must be float32 of "
+            f"shape (any number of rows, {len(spec.features)})."
+        ) from error
+    if len(labels) != len(rows):
+        raise SubmissionError(f"The model gives {len(labels)} answers to {len(rows)} rows, not one to each.")
+    if spec.task == "classification":
+        if shares is None or shares.shape != (len(rows), len(model.description.classes)):
+            raise SubmissionError(
+                f"The model must give probabilities of shape (rows, {len(model.description.classes)})."
+            )
+        _require_shares(model, labels.astype(str), shares)
+    elif labels.dtype != np.float32:
+        raise SubmissionError(f"The model answers {labels.dtype}; the value of a regression is float32.")
+    elif not np.isfinite(labels).all():
+        raise SubmissionError(
+            f"The model answers {int((~np.isfinite(labels)).sum())} of {len(rows)} rows with NaN or infinity."
+        )
+
+
+def _require_shares(model: OnnxModel, labels: npt.NDArray[Any], shares: npt.NDArray[np.float32]) -> None:
+    classes = np.array(model.description.classes)
+    bad = ~np.isfinite(shares).all(axis=1)
+    if bad.any():
+        raise SubmissionError(f"The probabilities of {int(bad.sum())} of {len(shares)} rows are no numbers.")
+    if shares.min() < 0 or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+        raise SubmissionError(
+            "The second output is no probabilities: they must be 0..1, and each row's must add up to 1."
+        )
+    if unknown := sorted(set(labels) - set(classes)):
+        raise SubmissionError(
+            f"The model answers with classes that the data do not have: {', '.join(unknown[:5])}. "
+            f"They have: {', '.join(classes)}."
+        )
+    same = float(np.mean(classes[shares.argmax(axis=1)] == labels))
+    if same < _MIN_CONSISTENT:
+        raise SubmissionError(
+            f"Labels and probabilities name the same class in only {same:.1%} of rows, if the probabilities "
+            f"are in the order {', '.join(classes)}. Say their order with --classes (classes=…)."
+        )
+
+
+def _matrix(rows: pd.DataFrame) -> npt.NDArray[np.float32]:
+    return np.asarray(rows.to_numpy(dtype=np.float32))

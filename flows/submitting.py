@@ -1,0 +1,289 @@
+"""The flow of a submission: the way of a training, with a model that somebody brought."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from getpass import getuser
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import mlflow
+import numpy as np
+from prefect import flow, task
+from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
+
+from catalog.plain import DECLARATION_FILE, PlainDeclaration
+from catalog.spec import Candidate, ModelSpec
+from flows import card, data, foreign, models, quality, steps, tracking
+from flows.errors import SubmissionError
+from flows.foreign import Brought
+from flows.notifying import HOOKS, tell_outcome
+from flows.onnx_estimator import asked
+from flows.outcome import Outcome
+from flows.search import Tried
+from flows.seen import require_unseen
+from registry.client import TrackingClient
+from registry.errors import RegistryRefusedError
+from registry.onnx_model import OnnxModel
+from registry.stage import Stage
+from registry.stages import Registry
+from registry.tags import MODEL
+
+FITTED = "greenroom.fitted"
+SUBMITTER = "greenroom.submitted_by"
+ORIGIN = "greenroom.submitted_from"
+ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is submitted as which model, and how.
+
+    `plain` is the declaration of a model that came with a table of its own. `classes` is the order of an ONNX
+    file's probabilities; empty means sorted.
+    """
+
+    spec: ModelSpec
+    brought: Brought
+    as_fitted: bool = False
+    plain: PlainDeclaration | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def fitted(self) -> str:
+        """Where it learned: `here`, from the training rows alone, or `elsewhere`."""
+        return ELSEWHERE if self.as_fitted else "here"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What run and version are told apart by."""
+        return {FITTED: self.fitted, SUBMITTER: getuser(), ORIGIN: self.brought.source[:500]}
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from and where it learned, for people."""
+        by = f"Submitted by {getuser()} from `{self.brought.source}`: {self.brought.kind}."
+        if not self.as_fitted:
+            return f"{by} A clone of it was fitted on the training rows; held-out rows are new to it."
+        return (
+            f"{by} **It was fitted elsewhere**: it may have seen the held-out rows, and then its scores and "
+            "the gate's verdict are too good. Ask who fitted it before you promote it."
+        )
+
+
+def run(submission: Submission, *, promote_passed: bool = False) -> Outcome:
+    """Run the flow; see `flows.submit.submit`. Prefect keeps its name and what it was called with."""
+
+    @flow(name="submit", flow_run_name=f"submit-{submission.spec.name}", validate_parameters=False, **HOOKS)
+    def submit(model: str, estimator: str, fitted: str) -> Outcome:  # noqa: ARG001 - shown in Prefect's UI
+        return _submit(submission, promote_passed=promote_passed)
+
+    outcome: Outcome = submit(submission.spec.name, submission.brought.kind, submission.fitted)
+    return outcome
+
+
+def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
+    spec = submission.spec
+    tracking.connect()
+    table = steps.ingest(spec)
+    rows, cleaning = steps.validate(spec, table)
+    matrix = steps.engineer(spec, rows)
+    train, test, folds = steps.split_rows(spec, rows, matrix)
+    fitted, seconds = fit(submission, train, folds)
+    content, found = convert(submission, fitted, train, test)
+    fitted = _of_text(spec, fitted, content)
+    winner, scored = steps.evaluate(spec, [(fitted, seconds)], train, test)
+    with TemporaryDirectory(prefix="greenroom-reports-") as scratch:
+        reports = Path(scratch)
+        if submission.plain:
+            (reports / DECLARATION_FILE).write_text(submission.plain.model_dump_json(indent=1), "utf-8")
+        # The gate is a process of its own: meanwhile this one logs what there is to log either way.
+        checking = steps.check.submit(spec, content, train, test, reports)
+        mlflow.set_experiment(spec.name)
+        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
+        with mlflow.start_run(run_name=f"submit-{spec.name}") as run:
+            measured = quality.measure(spec, winner, train, test)
+            held_out = _log_run(submission, cleaning, scored, (train, test))
+            model_id = steps.log_winner(
+                spec,
+                winner,
+                content=content,
+                found=found,
+                sides=(train, test),
+                held_out=held_out,
+                measured=measured,
+            )
+            verdict = checking.result()
+            tracking.log_verdict(verdict, reports)
+            about = quality.write_card(
+                card.Facts(
+                    spec=spec,
+                    cleaning=cleaning,
+                    train=train.features,
+                    test=test.features,
+                    tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
+                    winner=winner,
+                    measured=measured,
+                    agreement=found,
+                    verdict=verdict,
+                    run_id=run.info.run_id,
+                    search_seconds=0,
+                    origin=submission.origin,
+                )
+            )
+            score = measured.headline.value
+            number = steps.register(spec, model_id, verdict, score, about)
+    tag_version(submission, number)
+    signed = steps.attest(spec, number, verdict)
+    stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
+    if promote_passed and verdict.passed and not signed:
+        refusals.append("not signed: the gate's key is not here")
+    elif promote_passed and verdict.passed:
+        try:
+            stage = steps.promote(spec, number)
+        except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
+            refusals.append(str(error))
+            click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
+    outcome = Outcome(
+        model=spec.name,
+        version=number,
+        winner=winner.candidate.name,
+        metric=spec.metric,
+        score=score,
+        passed=verdict.passed,
+        stage=stage,
+        refusals=tuple(refusals),
+        baseline=measured.baseline.value,
+        low=measured.headline.low,
+        high=measured.headline.high,
+    )
+    tell_outcome(outcome)
+    return outcome
+
+
+@task(name="fit")
+def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.Fitted, float]:
+    """Fit a clone on the training rows, or take the model as it is; cross-validate what can be fitted."""
+    spec, brought, began = submission.spec, submission.brought, time.monotonic()
+    target = _target(train)
+    with steps.step(spec, "fit") as say:
+        scores: tuple[float, ...] = ()
+        pipeline: Any
+        if brought.onnx is not None:
+            content = foreign.described(spec, brought.onnx, train.features, target, submission.classes)
+            pipeline = asked(OnnxModel(content, threads=2))
+            say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
+        else:
+            pipeline = foreign.as_pipeline(spec, brought, as_fitted=submission.as_fitted, target=target)
+            try:
+                if not submission.as_fitted:
+                    pipeline.fit(train.features, target)
+                foreign.require_probabilities(spec, pipeline)
+                if not submission.as_fitted:
+                    found = cross_val_score(
+                        clone(pipeline),
+                        train.features,
+                        target,
+                        cv=folds,
+                        scoring=spec.metric,
+                        error_score="raise",
+                    )
+                    scores = tuple(map(float, found))
+            except SubmissionError:
+                raise
+            except Exception as error:  # whatever a stranger's estimator raises
+                raise SubmissionError(
+                    f"{brought.kind} cannot learn from the training rows of {spec.name}: "
+                    f"{type(error).__name__}: {error}. Try it on training_rows({spec.name!r}) first."
+                ) from error
+            foreign.by_position(pipeline, spec.features)
+            said = "as it was fitted elsewhere"
+            if not submission.as_fitted:
+                told = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
+                said = f"fitted here; {spec.metric} {told} on training folds"
+            say(f"{brought.kind} {said}")
+    # Of a search, what it found.
+    shown = brought if brought.onnx is not None else replace(brought, estimator=pipeline)
+    candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
+    # What was fitted elsewhere has no score on folds: not a number, since nobody knows.
+    mean, deviation = (float(np.mean(scores)), float(np.std(scores))) if scores else (math.nan, math.nan)
+    folds_scored = tuple(models.Scored(score) for score in scores)
+    return models.Fitted(candidate, pipeline, mean, deviation, folds_scored), time.monotonic() - began
+
+
+@task(name="convert")
+def convert(
+    submission: Submission, fitted: models.Fitted, train: steps.Rows, test: steps.Rows
+) -> tuple[bytes, models.Agreement]:
+    """Return the model as ONNX, held against the original; refuse one that has seen the held-out rows."""
+    spec = submission.spec
+    if submission.brought.onnx is not None:
+        # Made once more, since an ONNX session does not give its bytes back.
+        content = foreign.described(
+            spec, submission.brought.onnx, train.features, _target(train), submission.classes
+        )
+        found = models.Agreement(None, 0.0)
+    else:
+        content, found = steps.convert.fn(spec, fitted, train, test)
+    model = OnnxModel(content, threads=2)
+    for side in (train, test):
+        foreign.require_answers(spec, model, side.features)
+    if submission.as_fitted and submission.brought.onnx is None:
+        with steps.step(spec, "compare") as say:
+            refitted = _refitted(submission, train)
+            more = require_unseen(spec, model, refitted, train.frame, test.frame)
+            say(f"{spec.metric} {more:+.3f} beside the same estimator fitted here: within noise")
+    return content, found
+
+
+def _of_text(spec: ModelSpec, fitted: models.Fitted, content: bytes) -> models.Fitted:
+    """Return what answers classes as text, as the data have them: of others, the ONNX form, which does."""
+    if spec.task != "classification" or all(isinstance(label, str) for label in fitted.pipeline.classes_):
+        return fitted
+    return replace(fitted, pipeline=asked(OnnxModel(content, threads=2)))
+
+
+def _refitted(submission: Submission, train: steps.Rows) -> OnnxModel:
+    spec, target = submission.spec, _target(train)
+    pipeline = foreign.as_pipeline(spec, submission.brought, as_fitted=False, target=target)
+    try:
+        pipeline.fit(train.features, target)
+    except Exception as error:  # whatever a stranger's estimator raises
+        raise SubmissionError(
+            f"{submission.brought.kind} cannot be fitted again to compare it: {type(error).__name__}: {error}"
+        ) from error
+    foreign.by_position(pipeline, spec.features)
+    return OnnxModel(models.export(spec, pipeline), threads=2)
+
+
+@task(name="tag")
+def tag_version(submission: Submission, number: int) -> None:
+    """Say on the version whose it is and where it learned."""
+    with TrackingClient() as client:
+        registry = Registry(client)
+        version = registry.version(submission.spec.name, number)
+        for key, value in submission.tags.items():
+            registry.tag(version, key, value)
+
+
+def _log_run(
+    submission: Submission, cleaning: data.Cleaning, scored: Any, sides: tuple[steps.Rows, steps.Rows]
+) -> Any:
+    spec = submission.spec
+    mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training", **submission.tags})
+    if commit := tracking.git_commit():
+        mlflow.set_tags({"mlflow.source.git.commit": commit, tracking.COMMIT: commit})
+    mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
+    held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
+    for one, train_scores, test_scores, seconds in scored:
+        tracking.log_candidate(spec, one, train_scores, test_scores, seconds)
+    return held_out
+
+
+def _target(rows: steps.Rows) -> Any:
+    if rows.target is None:
+        raise SubmissionError("Only models with a target can be submitted.")
+    return rows.target
