@@ -32,8 +32,8 @@ _SAME = 1e-3
 class Unseen:
     """What a classifier said of rows of a fold that it was not fitted on.
 
-    `positions` are those of the rows; `probabilities` have a column for each of `classes`; `decisions` are the
-    decision values, which scikit-learn calibrates rather than probabilities where an estimator has them.
+    `positions` are those of the rows; `probabilities` have a column for each of `classes`; `decisions` are
+    the decision values, which scikit-learn calibrates rather than probabilities where an estimator has them.
     """
 
     positions: npt.NDArray[np.intp]
