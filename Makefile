@@ -144,6 +144,14 @@ bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it se
 kill-train: setup-dev ## Kill a training at random moments and run it again, each time (KILLS=20, SEED=7)
 	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/test_train_kills.py -k many $(ARGS)
 
+.PHONY: bench-score kill-score
+bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow and scikit-learn (ROWS=N)
+	@$(BIN)/python -m bench.score $(if $(ROWS),--rows $(ROWS))
+
+kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
+	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
+	  $(BIN)/pytest -s --timeout 3600 tests/flows/test_score.py -k killed $(ARGS)
+
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py
 

@@ -87,7 +87,7 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def validated(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[str], bool]:
+def validated(table: data.Table | pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[str], bool]:
     """Return what `data.validate` does, and whether it was known already; raises like it.
 
     Known is what these very rows came to by this contract, code and set of libraries. It is kept as Parquet
@@ -108,9 +108,12 @@ def _folder() -> Path:
     return home() / "cache"
 
 
-def _key(table: pd.DataFrame, dataset: Dataset) -> str | None:
+def _key(table: data.Table | pd.DataFrame, dataset: Dataset) -> str | None:
     """Return the digest of rows and rules; None for rows that Arrow cannot hold."""
     found = sha256(code_digest().encode() + _contract(dataset.row) + repr(dataset.max_rejected).encode())
+    if isinstance(table, data.Table):
+        found.update(source_digest(dataset).encode())
+        return found.hexdigest()
     try:
         whole = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata()
     except (pa.ArrowException, TypeError, ValueError):

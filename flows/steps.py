@@ -72,17 +72,17 @@ def step(spec: ModelSpec, name: str) -> Iterator[Callable[[str], None]]:
 
 
 @task(**RETRIES)
-def ingest(spec: ModelSpec) -> pd.DataFrame:
-    """Read the model's table."""
+def ingest(spec: ModelSpec) -> data.Table | pd.DataFrame:
+    """Find the model's table; its rows are read as they are validated."""
     with step(spec, "ingest") as say:
-        table = data.read_table(spec.dataset)
+        table = data.open_table(spec.dataset)
         uploaded = f", uploaded as {spec.dataset.source}" if is_dataset_id(spec.dataset.source) else ""
         say(f"{len(table):,} rows of {spec.dataset.name}{uploaded}")
     return table
 
 
 @task
-def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
+def validate(spec: ModelSpec, table: data.Table | pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
     """Hold every row against the contract; resolve repeated and contradicting rows."""
     with step(spec, "validate") as say:
         valid, problems, known = caching.validated(table, spec.dataset)

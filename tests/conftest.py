@@ -46,6 +46,7 @@ LONG = (
     "flows/test_train_kills.py",
     "flows/test_monitor_end_to_end.py",
     "infra/test_ci_gate.py",
+    "flows/test_score.py",
 )
 
 
