@@ -136,6 +136,10 @@ bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 min
 bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outages (SOAK_SECONDS=N: longer)
 	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
+.PHONY: bench-quality
+bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=seconds)
+	@$(BIN)/python -m bench.quality $(if $(SEARCH),--search $(SEARCH))
+
 .PHONY: bench-drift
 bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
