@@ -325,7 +325,8 @@ def _require_shares(model: OnnxModel, labels: npt.NDArray[Any], shares: npt.NDAr
     bad = ~np.isfinite(shares).all(axis=1)
     if bad.any():
         raise SubmissionError(f"The probabilities of {int(bad.sum())} of {len(shares)} rows are no numbers.")
-    if shares.min() < 0 or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+    # A sum of float32 may be a little below 0, and 1 minus it is the other class's.
+    if shares.min() < -_SUM_TOLERANCE or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
         raise SubmissionError(
             "The second output is no probabilities: they must be 0..1, and each row's must add up to 1."
         )
