@@ -17,7 +17,13 @@ from checks.summary import markdown
 from registry import audit, keys, rules
 from registry.attestation import verify
 from registry.client import TrackingClient
-from registry.errors import EvidenceError, KeyFileError, NotFoundError, RegistryRefusedError
+from registry.errors import (
+    EvidenceError,
+    KeyFileError,
+    NotFoundError,
+    RegistryRefusedError,
+    RegistryUnavailableError,
+)
 from registry.evidence import Verdict, policy_digest
 from registry.settings import KeySettings
 from registry.stage import Stage
@@ -96,6 +102,10 @@ def _undeclared(
         content = registry.artifact(found, f"gate/{DECLARATION_FILE}")
     except (NotFoundError, RegistryRefusedError, IndexError):
         raise click.BadParameter(str(unknown), param_hint="MODEL") from unknown
+    except RegistryUnavailableError as error:
+        raise click.BadParameter(
+            f"{unknown} Whether somebody submitted it cannot be told: {error}", param_hint="MODEL"
+        ) from error
     try:
         declared = PlainDeclaration.model_validate_json(content)
         spec = declared.spec()

@@ -6,6 +6,7 @@ a run of the tracking server, given by whoever submits it.
 
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,7 +67,9 @@ class Brought:
         """The estimator's own parameters, those that are plain values."""
         given = inside(self.estimator)
         found = given.get_params(deep=False) if hasattr(given, "get_params") else {}
-        return {name: value for name, value in found.items() if isinstance(value, str | int | float | None)}
+        # `estimator` is what the class is logged as.
+        plain = {name: value for name, value in found.items() if isinstance(value, str | int | float | None)}
+        return {name: value for name, value in plain.items() if name != "estimator"}
 
 
 def inside(estimator: Any) -> Any:
@@ -180,7 +183,8 @@ def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "
     if not fits(given):
         raise SubmissionError(f"{spec.name} is a {spec.task}, and {kind} is no estimator for that.")
     if as_fitted:
-        given = getattr(given, "best_estimator_", given)
+        # A copy, because column names become positions in it before it is converted.
+        given = deepcopy(getattr(given, "best_estimator_", given))
         _require_fitted(spec, given, kind, target)
     else:
         try:
@@ -321,7 +325,8 @@ def _require_shares(model: OnnxModel, labels: npt.NDArray[Any], shares: npt.NDAr
     bad = ~np.isfinite(shares).all(axis=1)
     if bad.any():
         raise SubmissionError(f"The probabilities of {int(bad.sum())} of {len(shares)} rows are no numbers.")
-    if shares.min() < 0 or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+    # A sum of float32 may be a little below 0, and 1 minus it is the other class's.
+    if shares.min() < -_SUM_TOLERANCE or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
         raise SubmissionError(
             "The second output is no probabilities: they must be 0..1, and each row's must add up to 1."
         )

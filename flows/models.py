@@ -229,9 +229,11 @@ def export(
             target_opset=_OPSET,
         )
     except Exception as error:  # skl2onnx raises whatever its parsers raise
+        # Some print whole trees below their first line.
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(".")
         raise ExportError(
             f"{spec.name}: {type(bare[-1]).__name__} cannot be converted to ONNX, the format that is "
-            f"served: {error}. Choose another estimator in its declaration."
+            f"served: {why}. Choose another estimator."
         ) from error
     said: dict[str, Any] = {"task": spec.task, "features": spec.features}
     if spec.task == "classification":

@@ -39,6 +39,8 @@ LONG = (
     "checks/test_gate.py",
     "registry/test_guard_races.py",
     "infra/test_local_stack.py",
+    "flows/test_submit_end_to_end.py",
+    "flows/test_notebook.py",
     "infra/test_local_commands.py",
     "registry/test_guard_login.py",
     "serving/test_serving_pyfunc.py",

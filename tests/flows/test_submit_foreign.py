@@ -222,6 +222,18 @@ def test_one_row_at_a_time_is_refused(table: pd.DataFrame) -> None:
         describe(spec, graph(2, [value], nodes, rows=1), table)
 
 
+def test_a_forest_that_is_sure_of_everything_has_probabilities(table: pd.DataFrame) -> None:
+    """Its trees' votes are added up in float32, which may end a little beyond 0 and 1."""
+    two = table[table["kind"] != "birch"].reset_index(drop=True)
+    spec = declared(pd.concat([two] * 2).reset_index(drop=True))
+    rows = two[list(spec.features)]
+    forest = RandomForestClassifier(20, random_state=0).fit(rows.to_numpy(), two["kind"])
+    content = to_bytes(forest, rows)
+    _, shares = describe(spec, content, two).predict(rows.to_numpy(np.float32))
+    assert shares is not None
+    assert shares.min() == pytest.approx(0, abs=1e-6)
+
+
 # Estimators
 
 
