@@ -2,8 +2,8 @@
 
 A private local stack; rows drawn from the real table, with jitter inside of the contract, in its S3; models
 of the catalogue's kinds, fitted by the project's own flow functions and put into Production. Each is scored
-by `greenroom score` from S3 to S3 with one and two workers; the same fitted estimator answers the same kind of
-rows through `mlflow.pyfunc` (scikit-learn's flavour and ONNX's, as the registry holds them) and by itself,
+by `greenroom score` from S3 to S3 with one and two workers; the same fitted estimator answers the same kind
+of rows through `mlflow.pyfunc` (scikit-learn's flavour and ONNX's, as the registry holds them) and by itself,
 from DataFrames that are in memory already, without reading, validating or writing anything.
 """
 
