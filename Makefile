@@ -152,6 +152,10 @@ kill-train: setup-dev ## Kill a training at random moments and run it again, eac
 bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow and scikit-learn (ROWS=N)
 	@$(BIN)/python -m bench.score $(if $(ROWS),--rows $(ROWS))
 
+.PHONY: bench-ingest
+bench-ingest: setup-dev ## Measure what a training's rows take of memory, and how fast they are validated
+	@$(BIN)/python -m bench.ingest
+
 kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
 	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
 	  $(BIN)/pytest -s --timeout 3600 tests/flows/test_score.py -k killed $(ARGS)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count as count_up
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -33,7 +34,9 @@ from bench.serving.house import _end, publish
 from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
 from flows import data, models
-from flows.score_places import S3Place
+from flows.score_parts import Scorer, write_part
+from flows.score_places import FolderPlace, S3Place
+from flows.score_plan import Pinned, make_plan
 from registry.client import TrackingClient
 from registry.onnx_model import OnnxModel
 
@@ -78,6 +81,14 @@ class Run:
     all_megabytes: float
 
 
+@dataclass(frozen=True)
+class Rate:
+    """Rows a second, and microseconds of CPU time a row, of all threads together; medians."""
+
+    rows: float
+    cpu: float
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,9 +97,15 @@ def main() -> None:
     parser.add_argument(
         "--forest-rows", type=int, default=3_000_000, help="most rows that the forest is to score"
     )
+    parser.add_argument("--in-process", action="store_true", help="no stack: what a row takes of CPU time")
     options = parser.parse_args()
     with TemporaryDirectory(prefix="greenroom-bench-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
+        if options.in_process:
+            _declare(folder)
+            for kind in options.kinds:
+                _print_costs(kind, folder)
+            return
         with _stack(folder):
             whole = S3Place("greenroom", "bench/rows")
             sizes = _generate(whole, options.rows)
@@ -98,31 +115,45 @@ def main() -> None:
                 with TrackingClient() as client:
                     publish(client, spec.name, content)
                 most = options.forest_rows if kind == "forest" else options.rows
-                peers = _peers(kind, spec, pipeline, content, folder)
+                before = _peers(kind, spec, pipeline, content, folder)
                 runs = {
                     workers: [_score(spec.name, uri, workers, rows) for uri, rows in sizes if rows <= most]
                     for workers in _WORKERS
                 }
                 # Again, so that what else ran on the machine had its turn with each.
-                peers = {
-                    name: median([rate, again])
-                    for (name, rate), again in zip(
-                        peers.items(), _peers(kind, spec, pipeline, content, folder).values(), strict=True
-                    )
-                }
+                after = _peers(kind, spec, pipeline, content, folder)
+                peers = {name: median([rate.rows, after[name].rows]) for name, rate in before.items()}
                 _print(kind, runs, peers)
 
 
-@contextmanager
-def _stack(folder: Path) -> Iterator[None]:
+def _print_costs(kind: str, folder: Path) -> None:
+    pipeline, spec = _fitted(kind)
+    content = models.export(spec, pipeline)
+    found = {"a worker of `greenroom score`, all of it": _worker(kind, spec, content, folder)}
+    found |= _peers(kind, spec, pipeline, content, folder)
+    ours = next(iter(found.values())).cpu
+    out = sys.stdout.write
+    out(f"\n| {kind} | µs of CPU a row | of a worker's | rows/s |\n|---|---:|---:|---:|\n")
+    for name, rate in found.items():
+        out(f"| {name} | {rate.cpu:,.2f} | {rate.cpu / ours:,.1f} | {rate.rows:,.0f} |\n")
+    sys.stdout.flush()
+
+
+def _declare(folder: Path) -> None:
     catalogue = folder / "catalogue"
     catalogue.mkdir()
     for kind in KINDS:
         (catalogue / f"score_{kind}.py").write_text(_DECLARATION.format(name=f"score-{kind}"))
+    os.environ.update(GREENROOM_CATALOG_PATH=str(catalogue))
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="1")
+
+
+@contextmanager
+def _stack(folder: Path) -> Iterator[None]:
+    _declare(folder)
     ports = {name: free_port() for name in SERVICES}
     os.environ.update({f"GREENROOM_{name}_PORT": str(port) for name, port in ports.items()})
-    os.environ.update(GREENROOM_HOME=str(folder / "home"), GREENROOM_CATALOG_PATH=str(catalogue))
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", DO_NOT_TRACK="1")
+    os.environ.update(GREENROOM_HOME=str(folder / "home"))
     greenroom = str(Path(sys.executable).parent / "greenroom")
     try:
         subprocess.run([greenroom, "up", "--no-train"], check=True, stdout=subprocess.DEVNULL)
@@ -212,7 +243,7 @@ def _resident(process: psutil.Process) -> float:
         return 0.0
 
 
-def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Path) -> dict[str, float]:
+def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Path) -> dict[str, Rate]:
     """Return rows a second of each peer, the median of some runs; by batches, and one row at a time."""
     import mlflow  # noqa: PLC0415 - after the environment was set
     import mlflow.onnx  # noqa: PLC0415
@@ -259,15 +290,43 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     return found
 
 
-def _rate(predict: Callable[[Any], Any], rows: Any, size: int) -> float:
-    predict(rows[:size])
-    rates = []
-    for _ in range(RUNS):
-        began = time.monotonic()
+def _rate(predict: Callable[[Any], Any], rows: Any, size: int) -> Rate:
+    def once() -> None:
         for first in range(0, len(rows), size):
             predict(rows[first : first + size])
-        rates.append(len(rows) / (time.monotonic() - began))
-    return median(rates)
+
+    predict(rows[:size])
+    return _timed(once, len(rows))
+
+
+def _timed(run: Callable[[], object], rows: int) -> Rate:
+    rates, costs = [], []
+    for _ in range(RUNS):
+        began, used = time.monotonic(), time.process_time()
+        run()
+        costs.append((time.process_time() - used) / rows * 1e6)
+        rates.append(rows / (time.monotonic() - began))
+    return Rate(median(rates), median(costs))
+
+
+def _worker(kind: str, spec: ModelSpec, content: bytes, folder: Path) -> Rate:
+    """What one worker does, from a folder to a folder: read, validate, answer, write."""
+    source = folder / f"{kind}-in"
+    source.mkdir(exist_ok=True)
+    count = PEER_ROWS[kind]
+    table = pa.Table.from_pandas(_rows(count, 99), preserve_index=False)
+    pq.write_table(table, source / "rows.parquet", row_group_size=250_000)
+    model = OnnxModel(content)
+    pinned = Pinned(1, model.digest, spec.task, model.description.classes)
+    scorer = Scorer(make_plan(spec, pinned, str(source), keep=(), rows=count)[0], model)
+    turn = count_up()
+
+    def once() -> None:
+        out = FolderPlace(folder / f"{kind}-out-{next(turn)}")
+        for part in range(len(scorer.plan.parts)):
+            write_part(scorer, out, "sha256:0", part)
+
+    return _timed(once, count)
 
 
 def _slope(runs: list[Run]) -> tuple[float, float]:

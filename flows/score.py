@@ -14,13 +14,15 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from flows import score_manifest as manifests
 from flows import score_plan as plans
 from flows.errors import DataError
 from flows.notifying import HOOKS
 from flows.retrying import RETRIES
+from flows.score_manifest import Done, Finished
 from flows.score_parts import RESERVED, Job, score_part
 from flows.score_places import place
-from flows.score_plan import Done, Finished, Pinned, Plan
+from flows.score_plan import Pinned, Plan
 from flows.score_settings import ScoreSettings
 from registry.client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
@@ -158,9 +160,9 @@ def task_runner(settings: ScoreSettings) -> Any:
             "n_workers": settings.workers,
             "threads_per_worker": 1,
             "processes": True,
-            # On loopback alone, and no page of Dask's beside Prefect's.
+            # On loopback alone. None would be no dashboard, and its port 8787 all the same.
             "host": "127.0.0.1",
-            "dashboard_address": None,
+            "dashboard_address": "127.0.0.1:0",
         }
     )
 
@@ -190,13 +192,13 @@ def score(
     allowed = spec.dataset.max_rejected if max_rejected is None else max_rejected
     plan, plan_digest = prepare(spec, source, destination, tuple(keep), settings.score_partition_rows)
     where = place(destination)
-    if (manifest := plans.finished(where, plan, plan_digest)) is not None:
+    if (manifest := manifests.finished(where, plan, plan_digest)) is not None:
         logger.info("%s was finished before", destination)
         done = {one.part: one for one in manifest.parts}
         _require_few(plan, done, allowed)
         return _outcome(destination, manifest, found=len(done))
     plans.require_unchanged(plan)
-    done = plans.look(where, plan, plan_digest)
+    done = manifests.look(where, plan, plan_digest)
     found = len(done)
     if found:
         # The version that the job began with must still be good, in Production or not.
@@ -219,7 +221,7 @@ def score(
         shown(done)
         _require_few(plan, done, allowed)
     _require_few(plan, done, allowed)
-    manifest = plans.write_success(where, plan, plan_digest, done)
+    manifest = manifests.write_success(where, plan, plan_digest, done)
     return _outcome(destination, manifest, found=found)
 
 

@@ -22,17 +22,9 @@ from catalog.contract import request_model
 from catalog.loader import get_model
 from flows.errors import DataError
 from flows.rowrules import RowRules
+from flows.score_manifest import Done, Note, check_part
 from flows.score_places import Place, place
-from flows.score_plan import (
-    PLAN,
-    Done,
-    Note,
-    Piece,
-    Plan,
-    begun,
-    check_part,
-    part_name,
-)
+from flows.score_plan import PLAN, Piece, Plan, begun, part_name
 from registry.client import TrackingClient
 from registry.errors import EvidenceBytesError
 from registry.onnx_model import OnnxModel, Rows

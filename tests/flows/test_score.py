@@ -21,12 +21,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from catalog.loader import get_model
+from flows import score_manifest as manifests
 from flows import score_plan as plans
+from flows.score import pin, prepare
 from flows.score_places import S3Place, place
 from flows.score_plan import PLAN, SUCCESS
+from registry.client import TrackingClient
+from registry.errors import EvidenceBytesError, NotFoundError
 from registry.onnx_model import OnnxModel
 from tests.conftest import Stack
 from tests.flows.scoring import DECLARE, GENRE, expected, tracks
+from tests.ports import free_port
 from tests.serving.onnx_parts import classifier, publish
 
 pytestmark = pytest.mark.slow
@@ -62,8 +68,10 @@ def settings(stack: Stack, name: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture
-def at_home(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_home(stack: Stack, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENROOM_HOME", str(stack.home))
+    monkeypatch.setenv("GREENROOM_MLFLOW_PORT", str(stack.ports["MLFLOW"]))
+    monkeypatch.setenv("GREENROOM_CATALOG_PATH", settings["GREENROOM_CATALOG_PATH"])
 
 
 @pytest.fixture
@@ -127,13 +135,46 @@ def test_over_the_limit_is_exit_code_1_and_can_be_allowed(
 ) -> None:
     upload(base, {"in/a.parquet": tracks(100).assign(tempo=0.0)})
     command = ("score", name, f"{base.uri}/in", "--to", f"{base.uri}/out")
-    done = stack.greenroom(*command, **settings)
+    # The first time on somebody else's cluster, whose workers have the same settings.
+    done, seen = _on_a_cluster(stack, command, settings)
     assert done.returncode == 1, done.stdout + done.stderr
+    assert seen, "no task came to the cluster"
     assert "100 of 100 rows break the contract" in done.stderr
     assert place(f"{base.uri}/out").find(SUCCESS) is None
     done = stack.greenroom(*command, "--max-rejected", "1", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 partitions, 1 of them there before" in done.stdout
+
+
+def _on_a_cluster(
+    stack: Stack, command: tuple[str, ...], settings: dict[str, str]
+) -> tuple["subprocess.CompletedProcess[str]", bool]:
+    """Run a command with a scheduler's address; return how it ended, and whether a worker there did work."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    log = stack.home / "logs" / "dask-of-a-test.log"
+    host, port = "127.0.0.1", address.rpartition(":")[2]
+    scratch = ("--nthreads", "1", "--local-directory", str(log.parent))
+    with log.open("wb") as output:
+        begun = [
+            subprocess.Popen(
+                [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--no-dashboard"],
+                env={**stack.environment, **settings},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            for kind, arguments in (
+                ("scheduler", ("--host", host, "--port", port)),
+                ("worker", (address, *scratch)),
+            )
+        ]
+        try:
+            done = stack.greenroom(*command, **{**settings, "GREENROOM_DASK_SCHEDULER": address})
+        finally:
+            for process in begun:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait(30)
+    return done, "Receive client connection: PrefectDaskClient" in log.read_text()
 
 
 def test_what_cannot_be_scored_is_exit_code_2_and_writes_nothing(
@@ -193,11 +234,11 @@ def consistent(where: S3Place) -> int:
         assert list(where.list()) == []
         return 0
     plan, plan_digest = plans.begun(where) or pytest.fail("no plan")
-    done = plans.look(where, plan, plan_digest)
+    done = manifests.look(where, plan, plan_digest)
     names = {one.name for one in where.list()} - {PLAN, SUCCESS}
     assert names == {plans.part_name(part) for part in done}
     if where.find(SUCCESS):
-        assert plans.finished(where, plan, plan_digest) is not None
+        assert manifests.finished(where, plan, plan_digest) is not None
     return len(done)
 
 
@@ -235,3 +276,29 @@ def test_killed_at_random_points_and_run_again_each_row_is_there_once(
             assert found["row"].tolist() == list(range(ROWS))
             assert found["prediction"].tolist() == expected(one, frame)[0]
     print("partitions there after each kill:", ", ".join(seen))  # noqa: T201 - for `make kill-score`
+
+
+def test_a_job_goes_on_with_the_version_that_it_began_with(
+    stack: Stack, name: str, one: OnnxModel, base: S3Place
+) -> None:
+    upload(base, {"in/a.parquet": tracks(100)})
+    spec = get_model(name)
+    first = prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100)
+    assert (first[0].version, first[0].digest) == (1, one.digest)
+    # Twice the same training would be the same file: the features come in another order.
+    other = publish(stack, {name: classifier(tuple(reversed(GENRE.features)))})[name]
+    assert prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100) == first
+    assert pin.fn(spec, first[0].version).digest == one.digest
+    assert pin.fn(spec, None).version == other.number == 2
+
+    with TrackingClient() as client:
+        uri = client.get("model-versions/get-download-uri", {"name": name, "version": 2})["artifact_uri"]
+        client.put_artifact(uri, "model.onnx", classifier(GENRE.features[:3]).SerializeToString())
+    with pytest.raises(EvidenceBytesError, match="exchanged"):
+        pin.fn(spec, None)
+    with pytest.raises(EvidenceBytesError, match="exchanged"):
+        prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/another", (), 100)
+    assert list(place(f"{base.uri}/another").list()) == []
+    absent = spec.model_copy(update={"name": f"{name}-absent"})
+    with pytest.raises(NotFoundError, match="no version in Production"):
+        pin.fn(absent, None)

@@ -12,6 +12,7 @@ import pytest
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from flows import data, models, score_parts
+from flows import score_manifest as manifests
 from flows import score_plan as plans
 from flows.errors import DataError
 from flows.score_parts import Scorer, write_part
@@ -77,7 +78,7 @@ def test_broken_rows_are_marked_and_the_others_scored(one: OnnxModel, tmp_path: 
     assert found.loc[[1, 2, 4], "prediction"].isna().all()
     assert found.loc[[1, 2, 4], "probability_rock"].isna().all()
     assert found["row"].tolist() == list(range(6))
-    note = plans.check_part(
+    note = manifests.check_part(
         FolderPlace(tmp_path / "out"),
         *plans.begun(FolderPlace(tmp_path / "out")),  # type: ignore[misc]
         0,
@@ -140,7 +141,7 @@ def test_other_tasks(name: str, tmp_path: Path) -> None:
         assert found["label"][keep].tolist() == [one.description.classes[place] for place in said[keep]]
 
 
-def energy_of(proto: Any, folder: Path) -> plans.Done:
+def energy_of(proto: Any, folder: Path) -> manifests.Done:
     """Score five rows with a made-up model of `energy`."""
     spec = get_model("energy")
     one = OnnxModel(proto.SerializeToString())

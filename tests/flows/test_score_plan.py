@@ -1,5 +1,6 @@
 """What a scoring job writes first, what it goes on with, and what it refuses; in folders."""
 
+import inspect
 import io
 from pathlib import Path
 
@@ -7,14 +8,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from catalog.loader import get_model
+from flows import score_manifest as manifests
 from flows import score_plan as plans
 from flows.errors import DataError
-from flows.score import TooManyRejectedError, _require_few, _spans, prepare
+from flows.score import TooManyRejectedError, _require_few, _spans, prepare, score
+from flows.score_manifest import Done
 from flows.score_parts import Scorer, write_part
 from flows.score_places import ChangedError, FolderPlace, place
-from flows.score_plan import Done, Part, Piece, Plan
+from flows.score_plan import Part, Piece, Plan
 from flows.score_settings import ScoreSettings, cores
 from registry.onnx_model import OnnxModel
 from tests.flows.scoring import GENRE, model, plan_of, tracks, write
@@ -155,7 +159,10 @@ def scored_folder(one: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str
 
 def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_path: Path) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    assert {part: done.rows for part, done in plans.look(out, plan, plan_digest).items()} == {0: 80, 1: 70}
+    assert {part: done.rows for part, done in manifests.look(out, plan, plan_digest).items()} == {
+        0: 80,
+        1: 70,
+    }
     first, second = (tmp_path / "out" / plans.part_name(part) for part in (0, 1))
     content = first.read_bytes()
     for wrong in (
@@ -165,26 +172,26 @@ def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_pa
     ):
         first.write_bytes(wrong)
         with pytest.raises(DataError, match=r"part-00000\.parquet"):
-            plans.look(out, plan, plan_digest)
+            manifests.look(out, plan, plan_digest)
     first.unlink()
-    assert list(plans.look(out, plan, plan_digest)) == [1]
+    assert list(manifests.look(out, plan, plan_digest)) == [1]
 
 
 def test_success_is_written_of_whole_jobs_alone_and_kept_an_eye_on(
     one: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    done = plans.look(out, plan, plan_digest)
+    done = manifests.look(out, plan, plan_digest)
     with pytest.raises(DataError, match=r"lacks part-00001\.parquet"):
-        plans.write_success(out, plan, plan_digest, {0: done[0]})
-    assert plans.finished(out, plan, plan_digest) is None
-    written = plans.write_success(out, plan, plan_digest, done)
-    assert plans.finished(out, plan, plan_digest) == written
+        manifests.write_success(out, plan, plan_digest, {0: done[0]})
+    assert manifests.finished(out, plan, plan_digest) is None
+    written = manifests.write_success(out, plan, plan_digest, done)
+    assert manifests.finished(out, plan, plan_digest) == written
     assert (written.rows, written.rejected, written.version) == (150, 0, 3)
     path = tmp_path / "out" / "part-00001.parquet"
     path.write_bytes(path.read_bytes())
     with pytest.raises(DataError, match=r"not whole any more: part-00001\.parquet"):
-        plans.finished(out, plan, plan_digest)
+        manifests.finished(out, plan, plan_digest)
 
 
 def test_too_many_rejected_rows_fail_the_job(one: OnnxModel, source: Path) -> None:
@@ -225,3 +232,10 @@ def test_nulls_of_a_dictionary_and_many_files_make_no_second_schema(
     tables = [pq.read_table(path) for path in sorted((tmp_path / "out").glob("*.parquet"))]
     assert pa.concat_tables(tables).num_rows == 150
     assert pd.unique(tables[1].to_pandas()["source"]).tolist() == ["a.parquet", "below/b.parquet"]
+
+
+def test_the_deployment_is_this_flow() -> None:
+    found = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
+    (declared,) = (one for one in found if one["entrypoint"].startswith("flows.score."))
+    assert declared["entrypoint"] == "flows.score.score"
+    assert set(declared["parameters"]) < set(inspect.signature(score.fn).parameters)
