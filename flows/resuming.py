@@ -32,10 +32,11 @@ class Unfinished:
     winner: str
 
 
-def training_key(spec: ModelSpec) -> str:
+def training_key(spec: ModelSpec, *more: str) -> str:
     """Return what a training is a training of: the same key means that it would do the same again.
 
-    It is made of the model's name and declaration, the bytes of its data, the code and the libraries.
+    It is made of the model's name and declaration, the bytes of its data, the code and the libraries, and of
+    `more`, say what was submitted.
     """
     parts = (
         spec.name,
@@ -43,6 +44,7 @@ def training_key(spec: ModelSpec) -> str:
         source_digest(spec.dataset),
         code_digest(),
         tracking.git_commit() or "",
+        *more,
     )
     return sha256("\0".join(parts).encode()).hexdigest()
 

@@ -6,7 +6,7 @@ declarations) is not tried again.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ def ingest(spec: ModelSpec) -> data.Table | pd.DataFrame:
     return table
 
 
-@task
+@task(**COMPUTING)
 def validate(spec: ModelSpec, table: data.Table | pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
     """Hold every row against the contract; resolve repeated and contradicting rows."""
     with step(spec, "validate") as say:
@@ -250,18 +250,24 @@ def log_winner(
 
 @task(**BOUNDED)
 def register(
-    spec: ModelSpec, model_id: str, verdict: Verdict, score: float, description: str | None = None
+    spec: ModelSpec,
+    model_id: str,
+    verdict: Verdict,
+    score: float,
+    *,
+    description: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> int:
     """Register the logged model as a new version; the verdict is in its run already.
 
-    `description` is Markdown for the version's page.
+    `description` is Markdown for the version's page, `tags` are what more is said on it.
     """
     with step(spec, "register") as say:
         run = mlflow.active_run()
         if run is None:
             raise RuntimeError("register needs the training's run to be active")
-        tags = tracking.version_tags(spec, verdict, score)
-        number = tracking.register(spec, run, model_id, tags, description)
+        said = {**(tags or {}), **tracking.version_tags(spec, verdict, score)}
+        number = tracking.register(spec, run, model_id, said, description)
         say(f"version {number}")
     return number
 
