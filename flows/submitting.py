@@ -1,10 +1,13 @@
 """The flow of a submission: the way of a training, with a model that somebody brought."""
 
 import math
+import pickle
 import time
 from dataclasses import dataclass, replace
 from getpass import getuser
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from prefect import flow, task
@@ -13,7 +16,7 @@ from sklearn.model_selection import cross_val_score
 
 from catalog.plain import PlainDeclaration
 from catalog.spec import Candidate, ModelSpec
-from flows import foreign, models, steps, tracking
+from flows import finishing, foreign, living, models, resuming, steps, tracking
 from flows.errors import SubmissionError
 from flows.finishing import Made
 from flows.foreign import Brought
