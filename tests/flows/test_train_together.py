@@ -82,12 +82,16 @@ def test_the_table_names_each_outcome(trained: tuple[Stack, str]) -> None:
     assert row_of(output, SOUNDS)[3].startswith("silhouette 0.2")
     assert row_of(output, KIN)[1:3] == ["promoted", "1"]
     assert row_of(output, KIN)[3].startswith("agreement_at_10 0.4")
+    score, naive = row_of(output, SOUNDS)[3:5]
+    low, high = (float(end) for end in score.split("(")[1].removesuffix(")").split(" to "))
+    assert low <= float(score.split()[1]) <= high
+    assert float(naive) < low
     refused, broken = row_of(output, REFUSED), row_of(output, BROKEN)
     assert refused[1:3] == ["refused", "1"]
-    assert "ClusterSilhouette failed: the mean silhouette" in refused[4]
-    assert broken[1:4] == ["failed", "-", "-"]
-    assert "DataError" in broken[4]
-    assert "there is no file" in broken[4]
+    assert "ClusterSilhouette failed: the mean silhouette" in refused[5]
+    assert broken[1:5] == ["failed", "-", "-", "-"]
+    assert "DataError" in broken[5]
+    assert "there is no file" in broken[5]
 
 
 @pytest.mark.slow
