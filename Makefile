@@ -136,9 +136,29 @@ bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 min
 bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outages (SOAK_SECONDS=N: longer)
 	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
+.PHONY: bench-quality
+bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=seconds)
+	@$(BIN)/python -m bench.quality $(if $(SEARCH),--search $(SEARCH))
+
 .PHONY: bench-drift
 bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
+
+.PHONY: kill-train
+kill-train: setup-dev ## Kill a training at random moments and run it again, each time (KILLS=20, SEED=7)
+	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/test_train_kills.py -k many $(ARGS)
+
+.PHONY: bench-score kill-score
+bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow and scikit-learn (ROWS=N)
+	@$(BIN)/python -m bench.score $(if $(ROWS),--rows $(ROWS))
+
+.PHONY: bench-ingest
+bench-ingest: setup-dev ## Measure what a training's rows take of memory, and how fast they are validated
+	@$(BIN)/python -m bench.ingest
+
+kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
+	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
+	  $(BIN)/pytest -s --timeout 3600 tests/flows/test_score.py -k killed $(ARGS)
 
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py

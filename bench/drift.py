@@ -11,7 +11,7 @@ taken together. On some windows DeepChecks itself is asked, and the bench stops 
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,17 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.monitoring import Answered, Limits, answered, find_drift
-from flows import data, models
+from checks.monitoring import Answered, Limits, answered, by_rows, find_drift, measure_performance
+from flows import data, models, neighbours
 from flows.monitor_settings import MonitorSettings
+from flows.scores import draws
 from registry.onnx_model import OnnxModel
 
-MODELS = ("genre", "energy")
-# Of candidates, the one that trains fastest and reads like the others: drift is of rows, not of scores.
-CANDIDATE = {"genre": "random-forest", "energy": "random-forest"}
+MODELS = ("genre", "energy", "popularity", "clusters", "similar")
+# Of candidates, one that trains fast and answers like the others: drift is of rows, not of scores.
+CANDIDATE = {"genre": "random-forest", "energy": "random-forest", "popularity": "random-forest"}
 SIZES = (100, 200, 500, 1_000, 2_000)
 OTHER = 0.01
 Floats = npt.NDArray[np.float64]
@@ -44,15 +46,26 @@ class Side:
         rows, _ = data.clean(valid, spec, read=len(valid))
         matrix = data.features(rows, spec)
         train, test = data.split(rows, spec)
-        target = rows[spec.target].astype("str" if spec.task == "classification" else "float64")
-        chosen = next(c for c in spec.candidates if c.name == CANDIDATE[spec.name])
-        pipeline = models.build(spec, chosen).fit(matrix.iloc[train], target.iloc[train])
+        things = matrix.join(rows[[name for name in spec.columns if name not in spec.features]])
         self.spec = spec
-        self.model = OnnxModel(models.export(spec, pipeline), threads=2)
+        self.model = OnnxModel(_trained(spec, things.iloc[train]), threads=2)
         self.train = answered(spec, self.model, matrix.iloc[train])
         self.rows = matrix.iloc[test].reset_index(drop=True)
+        self.truth = things[spec.target].iloc[test].to_numpy() if spec.target else None
         self.genres = rows["track_genre"].iloc[test].to_numpy()
         self.artists = rows["artists"].iloc[test].str.split(";").str[0].to_numpy()
+
+
+def _trained(spec: ModelSpec, rows: pd.DataFrame) -> bytes:
+    """Return the model that monitoring would look at; a similarity finds the rows that it was trained on."""
+    name = CANDIDATE.get(spec.name, spec.candidates[0].name)
+    pipeline = models.build(spec, next(c for c in spec.candidates if c.name == name))
+    features = rows[list(spec.features)]
+    if spec.task == "similarity":
+        whole = neighbours.complete(neighbours.fit(pipeline, features, rows[spec.label]), features)
+        return models.export(spec, whole, things=rows)
+    pipeline.fit(features, rows[spec.target] if spec.target else None)
+    return models.export(spec, pipeline, features)
 
 
 class Scores:
@@ -64,9 +77,8 @@ class Scores:
         for name in spec.features:
             kind = _codes if name in spec.one_hot else _numbers
             self.of[name] = kind(side.train.features[name].to_numpy(), rows.features[name].to_numpy())
-        self.predictions = (_codes if spec.task == "classification" else _numbers)(
-            side.train.labels, rows.labels
-        )
+        kind = _codes if side.train.classes else _numbers
+        self.predictions = kind(side.train.labels, rows.labels)
 
     def __call__(self, places: npt.NDArray[np.intp]) -> tuple[float, float]:
         """Return the largest score of a feature, and that of the predictions."""
@@ -166,6 +178,11 @@ SHIFTS: dict[str, tuple[Any, Any]] = {
 }
 
 
+HOURS = 24
+# Shifts that begin in the middle of a window.
+SUDDEN = ("half metal", "four fifths metal", "loudness +2 dB", "valence broken: always 0")
+
+
 def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -182,6 +199,11 @@ def main() -> None:
         sides = [Side(get_model(name), seed) for seed in range(options.splits)]
         _verify(sides[0], options.verify, random)
         print_table(name, sides, options.windows, limits, random)
+        print_delays(sides, max(5, options.windows // 10), limits, random)
+    for name in MODELS:
+        if get_model(name).supervised:
+            sides = [Side(get_model(name), seed) for seed in range(options.splits)]
+            print_performance(name, sides, max(5, options.windows // 4), random)
 
 
 def _measure(
@@ -218,6 +240,77 @@ def print_table(
         rates = [_alarms(_measure(sides, how, size, max(20, windows // 4), random), limits) for size in SIZES]
         out(f"| {label} | {' | '.join(f'{rate:.0%}' for rate in rates)} |\n")
         sys.stdout.flush()
+
+
+def print_delays(sides: list[Side], stories: int, limits: Limits, random: np.random.Generator) -> None:
+    """Print after how many hours a shift is seen that begins within a window, looked at every hour."""
+    out = sys.stdout.write
+    out(f"\n| hours until it is seen, of {stories * len(sides)} | 2,000 rows a day | 10,000 rows a day |\n")
+    out("|---|---:|---:|\n")
+    for label in SUDDEN:
+        cells = []
+        for rows in (2_000, 10_000):
+            hours = [_delay(side, label, rows, limits, random) for side in sides for _ in range(stories)]
+            seen = np.array([hour for hour in hours if hour is not None])
+            missed = f", {(len(hours) - len(seen)) / len(hours):.0%} never" if len(seen) < len(hours) else ""
+            cells.append(f"{np.median(seen):.0f} ({seen.max()}){missed}" if len(seen) else "never")
+        out(f"| {label} | {' | '.join(cells)} |\n")
+        sys.stdout.flush()
+
+
+def _delay(side: Side, label: str, rows: int, limits: Limits, random: np.random.Generator) -> int | None:
+    """Return the hour after which there is an alarm: each hour takes 1/24 of the window."""
+    draw, shift = SHIFTS[label]
+    count = len(side.rows)
+    shifted = side.rows if shift is None else shift(side.rows)
+    both = pd.concat([side.rows, shifted], ignore_index=True)
+    scores = Scores(side, answered(side.spec, side.model, both))
+    before, after = plain(side, rows, random), draw(side, rows, random) + count
+    for hour in range(1, HOURS + 1):
+        new = rows * hour // HOURS
+        found = np.array([scores(np.concatenate([before[new:], after[:new]]))])
+        if _alarms(found, limits):
+            return hour
+    return None
+
+
+def print_performance(name: str, sides: list[Side], windows: int, random: np.random.Generator) -> None:
+    """Print how often the score on feedback looks worse than at training though nothing changed.
+
+    Half of the held-out artists are the training's held-out rows, the others those who come with feedback.
+    """
+    out = sys.stdout.write
+    out(f"\n| `{name}`: feedback of | false alarms of {windows * len(sides)} |\n|---|---:|\n")
+    for size in (200, 500, 2_000):
+        alarms = [alarm for side in sides for alarm in _performance_alarms(side, size, windows, random)]
+        out(f"| {size:,} rows | {np.mean(alarms):.1%} |\n")
+        sys.stdout.flush()
+
+
+def _performance_alarms(side: Side, size: int, windows: int, random: np.random.Generator) -> Sequence[bool]:
+    known = answered(side.spec, side.model, side.rows)
+    artists = np.unique(side.artists)
+    found = []
+    for _ in range(windows):
+        then = np.isin(side.artists, random.choice(artists, len(artists) // 2, replace=False))
+        reference, others = np.flatnonzero(then), np.flatnonzero(~then)
+        places = random.choice(others, size)
+        truth = np.asarray(side.truth)
+        held_out = (known.take(reference), truth[reference])
+        again = draws(len(reference), side.artists[reference])
+        width = _width(side.spec, held_out, again)
+        performance = measure_performance(side.spec, (known.take(places), truth[places]), held_out, width)
+        found.append(performance.worse)
+    return found
+
+
+def _width(spec: ModelSpec, side: tuple[Answered, Any], again: Sequence[npt.NDArray[np.intp]]) -> float:
+    """Return the width of the score's 95 % interval when artists are drawn, as a training logs it."""
+    said, truth = side
+    known = by_rows(said)
+    score = get_scorer(spec.metric)
+    low, high = np.percentile([score(known, at, truth[at]) for at in again], (2.5, 97.5))
+    return float(high - low)
 
 
 def _alarms(found: Floats, limits: Limits) -> float:

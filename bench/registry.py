@@ -149,6 +149,7 @@ def _servers(folder: Path) -> Iterator[tuple[str, str]]:
     """A guarded stack and a plain server beside it; yields their addresses."""
     ports = {name: free_port() for name in SERVICES}
     os.environ["GREENROOM_HOME"] = str(folder / "home")
+    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take processor time
     os.environ.update({f"GREENROOM_{name}_PORT": str(port) for name, port in ports.items()})
     greenroom = str(Path(sys.executable).parent / "greenroom")
     try:

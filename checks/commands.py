@@ -3,8 +3,6 @@
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import click
 from rich.console import Console
@@ -14,10 +12,7 @@ from rich.table import Table
 from catalog.loader import UnknownModelError, get_model
 from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
-from checks.comparing import find_rival
-from checks.errors import GateInputError
-from checks.frames import from_parquet
-from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
+from checks.rerunning import rerun_gate
 from checks.summary import markdown
 from registry import audit, keys, rules
 from registry.attestation import verify
@@ -30,7 +25,6 @@ from registry.errors import (
     RegistryUnavailableError,
 )
 from registry.evidence import Verdict, policy_digest
-from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stage import Stage
 from registry.stages import Registry, Version
@@ -154,43 +148,10 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
 
 
 def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
-    """Run the gate on what the tracking server holds, store its reports and verdict there, and sign it."""
     try:
-        keys.signer("gate", KeySettings())  # before the work: without it there is no evidence to be had
-    except KeyFileError as error:
+        rerun_gate(registry, version, spec)
+    except (KeyFileError, NotFoundError) as error:
         raise _CouldNotTellError(str(error)) from error
-    try:
-        stored = {side: registry.artifact(version, f"gate/{name}") for side, name in ROWS_FILES.items()}
-        model = OnnxModel(registry.model_bytes(version), threads=2)
-    except NotFoundError as error:
-        raise _CouldNotTellError(
-            f"{version} cannot be checked again, for what the gate looked at is not stored: {error}"
-        ) from error
-    try:
-        before = registry.verdict(version)
-    except NotFoundError:
-        before = None  # refused or interrupted before there was one; this run makes it
-    with TemporaryDirectory(prefix="greenroom-rerun-") as temporary:
-        folder = Path(temporary)
-        verdict = run_gate(
-            spec,
-            train=from_parquet(stored["train"]),
-            test=from_parquet(stored["test"]),
-            model=model,
-            report_dir=folder,
-            git_commit=before.git_commit if before else None,
-            rival=find_rival(registry, version.model, version.number),
-        )
-        if before and before.dataset_digests != verdict.dataset_digests:
-            raise GateInputError(
-                f"The rows stored with {version} are not those that its verdict is about, so checking it on "
-                "them says nothing. Train the model again."
-            )
-        # The verdict goes last, so that an interrupted upload leaves no new verdict beside old reports.
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == VERDICT_FILE):
-            if file.name not in ROWS_FILES.values():
-                registry.put_artifact(version, f"gate/{file.name}", file.read_bytes())
-    registry.attest(version, verdict, KeySettings())
 
 
 def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) -> None:

@@ -30,13 +30,19 @@ _LABEL = "prediction of the model"
 # As in checks/comparing.py. Both sides are drawn anew, for they are other rows.
 _DRAWS = 400
 _INTERVAL = (2.5, 97.5)
+# Standard deviations of a normal distribution to either end of its 95 % interval.
+_NORMAL = 1.96
 # The alarm asks for more than the interval that is shown: one in 200 by chance, for it is asked daily.
 _ALARM = 99.5
 
 
 @dataclass(frozen=True)
 class Answered:
-    """Rows and what a model said of them: one row each, `probabilities` with a column per class or None."""
+    """Rows and what a model said of them: one row each, `probabilities` with a column per class or None.
+
+    `labels` are what drift of predictions looks at: classes, numbers, names of clusters, or of a similarity
+    how far the nearest other thing is.
+    """
 
     features: pd.DataFrame
     labels: npt.NDArray[Any]
@@ -44,6 +50,13 @@ class Answered:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def classes(self) -> list[str]:
+        """What classes or clusters there are among the labels, sorted; none where these are numbers."""
+        if self.probabilities is not None:
+            return sorted(self.probabilities.columns)
+        return [] if self.labels.dtype.kind == "f" else sorted(set(self.labels.tolist()))
 
     def take(self, places: npt.NDArray[np.intp]) -> "Answered":
         """Return some of the rows, by place."""
@@ -101,10 +114,32 @@ def answered(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
     """Return the model's answers to stored rows, with the features as the model reads them, float32."""
     features = rows[list(spec.features)].astype(np.float32).astype(np.float64).reset_index(drop=True)
     labels, shares = model.predict(features.to_numpy(np.float32))
+    classes = list(model.description.classes)
+    if spec.task == "similarity" and shares is not None:
+        return Answered(features, _apart(model, features, labels, shares))
+    if spec.task == "clustering":
+        return Answered(features, np.array(classes)[labels.astype(np.int64)])
     if shares is None:
         return Answered(features, labels.astype(np.float64).ravel())
-    classes = list(model.description.classes)
     return Answered(features, labels.astype(str), pd.DataFrame(shares, columns=classes))
+
+
+def _apart(
+    model: OnnxModel, features: pd.DataFrame, places: npt.NDArray[Any], distances: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Return how far the nearest thing with other features is, for each row.
+
+    Training rows are in the index themselves, and some of those who ask ask about a thing of it: the row
+    itself would be the nearest of one side and not of the other.
+    """
+    items = model.description.items
+    if items is None:
+        raise ValueError("the model's file names nothing that it finds")
+    others = (items.rows[places] != features.to_numpy(np.float32)[:, None, :]).any(axis=2)
+    nearest = np.argmax(others, axis=1)  # the farthest of those found stands in where all are the same thing
+    nearest = np.where(others.any(axis=1), nearest, places.shape[1] - 1)
+    apart: npt.NDArray[np.float64] = distances[np.arange(len(places)), nearest].astype(np.float64)
+    return apart
 
 
 def find_drift(
@@ -117,7 +152,7 @@ def find_drift(
     `GateUnavailableError` when DeepChecks cannot be run at all.
     """
     checks = _checks(limits)
-    classes = sorted(reference.probabilities.columns) if reference.probabilities is not None else []
+    classes = sorted({*reference.classes, *window.classes})
     content = {
         "task": "classification" if classes else "regression",
         "features": spec.features,
@@ -132,7 +167,7 @@ def find_drift(
         for side, one in {"train": reference, "test": window}.items():
             (job / f"{side}.parquet").write_bytes(to_parquet(one.features.assign(**{_LABEL: one.labels})))
             said = pd.DataFrame({"prediction": one.labels})
-            if classes and one.probabilities is not None:
+            if one.probabilities is not None:
                 said[[str(place) for place in range(len(classes))]] = one.probabilities[classes].to_numpy()
             (job / f"{side}_predictions.parquet").write_bytes(to_parquet(said))
         (job / "job.json").write_text(json.dumps(content), "utf-8")
@@ -171,14 +206,22 @@ def measure_performance(
     spec: ModelSpec,
     live: tuple[Answered, npt.NDArray[Any]],
     held_out: tuple[Answered, npt.NDArray[Any]],
+    width: float | None = None,
 ) -> Performance:
     """Compare the headline metric on rows with feedback with that on the held-out rows of the training.
 
     Each side is its answered rows and what was true. The interval is the percentile bootstrap's, by rows.
-    Raises `ValueError` where the metric cannot be computed on these rows.
+    `width` is that of the held-out score's 95 % interval when whole groups are drawn, artists say: what it
+    is wider than by rows is due to the groups, and the rows with feedback, whose groups nobody knows, are
+    taken to come in such groups, too. Raises `ValueError` where the metric cannot be computed on these rows.
     """
     random = np.random.default_rng(spec.split.seed)
     now, then = (_draws(spec.metric, side, random) for side in (live, held_out))
+    if width is not None:
+        by_groups = width / (2 * _NORMAL)
+        more = np.sqrt(max(0.0, by_groups**2 - float(np.nanvar(then[1:]))))
+        for side in (now, then):
+            side[1:] += random.normal(0, more, _DRAWS)
     low, high = np.nanpercentile(now[1:], _INTERVAL)
     worst_case = np.nanpercentile(now[1:] - then[1:], _ALARM)
     if not np.isfinite([now[0], then[0], low, high, worst_case]).all():
@@ -193,20 +236,23 @@ def measure_performance(
     )
 
 
+def by_rows(said: Answered) -> Any:
+    """Return what scikit-learn's scorers ask for answers that are known, by the numbers of rows."""
+    if said.probabilities is None:
+        return KnownRegressor(said.labels)
+    classes = sorted(said.probabilities.columns)
+    shares = said.probabilities[classes].to_numpy(np.float64)
+    return KnownClassifier(
+        said.labels.astype(str), shares / shares.sum(axis=1, keepdims=True), np.array(classes)
+    )
+
+
 def _draws(
     metric: str, side: tuple[Answered, npt.NDArray[Any]], random: np.random.Generator
 ) -> npt.NDArray[np.float64]:
     """Return the score on all rows, then on each draw of them."""
     said, truth = side
-    known: Any
-    if said.probabilities is None:
-        known = KnownRegressor(said.labels)
-    else:
-        classes = sorted(said.probabilities.columns)
-        shares = said.probabilities[classes].to_numpy(np.float64)
-        known = KnownClassifier(
-            said.labels.astype(str), shares / shares.sum(axis=1, keepdims=True), np.array(classes)
-        )
+    known = by_rows(said)
     score = get_scorer(metric)
     rows = np.arange(len(said))
     with warnings.catch_warnings():

@@ -32,14 +32,19 @@ _SAME = 1e-3
 class Unseen:
     """What a classifier said of rows of a fold that it was not fitted on.
 
-    `positions` are those of the rows; `probabilities` have a column for each of `classes`; `responses` are
-    what scikit-learn calibrates: decision values where the estimator has them, else the probabilities.
+    `positions` are those of the rows; `probabilities` have a column for each of `classes`; `decisions` are
+    the decision values, which scikit-learn calibrates rather than probabilities where an estimator has them.
     """
 
     positions: npt.NDArray[np.intp]
     classes: npt.NDArray[Any]
     probabilities: Floats
-    responses: Floats
+    decisions: Floats | None = None
+
+    @property
+    def responses(self) -> Floats:
+        """What is calibrated."""
+        return self.probabilities if self.decisions is None else self.decisions
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,24 @@ class _Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def decision_function(self, rows: Any) -> Any:
-        return self.responses[rows]
-
     def predict(self, rows: Any) -> Any:
         raise NotImplementedError("scikit-learn asks for it to be there, and calibrates without it")
 
 
+class _KnownDecisions(_Known):
+    def decision_function(self, rows: Any) -> Any:
+        return self.responses[rows]
+
+
+class _KnownProbabilities(_Known):
+    def predict_proba(self, rows: Any) -> Any:
+        return self.responses[rows]
+
+
 def unseen(pipeline: Pipeline, rows: pd.DataFrame, positions: npt.NDArray[np.intp]) -> Unseen:
     """Return what a fitted classifier says of rows, which are at `positions` among all training rows."""
-    probabilities = pipeline.predict_proba(rows)
-    scored = hasattr(pipeline, "decision_function")
-    responses = pipeline.decision_function(rows) if scored else probabilities
-    return Unseen(positions, pipeline.classes_, probabilities, np.asarray(responses, dtype=np.float64))
+    decisions = pipeline.decision_function(rows) if hasattr(pipeline, "decision_function") else None
+    return Unseen(positions, pipeline.classes_, pipeline.predict_proba(rows), decisions)
 
 
 def quality(actual: npt.NDArray[Any], probabilities: Floats, classes: npt.NDArray[Any]) -> dict[str, float]:
@@ -173,8 +183,9 @@ def _enough(folds: Sequence[Unseen], actual: npt.NDArray[Any], classes: npt.NDAr
 def _scaling(folds: Sequence[Unseen], actual: npt.NDArray[Any], classes: npt.NDArray[Any]) -> Any:
     """Fit a temperature to what folds say."""
     positions = np.concatenate([fold.positions for fold in folds])
-    known = FrozenEstimator(_Known(np.concatenate([fold.responses for fold in folds]), classes))
-    scaling = CalibratedClassifierCV(known, method="temperature", ensemble=False, cv=2)
+    kind = _KnownProbabilities if folds[0].decisions is None else _KnownDecisions
+    known = kind(np.concatenate([fold.responses for fold in folds]), classes)
+    scaling = CalibratedClassifierCV(FrozenEstimator(known), method="temperature", ensemble=False, cv=2)
     return scaling.fit(np.arange(len(positions)), actual[positions])
 
 

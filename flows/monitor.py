@@ -20,7 +20,6 @@ from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
 from checks.monitoring import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
 from flows import tracking
-from flows.errors import DataError
 from flows.gauges import write_gauges
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
@@ -36,7 +35,6 @@ from registry.tags import MODEL
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"
 VERSION, STATUS, ALARM = "greenroom.version", "greenroom.monitor", "greenroom.alarm"
-TASKS = ("classification", "regression")
 
 Status = Literal["ok", "drift", "too few rows", "no reference"]
 
@@ -57,11 +55,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class _Reference:
-    """What the training of a version left."""
+    """What the training of a version left. `held_out` has its truth; None where nothing comes true.
+
+    `width` is that of the headline score's interval, None if the training did not log one.
+    """
 
     train: Answered
-    held_out: tuple[Answered, npt.NDArray[Any]]
+    held_out: tuple[Answered, npt.NDArray[Any]] | None
     model: OnnxModel
+    width: float | None
 
 
 @flow(name="monitor", flow_run_name="monitor-{model}", validate_parameters=False, **HOOKS)
@@ -70,12 +72,9 @@ def monitor(model: str, since: datetime | None = None, hours: float | None = Non
 
     The window begins at `since`, else `hours` ago, else as the settings say. Returns what was seen of each
     version, the newest first; drift is no failure of the flow. Raises `CatalogError` for an unknown model,
-    `DataError` for one that cannot be monitored, and what bucket, registry and gate raise when they do not
-    answer.
+    `DataError` where there is no bucket, and what bucket, registry and gate raise when they do not answer.
     """
     spec, settings = get_model(model), MonitorSettings()
-    if spec.task not in TASKS:
-        raise DataError(f"{model} is a {spec.task}; classifications and regressions are monitored.")
     now = datetime.now(UTC)
     window = Window(since or now - timedelta(hours=hours or settings.monitor_hours), now)
     tracking.connect()
@@ -162,20 +161,26 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
             for side, name in ROWS_FILES.items()
         }
         model = OnnxModel(registry.model_bytes(version), threads=2)
-    truth = stored["test"][str(spec.target)].to_numpy()
-    return _Reference(
-        train=answered(spec, model, stored["train"]),
-        held_out=(answered(spec, model, stored["test"]), truth),
-        model=model,
-    )
+    held_out = None
+    if spec.supervised:
+        held_out = (answered(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
+    known = mlflow.get_run(version.run_id).data.metrics if version.run_id else {}
+    ends = [known.get(f"test_{spec.metric.removeprefix('neg_')}_{end}") for end in ("low", "high")]
+    width = None if ends[0] is None or ends[1] is None else ends[1] - ends[0]
+    return _Reference(answered(spec, model, stored["train"]), held_out, model, width)
 
 
 def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
     """Return the rows as the log has them: what was asked, and what was really answered."""
     features = rows[[f"input_{name}" for name in spec.features]].astype(np.float64)
     features.columns = pd.Index(spec.features)
+    if spec.task == "similarity":
+        # The log has what was found; the question is how far the nearest other thing is.
+        return answered(spec, model, features)
     if spec.task == "regression":
         return Answered(features, rows["prediction"].to_numpy(np.float64))
+    if spec.task == "clustering":
+        return Answered(features, rows["prediction"].to_numpy().astype(str))
     classes = list(model.description.classes)
     shares = rows[[f"probability_{name}" for name in classes]].astype(np.float64)
     shares.columns = pd.Index(classes)
@@ -185,6 +190,8 @@ def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
 def _performance(
     spec: ModelSpec, asked: Answered, joined: pd.DataFrame, reference: _Reference, settings: MonitorSettings
 ) -> tuple[Performance | None, tuple[str, ...]]:
+    if reference.held_out is None:
+        return None, ()
     column = "number" if spec.task == "regression" else "label"
     known = np.flatnonzero(joined[column].notna().to_numpy())
     if len(known) < settings.monitor_min_feedback:
@@ -193,7 +200,7 @@ def _performance(
     truth = joined[column].iloc[known].to_numpy()
     truth = truth.astype(np.float64) if spec.task == "regression" else truth.astype(str)
     try:
-        found = measure_performance(spec, (asked.take(known), truth), reference.held_out)
+        found = measure_performance(spec, (asked.take(known), truth), reference.held_out, reference.width)
     except ValueError as error:
         return None, (f"no score: {error}",)
     return found, ()

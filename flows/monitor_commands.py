@@ -9,8 +9,6 @@ from catalog.loader import get_model, load_catalog
 from flows.commands import prepare_environment, require_servers
 from flows.settings import FlowSettings
 
-_TASKS = ("classification", "regression")
-
 
 @click.command()
 @click.argument("models", nargs=-1)
@@ -21,7 +19,7 @@ _TASKS = ("classification", "regression")
 def monitor(models: tuple[str, ...], window: float | None, since: datetime | None) -> None:
     """Compare what MODELS were asked and answered lately with what they were trained on.
 
-    Without names, every classification and regression of the catalogue. Reads the prediction log and
+    Without names, every model of the catalogue. Reads the prediction log and
     feedback; a run in MLflow's experiment `monitoring` holds numbers and report.
 
     Exit code 1 if a model drifts, 2 if none does but of one it could not be told (too few predictions, no
@@ -29,8 +27,7 @@ def monitor(models: tuple[str, ...], window: float | None, since: datetime | Non
     """
     if window is not None and since is not None:
         raise click.UsageError("--window and --since say the same thing; give one of them.")
-    names = [get_model(name).name for name in models]
-    names = names or [name for name, spec in load_catalog().items() if spec.task in _TASKS]
+    names = [get_model(name).name for name in models] or list(load_catalog())
     settings = FlowSettings()
     prepare_environment(settings)
     require_servers(settings)

@@ -25,7 +25,7 @@ def budget(title: str, seconds: float, log: Callable[[str], None]) -> Iterator[A
         if reached <= quarter:
             return None
         quarter = reached
-        return f"{title}: {over:.0f} of {seconds:.0f} s; {said}"
+        return f"{title}: {over:.0f} of {seconds:g} s; {said}"
 
     # Not where several trainings share a terminal (flows/together.py): their bars would draw over each other.
     if console.is_interactive:

@@ -9,7 +9,7 @@ from prefect import get_run_logger, task
 from catalog.spec import Candidate, ModelSpec
 from flows import card, models, progress, scores, search, tracking
 from flows.errors import TrainingError
-from flows.retrying import RETRIES
+from flows.retrying import BOUNDED, COMPUTING
 from flows.settings import FlowSettings
 from flows.steps import Rows, step
 
@@ -70,7 +70,7 @@ def search_further(
     return better, [*declared, *tried]
 
 
-@task
+@task(**COMPUTING)
 def calibrate(spec: ModelSpec, winner: models.Fitted, train: Rows) -> models.Fitted:
     """Calibrate a classifier's probabilities, if training folds say that it helps."""
     if spec.task != "classification":
@@ -87,7 +87,7 @@ def calibrate(spec: ModelSpec, winner: models.Fitted, train: Rows) -> models.Fit
     return done
 
 
-@task
+@task(**COMPUTING)
 def measure(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) -> scores.Measured:
     """Score the winner on held-out rows with an interval, beside a naive baseline and a default forest."""
     with step(spec, "measure") as say:
@@ -105,7 +105,7 @@ def measure(spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows) -> 
     return found
 
 
-@task(name="card", **RETRIES)
+@task(name="card", **BOUNDED)
 def write_card(facts: card.Facts) -> str:
     """Log the model card and all trials to the active run; return the card's summary, for the version."""
     with step(facts.spec, "card") as say:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from prefect import flow, get_run_logger, task
 
+from catalog.spec import ModelSpec
 from checks.comparing import NAME as COMPARISON
 from flows.monitor_settings import MonitorSettings
-from flows.notifying import HOOKS
-from flows.retrying import RETRIES
-from flows.train import train
+from flows.notifying import HOOKS, tell_outcome
+from flows.outcome import Outcome
+from flows.retrying import BOUNDED
+from flows.train import training
 from registry.announcing import announce
 from registry.client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
@@ -37,22 +39,34 @@ def retrain(model: str) -> Retrained:
     With GREENROOM_RETRAIN_PROMOTES=production it goes on to Production if it scores higher than the version
     there, by the gate's own comparison, or if there is none. Raises like the flow `train`.
     """
-    outcome = train(model)
-    if not outcome.passed:
-        return Retrained(model, outcome.version, Stage.NONE.value, "refused by the gate")
-    stage, why = take_up(model, outcome.version, MonitorSettings().retrain_promotes)
-    get_run_logger().info("%s version %d is in %s: %s", model, outcome.version, stage, why)
-    return Retrained(model, outcome.version, stage, why)
+    why = ["refused by the gate"]
+
+    def last(spec: ModelSpec, number: int) -> tuple[str, list[str]]:
+        stage, why[0], refused = take_up(spec.name, number, MonitorSettings().retrain_promotes)
+        return stage, [why[0]] if refused else []
+
+    def tell(outcome: Outcome) -> None:
+        if outcome.refusals:
+            tell_outcome(outcome)
+            return
+        version = f"{outcome.model} version {outcome.version}"
+        announce("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
+
+    outcome = training(model, last=last, tell=tell)
+    if outcome.passed and outcome.refusals:
+        why[0] = "; ".join(outcome.refusals)
+    get_run_logger().info("%s version %d is in %s: %s", model, outcome.version, outcome.stage, why[0])
+    return Retrained(model, outcome.version, outcome.stage, why[0])
 
 
-@task(**RETRIES)
-def take_up(model: str, number: int, policy: str) -> tuple[str, str]:
-    """Move a version up and return where it is then, and why there; the server may refuse, which is told."""
+@task(**BOUNDED)
+def take_up(model: str, number: int, policy: str) -> tuple[str, str, bool]:
+    """Move a version up; return where it is then, why there, and whether the server refused to move it."""
     with TrackingClient() as client:
         registry = Registry(client)
         version = registry.version(model, number)
         if version.stage is Stage.PRODUCTION:  # a try before this one got that far
-            return version.stage.value, "it is there already"
+            return version.stage.value, "it is there already", False
         try:
             version = registry.promote(version, Stage.STAGING, REASON)
             ahead, why = may_go_on(registry.verdict(version), policy)
@@ -60,10 +74,8 @@ def take_up(model: str, number: int, policy: str) -> tuple[str, str]:
                 version = registry.promote(version, Stage.PRODUCTION, f"{REASON}; {why}")
                 nudge(lambda text: get_run_logger().warning(text))
         except (RegistryRefusedError, EvidenceError) as error:
-            announce("refused", f"Greenroom: {version} was refused", str(error))
-            return version.stage.value, str(error)
-    announce("promoted", f"Greenroom: {version} is in {version.stage}", f"{REASON}. {why}")
-    return version.stage.value, why
+            return version.stage.value, str(error), True
+    return version.stage.value, why, False
 
 
 def may_go_on(verdict: Verdict, policy: str) -> tuple[bool, str]:

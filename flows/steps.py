@@ -6,7 +6,7 @@ declarations) is not tried again.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from prefect import get_run_logger, task
 from catalog.spec import Candidate, ModelSpec
 from checks.comparing import find_rival
 from checks.gate import run_gate
-from flows import data, models, neighbours, pictures, scores, tracking
-from flows.retrying import RETRIES
+from checks.rerunning import rerun_gate
+from flows import caching, data, models, neighbours, pictures, scores, tracking
+from flows.retrying import BOUNDED, COMPUTING, RETRIES
 from registry.client import TrackingClient
 from registry.datasets import is_dataset_id
 from registry.errors import KeyFileError
@@ -31,7 +32,8 @@ from registry.nudging import nudge
 from registry.onnx_model import OnnxModel
 from registry.settings import KeySettings
 from registry.stage import Stage
-from registry.stages import Registry
+from registry.stages import Registry, Version
+from registry.tags import EVIDENCE, OVERRIDE
 
 
 @dataclass(frozen=True)
@@ -69,21 +71,21 @@ def step(spec: ModelSpec, name: str) -> Iterator[Callable[[str], None]]:
     get_run_logger().log(logging.INFO, "%s (%s)", line, seconds.strip())
 
 
-@task(**RETRIES)
-def ingest(spec: ModelSpec) -> pd.DataFrame:
-    """Read the model's table."""
+@task(**BOUNDED)
+def ingest(spec: ModelSpec) -> data.Table | pd.DataFrame:
+    """Find the model's table; its rows are read as they are validated."""
     with step(spec, "ingest") as say:
-        table = data.read_table(spec.dataset)
+        table = data.open_table(spec.dataset)
         uploaded = f", uploaded as {spec.dataset.source}" if is_dataset_id(spec.dataset.source) else ""
         say(f"{len(table):,} rows of {spec.dataset.name}{uploaded}")
     return table
 
 
-@task
-def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
+@task(**COMPUTING)
+def validate(spec: ModelSpec, table: data.Table | pd.DataFrame) -> tuple[pd.DataFrame, data.Cleaning]:
     """Hold every row against the contract; resolve repeated and contradicting rows."""
     with step(spec, "validate") as say:
-        valid, problems = data.validate(table, spec.dataset)
+        valid, problems, known = caching.validated(table, spec.dataset)
         rows, cleaning = data.clean(valid, spec, read=len(table))
         say(
             f"{cleaning.kept:,} rows kept; left out: {cleaning.invalid} invalid, "
@@ -91,6 +93,8 @@ def validate(spec: ModelSpec, table: pd.DataFrame) -> tuple[pd.DataFrame, data.C
         )
         for problem in problems:
             say(problem)
+        if known:
+            say("held against the contract before")
     return rows, cleaning
 
 
@@ -126,7 +130,7 @@ def split_rows(spec: ModelSpec, rows: pd.DataFrame, matrix: pd.DataFrame) -> tup
     return sides[0], sides[1], folds
 
 
-@task(task_run_name="train-{candidate.name}")
+@task(task_run_name="train-{candidate.name}", **COMPUTING)
 def train_candidate(
     spec: ModelSpec, candidate: Candidate, train: Rows, folds: Any
 ) -> tuple[models.Fitted, float]:
@@ -138,7 +142,7 @@ def train_candidate(
     return fitted, time.monotonic() - began
 
 
-@task
+@task(**COMPUTING)
 def evaluate(
     spec: ModelSpec, fitted: list[tuple[models.Fitted, float]], train: Rows, test: Rows
 ) -> tuple[models.Fitted, list[tuple[models.Fitted, dict[str, float], dict[str, float], float]]]:
@@ -159,7 +163,7 @@ def evaluate(
     return winner, scored
 
 
-@task
+@task(**COMPUTING)
 def convert(
     spec: ModelSpec, winner: models.Fitted, train: Rows, test: Rows
 ) -> tuple[bytes, models.Agreement]:
@@ -205,7 +209,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
     return verdict
 
 
-@task(name="log", **RETRIES)
+@task(name="log", **BOUNDED)
 def log_winner(
     spec: ModelSpec,
     winner: models.Fitted,
@@ -244,25 +248,31 @@ def log_winner(
     return model_id
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def register(
-    spec: ModelSpec, model_id: str, verdict: Verdict, score: float, description: str | None = None
+    spec: ModelSpec,
+    model_id: str,
+    verdict: Verdict,
+    score: float,
+    *,
+    description: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> int:
     """Register the logged model as a new version; the verdict is in its run already.
 
-    `description` is Markdown for the version's page.
+    `description` is Markdown for the version's page, `tags` are what more is said on it.
     """
     with step(spec, "register") as say:
         run = mlflow.active_run()
         if run is None:
             raise RuntimeError("register needs the training's run to be active")
-        tags = tracking.version_tags(spec, verdict, score)
-        number = tracking.register(spec, run, model_id, tags, description)
+        said = {**(tags or {}), **tracking.version_tags(spec, verdict, score)}
+        number = tracking.register(spec, run, model_id, said, description)
         say(f"version {number}")
     return number
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
 def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     """Sign the verdict on the version and put it there; False where the gate's key is not at hand."""
     with step(spec, "attest") as say, TrackingClient() as client:
@@ -276,14 +286,35 @@ def attest(spec: ModelSpec, number: int, verdict: Verdict) -> bool:
     return True
 
 
-@task(**RETRIES)
+@task(**BOUNDED)
+def resume(spec: ModelSpec, version: Version) -> tuple[Verdict, bool]:
+    """See to it that a version of a killed training has evidence; return the verdict, and if it is signed.
+
+    A stored verdict that is not signed is not believed, for others may write there: the gate looks again.
+    """
+    with step(spec, "resume") as say, TrackingClient() as client:
+        registry = Registry(client)
+        say(f"version {version.number}, whose training was cut short")
+        if {EVIDENCE, OVERRIDE} & set(version.tags):
+            return registry.verdict(version), True
+        try:
+            verdict = rerun_gate(registry, version, spec)
+        except KeyFileError as error:
+            say(f"NOT SIGNED: {error}")
+            return registry.verdict(version), False
+        say(f"the gate looked again: {'passed' if verdict.passed else 'REFUSED'}")
+    return verdict, True
+
+
+@task(**BOUNDED)
 def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:
         registry = Registry(client)
         version = registry.version(spec.name, number)
         for stage in (Stage.STAGING, Stage.PRODUCTION):
-            version = registry.promote(version, stage)
+            if version.stage is not Stage.PRODUCTION:  # a try before this one may have got that far
+                version = registry.promote(version, stage)
         nudge(say)
         say(f"version {number} is in {version.stage}")
     return version.stage.value

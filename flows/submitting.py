@@ -1,36 +1,32 @@
 """The flow of a submission: the way of a training, with a model that somebody brought."""
 
 import math
+import pickle
 import time
 from dataclasses import dataclass, replace
 from getpass import getuser
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from hashlib import sha256
 from typing import Any
+from uuid import uuid4
 
-import click
-import mlflow
 import numpy as np
 from prefect import flow, task
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from catalog.plain import DECLARATION_FILE, PlainDeclaration
+from catalog.plain import PlainDeclaration
 from catalog.spec import Candidate, ModelSpec
-from flows import card, data, foreign, models, quality, steps, tracking
+from flows import finishing, foreign, living, models, resuming, steps, tracking
 from flows.errors import SubmissionError
+from flows.finishing import Made
 from flows.foreign import Brought
 from flows.notifying import HOOKS, tell_outcome
 from flows.onnx_estimator import asked
 from flows.outcome import Outcome
+from flows.retrying import COMPUTING
 from flows.search import Tried
 from flows.seen import require_unseen
-from registry.client import TrackingClient
-from registry.errors import RegistryRefusedError
 from registry.onnx_model import OnnxModel
-from registry.stage import Stage
-from registry.stages import Registry
-from registry.tags import MODEL
 
 FITTED = "greenroom.fitted"
 SUBMITTER = "greenroom.submitted_by"
@@ -63,6 +59,15 @@ class Submission:
         return {FITTED: self.fitted, SUBMITTER: getuser(), ORIGIN: self.brought.source[:500]}
 
     @property
+    def digest(self) -> str:
+        """What tells this submission from others of the same model on the same rows."""
+        what = (self.brought.onnx, self.brought.estimator, self.as_fitted, self.classes)
+        try:
+            return sha256(pickle.dumps(what)).hexdigest()
+        except Exception:  # noqa: BLE001 - a stranger's estimator may hold what cannot be pickled: like no other
+            return uuid4().hex
+
+    @property
     def origin(self) -> str:
         """Where it comes from and where it learned, for people."""
         by = f"Submitted by {getuser()} from `{self.brought.source}`: {self.brought.kind}."
@@ -86,8 +91,18 @@ def run(submission: Submission, *, promote_passed: bool = False) -> Outcome:
 
 
 def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
+    spec, last = submission.spec, finishing.promote if promote_passed else None
+    with living.held() as flow_run:
+        tracking.connect()
+        key = resuming.training_key(spec, submission.digest)
+        if unfinished := resuming.take_over(spec, key, flow_run):
+            return finishing.go_on(spec, unfinished, flow_run, last, tell_outcome)
+        tags = resuming.run_tags(spec, key, flow_run)
+        return finishing.finish(_made(submission), f"submit-{spec.name}", tags, last, tell_outcome)
+
+
+def _made(submission: Submission) -> Made:
     spec = submission.spec
-    tracking.connect()
     table = steps.ingest(spec)
     rows, cleaning = steps.validate(spec, table)
     matrix = steps.engineer(spec, rows)
@@ -96,75 +111,22 @@ def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
     content, found = convert(submission, fitted, train, test)
     fitted = _of_text(spec, fitted, content)
     winner, scored = steps.evaluate(spec, [(fitted, seconds)], train, test)
-    with TemporaryDirectory(prefix="greenroom-reports-") as scratch:
-        reports = Path(scratch)
-        if submission.plain:
-            (reports / DECLARATION_FILE).write_text(submission.plain.model_dump_json(indent=1), "utf-8")
-        # The gate is a process of its own: meanwhile this one logs what there is to log either way.
-        checking = steps.check.submit(spec, content, train, test, reports)
-        mlflow.set_experiment(spec.name)
-        mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
-        with mlflow.start_run(run_name=f"submit-{spec.name}") as run:
-            measured = quality.measure(spec, winner, train, test)
-            held_out = _log_run(submission, cleaning, scored, (train, test))
-            model_id = steps.log_winner(
-                spec,
-                winner,
-                content=content,
-                found=found,
-                sides=(train, test),
-                held_out=held_out,
-                measured=measured,
-            )
-            verdict = checking.result()
-            tracking.log_verdict(verdict, reports)
-            about = quality.write_card(
-                card.Facts(
-                    spec=spec,
-                    cleaning=cleaning,
-                    train=train.features,
-                    test=test.features,
-                    tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
-                    winner=winner,
-                    measured=measured,
-                    agreement=found,
-                    verdict=verdict,
-                    run_id=run.info.run_id,
-                    search_seconds=0,
-                    origin=submission.origin,
-                )
-            )
-            score = measured.headline.value
-            number = steps.register(spec, model_id, verdict, score, about)
-    tag_version(submission, number)
-    signed = steps.attest(spec, number, verdict)
-    stage, refusals = Stage.NONE.value, [f"{o.check} {o.status}: {o.reason}" for o in verdict.refusals]
-    if promote_passed and verdict.passed and not signed:
-        refusals.append("not signed: the gate's key is not here")
-    elif promote_passed and verdict.passed:
-        try:
-            stage = steps.promote(spec, number)
-        except RegistryRefusedError as error:  # somebody promoted another version meanwhile, say
-            refusals.append(str(error))
-            click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
-    outcome = Outcome(
-        model=spec.name,
-        version=number,
-        winner=winner.candidate.name,
-        metric=spec.metric,
-        score=score,
-        passed=verdict.passed,
-        stage=stage,
-        refusals=tuple(refusals),
-        baseline=measured.baseline.value,
-        low=measured.headline.low,
-        high=measured.headline.high,
+    return Made(
+        spec=spec,
+        cleaning=cleaning,
+        sides=(train, test),
+        winner=winner,
+        scored=scored,
+        tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
+        content=content,
+        found=found,
+        origin=submission.origin,
+        tags=submission.tags,
+        declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
     )
-    tell_outcome(outcome)
-    return outcome
 
 
-@task(name="fit")
+@task(name="fit", **COMPUTING)
 def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.Fitted, float]:
     """Fit a clone on the training rows, or take the model as it is; cross-validate what can be fitted."""
     spec, brought, began = submission.spec, submission.brought, time.monotonic()
@@ -214,7 +176,7 @@ def fit(submission: Submission, train: steps.Rows, folds: Any) -> tuple[models.F
     return models.Fitted(candidate, pipeline, mean, deviation, folds_scored), time.monotonic() - began
 
 
-@task(name="convert")
+@task(name="convert", **COMPUTING)
 def convert(
     submission: Submission, fitted: models.Fitted, train: steps.Rows, test: steps.Rows
 ) -> tuple[bytes, models.Agreement]:
@@ -257,30 +219,6 @@ def _refitted(submission: Submission, train: steps.Rows) -> OnnxModel:
         ) from error
     foreign.by_position(pipeline, spec.features)
     return OnnxModel(models.export(spec, pipeline), threads=2)
-
-
-@task(name="tag")
-def tag_version(submission: Submission, number: int) -> None:
-    """Say on the version whose it is and where it learned."""
-    with TrackingClient() as client:
-        registry = Registry(client)
-        version = registry.version(submission.spec.name, number)
-        for key, value in submission.tags.items():
-            registry.tag(version, key, value)
-
-
-def _log_run(
-    submission: Submission, cleaning: data.Cleaning, scored: Any, sides: tuple[steps.Rows, steps.Rows]
-) -> Any:
-    spec = submission.spec
-    mlflow.set_tags({MODEL: spec.name, "greenroom.role": "training", **submission.tags})
-    if commit := tracking.git_commit():
-        mlflow.set_tags({"mlflow.source.git.commit": commit, tracking.COMMIT: commit})
-    mlflow.log_params({"task": spec.task, "target": spec.label or "none", "seed": spec.split.seed})
-    held_out = tracking.log_data(spec, cleaning, sides[0].frame, sides[1].frame)
-    for one, train_scores, test_scores, seconds in scored:
-        tracking.log_candidate(spec, one, train_scores, test_scores, seconds)
-    return held_out
 
 
 def _target(rows: steps.Rows) -> Any:

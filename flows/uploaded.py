@@ -81,3 +81,13 @@ def _fetch(dataset_id: str, path: Path) -> str:
         return fetch_dataset(Bucket(settings), dataset_id, path)
     except (DatasetMissingError, DatasetDamagedError) as error:
         raise DataError(str(error)) from error
+
+
+def fetch_uploaded(dataset: Dataset, path: Path) -> None:
+    """Fetch the rows of a dataset whose source is an id into a file; raises like `read_uploaded`."""
+    contract = _fetch(dataset.source, path)
+    if contract != dataset.name:
+        raise DataError(
+            f"The dataset {dataset.source} holds rows of {contract!r}, and this model learns from "
+            f"{dataset.name!r}. Train a model of that dataset on it, or upload rows of {dataset.name!r}."
+        )

@@ -3,6 +3,9 @@
 import unicodedata
 
 MODEL = "greenroom.model"
+# On a training's run: what it is a training of, so that one that was killed is known again, and whose it is.
+TRAINING = "greenroom.training"
+FLOW_RUN = "greenroom.flow_run"
 # On a version these three are reserved: the server takes only valid evidence for that very version, and
 # writes `greenroom.gate` itself, from the evidence.
 EVIDENCE = "greenroom.evidence"

@@ -45,8 +45,10 @@ LONG = (
     "registry/test_guard_login.py",
     "serving/test_serving_pyfunc.py",
     "flows/test_train_together.py",
+    "flows/test_train_kills.py",
     "flows/test_monitor_end_to_end.py",
     "infra/test_ci_gate.py",
+    "flows/test_score.py",
 )
 
 
@@ -103,9 +105,10 @@ class Stack:
         # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
         # tell it, so that it need not have MLflow list those every second.
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
-        # Trainings try what is declared and no more.
-        quick = {"GREENROOM_SEARCH_SECONDS": "0"}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **quick, **chosen, **self.variables}
+        # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
+        # what is declared and no more.
+        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_SECONDS": "0"}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property
     def tracking_url(self) -> str:

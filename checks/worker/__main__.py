@@ -99,7 +99,7 @@ def _read_inputs(folder: Path, job: dict) -> dict:
             continue
         predictions = pd.read_parquet(predicted)
         inputs[f"y_pred_{side}"] = predictions.pop("prediction").to_numpy()
-        if classes:
+        if classes and len(predictions.columns):  # of a clustering there are none
             inputs[f"y_proba_{side}"] = predictions.to_numpy()
     return inputs
 

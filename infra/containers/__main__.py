@@ -50,9 +50,9 @@ def mlflow() -> None:
 @jobs.command()
 def worker() -> None:
     """Run Prefect's worker, with the deployments of prefect.yaml."""
-    from infra.containers import worker as working  # noqa: PLC0415
+    from infra import worker as working  # noqa: PLC0415
 
-    working.run()
+    working.run(health=True)
 
 
 @jobs.command()

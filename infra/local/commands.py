@@ -63,6 +63,7 @@ def up(train: bool) -> None:
         stack.start_services(settings, click.echo)
         trained = stack.train_what_is_missing(click.echo) if train else True
         stack.await_predictor(settings, click.echo)
+        stack.await_worker(settings)
         _show(stack.describe(settings), settings)
     click.echo(
         f"\nReady after {time.monotonic() - began:.0f} s. `make down` stops it, `make status` shows it."

@@ -34,12 +34,13 @@ class Service:
     """One service: how to start it, and how to know that it is ready.
 
     `ready` returns True, or False to be asked again; `user` is a system user to run as, for programs that
-    refuse to run as root. `uses` is whatever else a change of should restart it.
+    refuse to run as root. `uses` is whatever else a change of should restart it. One that `waits` need
+    not be ready when `start` returns; it is asked later.
     """
 
     name: str
     title: str
-    port: int
+    port: int | None
     command: Sequence[str]
     env: Mapping[str, str]
     ready: Callable[[], bool]
@@ -49,6 +50,7 @@ class Service:
     stop_signal: int = 15
     timeout: float = 120.0
     extra_ports: Sequence[int] = ()
+    waits: bool = False
     find: Callable[[], list[psutil.Process]] | None = field(default=None)
 
     @property
@@ -119,7 +121,7 @@ def as_user(user: str | None) -> dict[str, Any]:
 
 def start(service: Service) -> None:
     """Start a service and wait until it is ready. Raises `StackError` with the log's last lines."""
-    for port in (service.port, *service.extra_ports):
+    for port in filter(None, (service.port, *service.extra_ports)):
         if not is_free(port):
             raise StackError(
                 f"Port {port}, which {service.title} needs, is taken{_holder(port)}. Stop what holds it, "
@@ -139,7 +141,7 @@ def start(service: Service) -> None:
             **as_user(service.user),
         )
     deadline = time.monotonic() + service.timeout
-    while not _ready(service):
+    while not service.waits and not _ready(service):
         if process.poll() is not None or time.monotonic() > deadline:
             why = "stopped" if process.poll() is not None else f"is not ready after {service.timeout:.0f} s"
             stop(service)
@@ -164,6 +166,8 @@ def stop(service: Service, patience: float = 15.0) -> bool:
     running = processes(service)
     if not running:
         return False
+    # What they started with an environment of its own (the gate's checks) goes with them.
+    running = list({*running, *(child for process in running for child in _children(process))})
     members = {process.pid for process in running}
     for process in running:
         # Ask the parents only: they take their children down in order.
@@ -180,6 +184,24 @@ def stop(service: Service, patience: float = 15.0) -> bool:
             continue
     psutil.wait_procs(alive, timeout=5)
     return True
+
+
+def wait_until_ready(service: Service, seconds: float) -> None:
+    """Wait for a service that was started without waiting. Raises `StackError` with the log's last lines."""
+    deadline = time.monotonic() + seconds
+    while not service.ready():
+        running = bool(processes(service))
+        if not running or time.monotonic() > deadline:
+            why = f"is not ready after {seconds:.0f} s" if running else "stopped"
+            raise StackError(f"{service.title} {why}.{_tail(service.log)}")
+        time.sleep(0.2)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def _fingerprint_file(service: Service) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import httpx
 
 from catalog.loader import CatalogSettings
 from infra.local import postgres
-from infra.local.process import Service
+from infra.local.process import Service, marked
 from infra.local.settings import LocalSettings
+from infra.worker import POOL
 from registry.settings import home
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,7 @@ def all_services(settings: LocalSettings) -> list[Service]:
         _mlflow(settings),
         _prefect(settings),
         _predictor(settings),
+        *([worker(settings)] if settings.local_worker else []),
     ]
 
 
@@ -131,6 +134,70 @@ def _predictor(settings: LocalSettings) -> Service:
         variable="GREENROOM_SERVING_PORT",
         uses=(_code_digest("catalog", "registry", "serving"),),
     )
+
+
+def worker(settings: LocalSettings) -> Service:
+    """Return Prefect's worker, which runs the deployments of prefect.yaml."""
+    # What the caller set for flows (notifications, monitoring, the checks' Python) holds for those it runs;
+    # ports and secrets are read from the home.
+    given = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith("GREENROOM_")
+        and not name.startswith("GREENROOM_SERVING_")
+        and not name.endswith(("_PORT", "_LOCAL_WORKER"))
+    }
+    if path := CatalogSettings().catalog_path:
+        # A flow run starts in a folder of its own.
+        given["GREENROOM_CATALOG_PATH"] = os.pathsep.join(
+            str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry
+        )
+    return Service(
+        name="worker",
+        title="Worker",
+        port=None,
+        command=(sys.executable, "-m", "infra.worker"),
+        env={
+            **given,
+            "GREENROOM_HOME": str(home()),
+            "GREENROOM_TRACKING_URI": settings.mlflow_url,
+            "GREENROOM_PREFECT_API_URL": f"{settings.prefect_url}/api",
+            "PREFECT_API_URL": f"{settings.prefect_url}/api",
+            "PREFECT_HOME": str(home() / "prefect"),
+            # A run starts within so many seconds.
+            "PREFECT_WORKER_QUERY_SECONDS": "5",
+            # Several flows share the processors with all else here: nobody waits by spinning.
+            "OMP_WAIT_POLICY": "passive",
+        },
+        ready=lambda: _polls(settings),
+        variable="GREENROOM_LOCAL_WORKER",
+        # Each flow run is a new process, which reads the code as it is then.
+        uses=(_file_digest(_ROOT / "prefect.yaml"), _file_digest(_ROOT / "infra" / "worker.py")),
+        waits=True,
+    )
+
+
+def _polls(settings: LocalSettings) -> bool:
+    """Whether the worker that runs now has been heard of by Prefect."""
+    started = [
+        process.create_time()
+        for process, _, _ in marked("worker")
+        # Not a flow run that outlived its worker, nor one that still registers the deployments.
+        if process.is_running() and {"worker", "start"} <= set(process.cmdline())
+    ]
+    if not started:
+        return False
+    url = f"{settings.prefect_url}/api/work_pools/{POOL}/workers/filter"
+    try:
+        found = httpx.post(url, json={}, timeout=10, trust_env=False).json()
+        beats = [datetime.fromisoformat(one["last_heartbeat_time"]).timestamp() for one in found]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return False
+    return any(beat >= min(started) for beat in beats)
+
+
+def _file_digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def _http_ok(url: str) -> bool:

@@ -29,6 +29,10 @@ class LocalSettings(GreenroomSettings):
         description="GREENROOM_S3_INTERNAL_PORTS: SeaweedFS' own master, volume and filer ports, comma "
         "separated; chosen among the free ones at the first start.",
     )
+    local_worker: bool = Field(
+        default=True,
+        description="GREENROOM_LOCAL_WORKER: whether the local stack runs a worker.",
+    )
     s3_bucket: str = Field(default="greenroom", description="GREENROOM_S3_BUCKET: where artifacts live.")
     s3_access_key: SecretStr = Field(description="GREENROOM_S3_ACCESS_KEY: generated.")
     s3_secret_key: SecretStr = Field(description="GREENROOM_S3_SECRET_KEY: generated.")
@@ -97,6 +101,7 @@ def load_or_create() -> LocalSettings:
     settings = LocalSettings()
     for name in _PORTS:
         known[_variable(name)] = str(getattr(settings, name))
+    known[_variable("local_worker")] = str(settings.local_worker).lower()
     known[_variable("predictors")] = settings.serving_url
     _write(file, known)
     return settings

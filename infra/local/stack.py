@@ -2,31 +2,39 @@
 
 import errno
 import fcntl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import httpx
 import psutil
 
 from catalog.loader import load_catalog
+from flows.commands import prepare_environment
+from flows.settings import FlowSettings
 from flows.together import summary, train_each
 from infra.local import guard, postgres
-from infra.local.process import Service, StackError, is_current, marked, processes, start, stop
-from infra.local.services import all_services
+from infra.local.process import (
+    Service,
+    StackError,
+    is_current,
+    marked,
+    processes,
+    start,
+    stop,
+    wait_until_ready,
+)
+from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
 from registry.client import TrackingClient
-from registry.errors import RegistryError, RegistryRefusedError
+from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
 from registry.nudging import NudgeSettings, nudge
 from registry.settings import home
 from registry.stage import Stage
 from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, GATE, METRIC, OVERRIDE, SCORE
+from registry.tags import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING
 
 Say = Callable[[str], None]
 
@@ -95,6 +103,8 @@ def start_services(settings: LocalSettings, say: Say) -> None:
         if processes(service) and not is_current(service):
             say(f"{service.title}: its settings or code changed; restarting")
             stop(service)
+    if not settings.local_worker and stop(worker(settings)):
+        say("Worker stopped, for GREENROOM_LOCAL_WORKER is false")
     for wave in _WAVES:
         with ThreadPoolExecutor() as pool:
             # list() raises the first failure; the others of the wave have been waited for.
@@ -106,7 +116,9 @@ _LOAD_SECONDS = 30
 # How many models train side by side; each also runs the gate in a process of its own.
 _TRAININGS = 2
 # Each wave needs the ones before; the services of a wave start side by side.
-_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor"})
+_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor", "worker"})
+# How long the worker may take to register the deployments and to start.
+_WORKER_SECONDS = 180.0
 
 
 def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
@@ -121,21 +133,23 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
-    say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
+    if not service.waits:
+        say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
 
 
 def train_what_is_missing(say: Say) -> bool:
     """Train every model of the catalogue that has no version yet, and promote what the gate let pass.
 
-    Returns whether all went well. Nothing is trained twice; a version whose promotion was cut short by a
-    killed run is promoted now.
+    Returns whether all went well. Nothing is trained twice; a training that was killed is gone on with.
     """
     with TrackingClient() as client:
         registry = Registry(client)
         newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
-        missing = [name for name, version in newest.items() if version is None]
-        for version in newest.values():
-            if version:
+        missing = []
+        for name, version in newest.items():
+            if version is None or _was_cut_short(registry, version):
+                missing.append(name)
+            else:
                 _finish(registry, version, say)
         if missing:
             say(f"Training {', '.join(missing)}")
@@ -144,15 +158,35 @@ def train_what_is_missing(say: Say) -> bool:
         return all(registry.versions(name) for name in missing)
 
 
+def _was_cut_short(registry: Registry, version: Version) -> bool:
+    """Whether a version's training was killed; to train again goes on with it (flows/resuming.py)."""
+    try:
+        run = registry.run(version)
+    except NotFoundError:
+        return False
+    tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+    if TRAINING not in tags or run["info"]["status"] == "FINISHED":
+        return False
+    # Imported here, as below: these take seconds, and are seldom needed.
+    prepare_environment(FlowSettings())
+    from flows.living import is_alive  # noqa: PLC0415
+
+    return run["info"]["status"] != "RUNNING" or not is_alive(tags.get(FLOW_RUN, ""))
+
+
 def _finish(registry: Registry, version: Version, say: Say) -> None:
-    """Go on where a training was killed: between registration, evidence and promotion."""
+    """See to a version that a training left without evidence or promotion: no key was at hand, say."""
     current = registry.in_stage(version.model, Stage.PRODUCTION)
     for number, unproven in {v.number: v for v in (current, version) if v}.items():
-        # Registered and not yet signed, or from before there was evidence.
+        # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            command = [str(Path(sys.executable).parent / "greenroom"), "gate", version.model, str(number)]
-            subprocess.run([*command, "--rerun"], stdout=subprocess.DEVNULL, check=False)
+            from checks.rerunning import rerun_gate  # noqa: PLC0415
+
+            try:
+                rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])
+            except RegistryError as error:
+                say(f"{unproven} has still none. {error}")
     version = registry.version(version.model, version.number)
     if current or version.stage not in (Stage.NONE, Stage.STAGING) or version.tags.get(GATE) != "passed":
         return
@@ -171,6 +205,12 @@ def await_predictor(settings: LocalSettings, say: Say) -> None:
     deadline = time.monotonic() + _LOAD_SECONDS
     while any(m.production != m.serving for m in model_status(settings)) and time.monotonic() < deadline:
         time.sleep(0.2)
+
+
+def await_worker(settings: LocalSettings) -> None:
+    """Wait until the worker, which starts while models are trained, takes up work. Raises `StackError`."""
+    if settings.local_worker:
+        wait_until_ready(worker(settings), _WORKER_SECONDS)
 
 
 def stop_services(say: Say) -> int:
@@ -198,6 +238,7 @@ def describe(settings: LocalSettings) -> Status:
         "mlflow": settings.mlflow_url,
         "prefect": settings.prefect_url,
         "predictor": settings.serving_url,
+        "worker": f"{settings.prefect_url}/work-pools",
     }
     services = [_service_status(service, urls[service.name]) for service in all_services(settings)]
     status = Status(home=str(home()), services=services)

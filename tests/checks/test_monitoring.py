@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from sample_models import Rows, StandIn
+from scipy.stats import ks_2samp
+from unlabelled import sides
 
 from catalog.spec import ModelSpec
 from checks.errors import GateUnavailableError
@@ -121,8 +123,51 @@ def test_few_false_alarms_of_performance(energy: ModelSpec) -> None:
     assert alarms <= 1
 
 
+def test_rows_in_groups_are_allowed_for(energy: ModelSpec) -> None:
+    """A fall that is beyond the noise of rows may be within that of a few artists."""
+    spec = energy.model_copy(update={"metric": "balanced_accuracy"})
+    live, held_out = known(400, 0.66, 1), known(1_000, 0.8, 2)
+    assert measure_performance(spec, live, held_out).worse
+    by_rows = measure_performance(spec, live, held_out, 0.01)
+    assert by_rows.worse  # no wider than by rows: nothing is added
+    by_groups = measure_performance(spec, live, held_out, 0.3)
+    assert not by_groups.worse
+    assert by_groups.low < by_rows.low < by_rows.high < by_groups.high
+    assert measure_performance(spec, known(400, 0.2, 3), held_out, 0.3).worse
+
+
 def test_metric_that_cannot_be_computed_is_said(genre: ModelSpec) -> None:
     spec = genre.model_copy(update={"metric": "neg_log_loss"})
     live, truth = known(300, 0.8, 1)
     with pytest.raises(ValueError, match="labels"):
         measure_performance(spec, (live, np.full(len(truth), "c")), known(300, 0.8, 2))
+
+
+@pytest.mark.slow
+def test_clusters_drift_by_their_shares(tmp_path: Path) -> None:
+    """The loudest tracks fall into other clusters than the training's did. There are no probabilities."""
+    known = sides("clusters")
+    model = known.exported(known.fitted())
+    reference = answered(known.spec, model, known.train)
+    assert reference.classes == sorted(model.description.classes)
+    loud = known.test.sort_values("loudness").tail(300)
+    ill = find_drift(known.spec, reference, answered(known.spec, model, loud), LIMITS, tmp_path)
+    assert [o.status for o in ill.outcomes] == ["failed", "failed"]
+
+
+def test_neighbours_drift_by_how_far_they_are() -> None:
+    """Things of the index are their own neighbours, so it is the nearest other one that counts."""
+    known = sides("similar")
+    model = known.exported(known.fitted())
+    reference = answered(known.spec, model, known.train)
+    assert reference.labels.min() > 0
+    assert reference.classes == []
+    asked = answered(known.spec, model, known.test)
+    assert ks_2samp(reference.labels, asked.labels).statistic < 0.1
+    # Each value is one that the training has, in combinations that it has not.
+    random = np.random.default_rng(0)
+    mixed = known.test.assign(
+        **{name: random.permutation(known.test[name].to_numpy()) for name in known.spec.features}
+    )
+    strange = answered(known.spec, model, mixed)
+    assert ks_2samp(reference.labels, strange.labels).statistic > 0.2

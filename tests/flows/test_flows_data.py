@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pydantic import BaseModel, ConfigDict
 
@@ -280,3 +281,104 @@ def test_rare_class_is_refused_before_it_fails_in_training(group: str | None) ->
     rows = things().assign(kind=["rare", *["a", "b"] * 49, "a"])
     with pytest.raises(DataError, match="too few have kind rare"):
         data.split(rows, declare(group=group))
+
+
+# Reading and validating in batches, held against the whole table and Pydantic
+
+
+def streamed(table: pd.DataFrame, folder: Path, dataset: Dataset, group: int = 7) -> Any:
+    """What `open_table` and `validate` make of the same rows in a file."""
+    path = folder / "table.parquet"
+    table.to_parquet(path, row_group_size=group)
+    opened = data.open_table(dataset.model_copy(update={"source": str(path)}))
+    assert isinstance(opened, data.Table)
+    assert len(opened) == len(table)
+    return data.validate(opened, dataset)
+
+
+@pytest.mark.parametrize("name", ["genre", "energy", "popularity", "clusters", "similar"])
+def test_the_catalogues_tables_are_the_same_streamed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_BATCH", 999)
+    dataset = get_model(name).dataset
+    whole, said = data.validate(data.read_table(dataset), dataset)
+    rows, problems = data.validate(data.open_table(dataset), dataset)
+    pd.testing.assert_frame_equal(rows, whole)
+    assert problems == said
+
+
+def test_the_same_rows_are_left_out_for_the_same_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_BATCH", 10)
+    dataset = declare(max_rejected=0.5).dataset
+    table = things()
+    table.loc[[3, 50, 51], "size"] = np.nan
+    table["heavy"] = table["heavy"].astype(object)
+    table.loc[[20, 21], "heavy"] = None
+    table.loc[[51, 70, 71, 72], "kind"] = None
+    table["secret"] = 1
+    table.index = pd.Index(range(500, 600), name="number")
+    whole, said = data.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
+    rows, problems = streamed(table, tmp_path, dataset)
+    # Rows without a truth value are gone, so that the column holds truth values alone.
+    pd.testing.assert_frame_equal(rows, whole.astype({"heavy": bool}))
+    assert problems == said
+    assert len(rows) == 100 - 6
+
+
+def _written(table: pd.DataFrame, folder: Path) -> Path:
+    path = folder / "whole.parquet"
+    table.to_parquet(path)
+    return path
+
+
+def test_a_stream_is_refused_as_a_table_is(tmp_path: Path) -> None:
+    dataset = declare().dataset
+    for table in (things(0), things().drop(columns=["kind"]), things().assign(kind=None)):
+        with pytest.raises(DataError) as whole:
+            data.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
+        with pytest.raises(DataError) as stream:
+            streamed(table, tmp_path, dataset)
+        assert str(stream.value) == str(whole.value)
+    (tmp_path / "text.parquet").write_text("no")
+    for source in ("text.parquet", "nowhere.parquet"):
+        given = dataset.model_copy(update={"source": str(tmp_path / source)})
+        with pytest.raises(DataError) as whole:
+            data.read_table(given)
+        with pytest.raises(DataError) as stream:
+            data.open_table(given)
+        assert str(stream.value).partition("Parquet")[0] == str(whole.value).partition("Parquet")[0]
+
+
+def test_a_null_among_whole_numbers_breaks_its_row_alone(tmp_path: Path) -> None:
+    """pandas makes floats of the whole column, all of which the contract would refuse."""
+    table = things().astype({"votes": "Int64"})
+    table.loc[5, "votes"] = pd.NA
+    rows, problems = streamed(table, tmp_path, declare().dataset)
+    assert problems == ["1 rows: votes: Input should be a valid integer"]
+    assert len(rows) == 99
+
+
+def test_a_table_that_would_not_fit_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENROOM_TRAIN_MAX_ROWS", "99")
+    monkeypatch.setattr(data.Table, "batches", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(DataError, match=r"100 rows, .* at most 99 .*GREENROOM_TRAIN_MAX_ROWS.*sample"):
+        streamed(things(), tmp_path, declare().dataset)
+
+
+def test_a_stream_holds_what_is_kept_and_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table whose rows are all broken, and of columns that no contract names, nothing stays."""
+    monkeypatch.setattr(data, "_BATCH", 1_000)
+    table = things(400_000).assign(heavy=None, secret="x" * 20)
+    path = tmp_path / "table.parquet"
+    table.to_parquet(path, row_group_size=400_000)
+    opened = data.open_table(sourced(str(path)))
+    assert isinstance(opened, data.Table)
+    before = pa.total_allocated_bytes()
+    most = 0
+    for _ in opened.batches(["size", "heavy", "votes"]):
+        most = max(most, pa.total_allocated_bytes() - before)
+    # A megabyte of each column waits to be unpacked.
+    assert most < 400_000 * 8 * 2

@@ -1,78 +1,164 @@
-"""The deployments of prefect.yaml on a real server: drift of a model schedules its training alone."""
+"""The local stack's worker and the deployments of prefect.yaml: drift of a model trains it, to the end."""
 
+import json
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import psycopg2
 import pytest
+import yaml
+from mlflow import MlflowClient
+from test_train_end_to_end import tumours
 
 from tests.conftest import ROOT, Stack
+from tests.stack_processes import kill, processes_of
 
 pytestmark = pytest.mark.slow
-PREFECT = str(Path(sys.executable).parent / "prefect")
 EMIT = """
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 from flows.monitor import EVENT
-emit_event(EVENT, resource={"prefect.resource.id": "greenroom.model.energy"}, payload={})
+emit_event(EVENT, resource={"prefect.resource.id": "greenroom.model.MODEL"}, payload={})
 EventsWorker.instance().wait_until_empty()
 """
+MODEL = "groups"
 
 
 @pytest.fixture(scope="module")
-def deployed(stack: Stack) -> dict[str, str]:
-    """The environment of a stack that has the pool and the deployments, as a worker's container makes it."""
-    environment = {
-        **stack.environment,
-        "PREFECT_API_URL": f"{stack.prefect_url}/api",
-        "PREFECT_HOME": str(stack.home / "prefect"),
-    }
-    for command in (
-        ("work-pool", "create", "greenroom", "--type", "process", "--overwrite"),
-        ("--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml")),
-    ):
-        done = subprocess.run(
-            [PREFECT, *command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=580,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    return environment
+def working(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The shared stack with a worker, and a model whose gate takes no time among the deployments."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copy(Path(__file__).parent / "groups.py", folder)
+    tumours().to_parquet(folder / "tumours.parquet")
+    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text("utf-8"))
+    energy = next(
+        one
+        for one in declared["deployments"]
+        if one["entrypoint"] == "flows.retrain.retrain" and one["name"] == "energy"
+    )
+    text = yaml.safe_dump(energy).replace("energy", MODEL)
+    pool = {"name": "greenroom", "job_variables": {"env": {"GREENROOM_CATALOG_PATH": str(folder)}}}
+    ours = {**yaml.safe_load(text), "work_pool": pool}
+    declared["deployments"].append(ours)
+    (folder / "prefect.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    variables = {"GREENROOM_LOCAL_WORKER": "true", "GREENROOM_DEPLOYMENTS": str(folder / "prefect.yaml")}
+    done = stack.greenroom("up", "--no-train", **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield variables
+    stack.greenroom("up", "--no-train")
 
 
-def ask(stack: Stack, what: str, body: dict[str, Any]) -> Any:
+def ask(stack: Stack, what: str, body: dict[str, Any]) -> list[Any]:
     answer = httpx.post(f"{stack.prefect_url}/api/{what}/filter", json=body, timeout=60)
     assert answer.is_success, answer.text
-    return answer.json()
-
-
-def scheduled(stack: Stack, flow: str) -> list[Any]:
-    body = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    found: list[Any] = ask(stack, "flow_runs", body)
+    found: list[Any] = answer.json()
     return found
 
 
-def test_drift_schedules_the_training_of_its_model_alone(stack: Stack, deployed: dict[str, str]) -> None:
-    assert {one["parameters"]["model"] for one in ask(stack, "deployments", {})} >= {"genre", "energy"}
-    assert scheduled(stack, "retrain") == []
-    time.sleep(3)  # the server takes up new automations in the background
-    subprocess.run([sys.executable, "-c", EMIT], env=deployed, timeout=300, check=True)
-    found: list[Any] = []
-    for _ in range(300):
-        if found := scheduled(stack, "retrain"):
-            break
+def retrainings(stack: Stack) -> list[Any]:
+    """The flow runs of `retrain`, the oldest first."""
+    return ask(stack, "flow_runs", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_ASC"})
+
+
+def until(found: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (one := found()):
+        assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.2)
-    assert [run["parameters"] for run in found] == [{"model": "energy"}]
+    return one
 
 
-def test_monitoring_is_scheduled_every_hour(stack: Stack, deployed: dict[str, str]) -> None:
+def drift(stack: Stack, model: str) -> None:
+    environment = {**stack.environment, "PREFECT_API_URL": f"{stack.prefect_url}/api"}
+    command = [sys.executable, "-c", EMIT.replace("MODEL", model)]
+    subprocess.run(command, env=environment, timeout=300, check=True)
+
+
+def test_worker_is_a_service_of_the_stack(stack: Stack, working: dict[str, str]) -> None:
+    done = stack.greenroom("status", **working)
+    assert done.returncode == 0, done.stdout
+    assert "Worker" in done.stdout
+    assert (stack.home / "logs" / "worker.log").exists()
+    for process in processes_of(stack)["worker"]:
+        listening = [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+        assert set(listening) <= {"127.0.0.1", "::1"}, "Prefect lets a flow run's process talk to its worker"
+    again = stack.greenroom("up", "--no-train", **working)
+    assert (again.returncode, "restarting" in again.stdout) == (0, False), again.stdout
+
+
+def test_monitoring_is_scheduled_every_hour(stack: Stack, working: dict[str, str]) -> None:
     body = {"deployments": {"name": {"any_": ["genre"]}}, "flows": {"name": {"any_": ["monitor"]}}}
     (found,) = ask(stack, "deployments", body)
     assert [one["schedule"]["cron"] for one in found["schedules"]] == ["7 * * * *"]
+
+
+def test_drift_trains_its_model_to_the_end_also_when_the_worker_is_killed(
+    stack: Stack, working: dict[str, str]
+) -> None:
+    mlflow = MlflowClient(stack.tracking_url)
+    before = len(mlflow.search_model_versions(f"name = '{MODEL}'"))
+    assert retrainings(stack) == []
+    time.sleep(3)  # the server takes up new automations in the background
+    drift(stack, MODEL)
+    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "RUNNING"])
+    time.sleep(2)
+    kill(stack, "worker", whole=True)
+    shown = stack.greenroom("status", **working)
+    assert shown.returncode == 1
+    assert "Worker: not up" in shown.stdout
+
+    done = stack.greenroom("up", "--no-train", **working)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (killed,) = retrainings(stack)
+    assert (killed["state_type"], killed["parameters"]) == ("CRASHED", {"model": MODEL})
+    drift(stack, MODEL)
+    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "COMPLETED"])
+    assert [one["parameters"] for one in retrainings(stack)] == [{"model": MODEL}] * 2, "no other model's"
+    found = mlflow.search_model_versions(f"name = '{MODEL}'")
+    assert len(found) == before + 1
+    newest = max(found, key=lambda version: int(version.version))
+    assert newest.current_stage == "Staging"
+    history = json.loads(stack.greenroom("history", MODEL, "--json").stdout)
+    assert [row["reason"] for row in history if row["action"] == "staged"] == ["Trained because of drift"]
+
+
+def test_no_secret_is_in_prefects_database(stack: Stack, working: dict[str, str]) -> None:
+    lines = [line.partition("=") for line in (stack.home / "stack.env").read_text().splitlines()]
+    known = {name: value for name, _, value in lines}
+    secrets = [value for name, value in known.items() if name.endswith(("_KEY", "_PASSWORD", "_TOKEN"))]
+    assert len(secrets) == 6
+    with (
+        psycopg2.connect(
+            host="127.0.0.1",
+            port=stack.ports["POSTGRES"],
+            user="prefect",
+            password=known["GREENROOM_PREFECT_DB_PASSWORD"],
+            dbname="prefect",
+        ) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        tables = [row[0] for row in cursor.fetchall()]
+        assert "deployment" in tables
+        for table in tables:
+            for secret in secrets:
+                cursor.execute(f'SELECT count(*) FROM "{table}" AS t WHERE t::text LIKE %s', (f"%{secret}%",))  # noqa: S608
+                assert cursor.fetchone() == (0,), table
+
+
+def test_without_its_worker_nothing_runs_on(stack: Stack, working: dict[str, str]) -> None:
+    """What a worker started ends with it."""
+    drift(stack, MODEL)
+    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "RUNNING"])
+    assert len(processes_of(stack)["worker"]) > 1
+    done = stack.greenroom("up", "--no-train")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Worker stopped" in done.stdout
+    assert "worker" not in processes_of(stack)

@@ -116,6 +116,54 @@ def test_mlflow_holds_what_a_data_scientist_compares(trained: tuple[Stack, str])
     assert parent.data.tags["mlflow.source.git.commit"]
 
 
+def test_runs_of_a_model_are_compared_and_filtered_by_the_same_names(trained: tuple[Stack, str]) -> None:
+    """The names that docs/models.md promises, on the run, its children and the file's LoggedModel."""
+    mlflow = client(trained[0])
+    version = mlflow.get_model_version("tumour", "1")
+    run = mlflow.get_run(version.run_id)
+    found, tags = run.data.metrics, run.data.tags
+    for name in ("test_balanced_accuracy", "default_forest_balanced_accuracy"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+    assert found["baseline_balanced_accuracy"] == 0.5
+    gain = found["test_balanced_accuracy"] - found["default_forest_balanced_accuracy"]
+    assert found["gain_over_default_forest"] == pytest.approx(gain)
+    for side in ("test", "cv_uncalibrated", "cv_calibrated"):
+        assert {f"{side}_{name}" for name in ("log_loss", "brier", "ece")} <= set(found)
+    assert found["cv_calibrated_log_loss"] <= found["cv_uncalibrated_log_loss"]
+    statuses = [status for name, status in tags.items() if name.startswith("check.")]
+    assert found["checks_passed"] == statuses.count("passed")
+    assert found["checks_failed"] == len(statuses) - statuses.count("passed")
+    assert found["checks_refusing"] == 0
+    asked = (
+        "tags.`greenroom.model` = 'tumour' and tags.`greenroom.gate` = 'passed' and "
+        f"tags.`greenroom.dataset` = '{version.tags['greenroom.dataset']}' and "
+        f"tags.`greenroom.commit` = '{version.tags['greenroom.commit']}' and metrics.checks_refusing = 0"
+    )
+    assert version.run_id in {one.info.run_id for one in mlflow.search_runs([run.info.experiment_id], asked)}
+    child = mlflow.search_runs(
+        [run.info.experiment_id], f"tags.mlflow.parentRunId = '{version.run_id}'", max_results=1
+    )[0]
+    for tag in ("greenroom.model", "greenroom.dataset", "greenroom.commit"):
+        assert child.data.tags[tag] == tags[tag]
+
+
+def test_the_model_card_is_an_artifact_and_its_beginning_is_on_the_pages(
+    trained: tuple[Stack, str], tmp_path: Path
+) -> None:
+    mlflow = client(trained[0])
+    version = mlflow.get_model_version("tumour", "1")
+    card = Path(mlflow.download_artifacts(version.run_id, "model-card.md", str(tmp_path))).read_text("utf-8")
+    assert card.startswith("# Model card: tumour\n\nWhether a tumour is malignant")
+    assert version.run_id in card
+    assert version.tags["greenroom.dataset"] in card
+    assert "there was no search" in card, "the tests' budget is 0"
+    trials = Path(mlflow.download_artifacts(version.run_id, "search/trials.csv", str(tmp_path))).read_text()
+    assert [line.split(",")[2] for line in trials.splitlines()[1:]] == ["declared"] * 3
+    assert version.description in card
+    assert "naive baseline" in version.description
+    assert version.description.strip() in mlflow.get_run(version.run_id).data.tags["mlflow.note.content"]
+
+
 def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tuple[Stack, str]) -> None:
     stack, printed = trained
     with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as tracking:
@@ -144,7 +192,12 @@ def test_artifacts_hold_reports_pictures_and_both_forms_of_the_model(trained: tu
     assert {"gate/verdict.json", "gate/model_evaluation.html", "gate/data_integrity.html"} <= set(gate)
     assert all(size for size in gate.values())
     pictures = {item.path for item in mlflow.list_artifacts(version.run_id, "pictures")}
-    assert pictures == {"pictures/confusion-matrix.png", "pictures/feature-importance.png"}
+    assert pictures == {
+        "pictures/calibration-curve.png",
+        "pictures/confusion-matrix.png",
+        "pictures/feature-importance.png",
+        "pictures/learning-curve.png",
+    }
     models = mlflow.search_logged_models([mlflow.get_run(version.run_id).info.experiment_id])
     forms = {model.name: model for model in models if model.source_run_id == version.run_id}
     assert set(forms) == {"model", "sklearn-model"}
@@ -194,6 +247,8 @@ def test_people_see_runs_reports_and_flows(trained: tuple[Stack, str], browser: 
     wait.until(lambda b: "Simple Model Comparison" in b.find_element("tag name", "body").text)
     wait.until(lambda b: b.find_elements("css selector", ".js-plotly-plot svg"))
     browser.switch_to.default_content()
+    browser.get(f"{stack.tracking_url}/#/models/tumour/versions/1")
+    wait.until(lambda b: "naive baseline" in b.find_element("tag name", "body").text)
 
     flows = httpx.post(f"{stack.prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
     run = next(run for run in flows if run["name"] == "train-tumour" and run["state_type"] == "COMPLETED")
@@ -220,6 +275,7 @@ def test_a_model_that_learned_nothing_is_registered_but_not_promoted(
     newest = max(mlflow.search_model_versions("name = 'tumour'"), key=lambda v: int(v.version))
     assert newest.current_stage == "None"
     assert newest.tags["greenroom.gate"] == "refused"
+    assert "The gate refused this model: it is not for use." in newest.description
     assert "check.IncumbentComparison" in mlflow.get_run(newest.run_id).data.tags
 
     for stage in ("Staging", "Production"):

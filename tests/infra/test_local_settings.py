@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, is_set_up, load_or_create
 
 SECRETS = (
@@ -97,3 +98,27 @@ def test_internal_ports_are_chosen_once() -> None:
     first = load_or_create().s3_internal_ports
     assert len({int(port) for port in first.split(",")}) == 3
     assert load_or_create().s3_internal_ports == first
+
+
+def test_a_stack_without_a_worker_stays_without(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_or_create().local_worker
+    monkeypatch.setenv("GREENROOM_LOCAL_WORKER", "false")
+    load_or_create()
+    monkeypatch.delenv("GREENROOM_LOCAL_WORKER")
+    assert not load_or_create().local_worker
+    assert "worker" not in [service.name for service in all_services(load_or_create())]
+    monkeypatch.setenv("GREENROOM_LOCAL_WORKER", "true")
+    assert "worker" in [service.name for service in all_services(load_or_create())]
+
+
+def test_the_worker_is_given_no_secret_of_the_stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads them from the home; a caller's own settings for flows are handed on, a predictor's are not."""
+    monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "failed")
+    monkeypatch.setenv("GREENROOM_SERVING_POLL", "5")
+    monkeypatch.setenv("GREENROOM_CATALOG_PATH", "models")
+    settings = load_or_create()
+    env = worker(settings).env
+    assert not set(secrets_of(settings)) & set(env.values())
+    assert env["GREENROOM_NOTIFY_EVENTS"] == "failed"
+    assert "GREENROOM_SERVING_POLL" not in env
+    assert Path(env["GREENROOM_CATALOG_PATH"]) == Path.cwd() / "models"

@@ -109,7 +109,8 @@ def test_no_secret_is_in_a_log(stack: Stack) -> None:
     del secrets["GREENROOM_S3_ACCESS_KEY"]
     assert (stack.home / "logs").stat().st_mode & 0o077 == 0
     logs = {log.stem: log.read_text(errors="replace") for log in (stack.home / "logs").iterdir()}
-    assert set(logs) == set(SERVICES)
+    # Another file's tests may have had a worker.
+    assert set(logs) - {"worker"} == set(SERVICES)
     for service, text in logs.items():
         assert not [name for name, value in secrets.items() if value in text], service
 

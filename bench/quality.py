@@ -1,0 +1,106 @@
+"""`make bench-quality`: each model with a target beside a naive baseline and a RandomForest as it comes.
+
+The flow's own functions read, clean, split by group, choose by cross-validation and measure, on several
+splits. Prints the tables of docs/models.md. No server is needed.
+"""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+
+from catalog.loader import load_catalog
+from catalog.spec import Candidate, ModelSpec, Split
+from flows import data, models, scores, search
+from flows.scores import Interval, Measured
+from registry.onnx_model import OnnxModel
+
+SEEDS = (7, 11, 23, 42, 101)
+
+
+def main() -> None:
+    """Measure and print Markdown."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the splits")
+    parser.add_argument("--search", type=float, default=0, help="seconds of search per model and split")
+    parser.add_argument("--models", nargs="*", help="only these")
+    asked = parser.parse_args()
+    for spec in load_catalog().values():
+        if spec.supervised and (not asked.models or spec.name in asked.models):
+            _print(spec, asked.seeds, asked.search)
+
+
+def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
+    out = sys.stdout
+    found = []
+    out.write(f"\n`{spec.name}`, {spec.metric.removeprefix('neg_')}:\n\n")
+    out.write(
+        "| split | winner (trials) | cv | naive | default forest | Greenroom | difference | file, MB |\n"
+    )
+    out.write("|---:|---|---:|---:|---:|---|---|---:|\n")
+    for seed in seeds:
+        winner, measured, size, trials = _train(spec.model_copy(update={"split": _with(spec, seed)}), seconds)
+        found.append(measured)
+        cells = (
+            str(seed),
+            f"{winner.candidate.name} ({trials})",
+            f"{winner.cv_mean:.3f}",
+            f"{measured.baseline.value:.3f}",
+            *map(_text, (measured.forest, measured.headline, measured.over_forest)),
+            f"{size:.1f}",
+        )
+        out.write(f"| {' | '.join(cells)} |\n")
+        out.flush()
+    differences = [one.over_forest.value for one in found if one.over_forest is not None]
+    better = f"{sum(d > 0 for d in differences)} of {len(differences)} splits"
+    out.write(f"\nBetter than the default forest on {better}, by {np.mean(differences):+.3f} on average.\n")
+
+
+def _train(spec: ModelSpec, seconds: float) -> tuple[models.Fitted, Measured, float, int]:
+    table = data.read_table(spec.dataset)
+    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
+    matrix = data.features(rows, spec)
+    train, test = data.split(rows, spec)
+    folds = data.folds(rows.iloc[train], spec)
+    target = rows[str(spec.target)].astype("float64" if spec.task == "regression" else "str")
+    groups = scores.main_groups(rows, spec.dataset)
+
+    def side(at: data.Positions) -> tuple[pd.DataFrame, "pd.Series[float] | pd.Series[str]"]:
+        return matrix.iloc[at].reset_index(drop=True), target.iloc[at].reset_index(drop=True)
+
+    own, held_out = side(train), side(test)
+    fitted, declared = [], []
+    for candidate in spec.candidates:
+        began = time.monotonic()
+        one = models.fit(spec, candidate, *own, folds)
+        fitted.append(one)
+        declared.append(search.Tried(candidate, one.folds, "declared", time.monotonic() - began))
+
+    def score(candidate: Candidate, number: int) -> models.Scored:
+        return models.score_fold(spec, candidate, *own, folds[number])
+
+    tried = search.search(declared, score, seconds=seconds, seed=spec.split.seed)
+    best = search.best([*declared, *tried])
+    winner = models.best(fitted)
+    if best.state != "declared":
+        winner = models.fit_whole(spec, best.candidate, *own, best.folds)
+        sys.stderr.write(f"{spec.name} {spec.split.seed}: {winner.candidate.params}\n")
+    winner = models.calibrate(spec, winner, *own)
+    content = models.export(spec, winner.pipeline, own[0])
+    models.agreement(winner.pipeline, OnnxModel(content), held_out[0])
+    measured = scores.measure(spec, winner.pipeline, own, held_out, None if groups is None else groups[test])
+    return winner, measured, len(content) / 1e6, len(tried)
+
+
+def _with(spec: ModelSpec, seed: int) -> Split:
+    return spec.split.model_copy(update={"seed": seed})
+
+
+def _text(found: Interval | None) -> str:
+    return "-" if found is None else str(found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Scores with intervals: they hold what is known, widen for rows that come in clumps, and are paired."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from catalog.loader import get_model
+from catalog.spec import Candidate, ModelSpec
+from flows import models, scores, steps
+from flows.models import Fitted
+
+
+def means(values: np.ndarray[Any, Any], groups: Any, seed: int = 0) -> scores.Interval:
+    drawn = scores.draws(len(values), groups, seed=seed)
+    return scores.interval(float(values.mean()), np.array([values[at].mean() for at in drawn]))
+
+
+def width(found: scores.Interval) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
+
+
+def test_the_interval_of_a_mean_is_the_one_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(5, 2, 900)
+    found = means(values, None)
+    assert found.low is not None
+    assert found.low < 5 < found.high  # type: ignore[operator]
+    assert width(found) == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.15)
+
+
+def test_rows_that_come_in_clumps_have_the_interval_of_their_clumps() -> None:
+    """Thirty rows of each of thirty groups that are nearly one: as if there were thirty rows."""
+    random = np.random.default_rng(1)
+    of_group = random.normal(0, 1, 30)
+    groups = np.repeat(np.arange(30), 30).astype(str)
+    values = np.repeat(of_group, 30) + random.normal(0, 0.1, 900)
+    naive, honest = means(values, None), means(values, groups)
+    assert width(honest) > 4 * width(naive)
+    assert width(honest) == pytest.approx(2 * 1.96 * of_group.std() / math.sqrt(30), rel=0.25)
+
+
+def test_groups_that_say_nothing_make_it_no_wider() -> None:
+    values = np.random.default_rng(2).normal(0, 1, 900)
+    groups = np.arange(900) % 300
+    assert width(means(values, groups)) == pytest.approx(width(means(values, None)), rel=0.25)
+
+
+def test_intervals_of_groups_hold_the_truth_about_as_often_as_they_say() -> None:
+    held = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        values = np.repeat(random.normal(3, 1, 60), 5) + random.normal(0, 0.3, 300)
+        found = means(values, np.repeat(np.arange(60), 5), seed)
+        held += found.low <= 3 <= found.high  # type: ignore[operator]
+    assert held >= 52
+
+
+def test_every_draw_holds_whole_groups() -> None:
+    groups = np.array(["a", "b", "b", "c", "c", "c"])
+    for at in scores.draws(6, groups, count=50):
+        _, counts = np.unique(groups[at], return_counts=True)
+        times = dict(zip(*np.unique(at, return_counts=True), strict=True))
+        assert times.get(1, 0) == times.get(2, 0)
+        assert times.get(3, 0) == times.get(4, 0) == times.get(5, 0)
+        assert counts.sum() == len(at)
+
+
+def test_draws_without_a_score_are_left_out_and_many_of_them_leave_no_interval() -> None:
+    good = np.linspace(0, 1, 400)
+    assert width(scores.interval(0.5, np.where(np.arange(400) < 10, np.nan, good))) > 0.9
+    lost = scores.interval(0.5, np.where(np.arange(400) < 100, np.nan, good))
+    assert (lost.value, lost.low, lost.high) == (0.5, None, None)
+    assert str(lost) == "0.500"
+
+
+def test_a_loss_is_reported_as_a_loss() -> None:
+    found = scores.Interval(-0.3, -0.5, -0.2).turned()
+    assert (found.value, found.low, found.high) == (0.3, 0.2, 0.5)
+
+
+def test_the_main_group_is_what_the_split_keeps_together() -> None:
+    dataset = get_model("genre").dataset
+    rows = pd.DataFrame({"artists": ["Ana;Ben", "Ben;Ana", "Ana"]})
+    found = scores.main_groups(rows, dataset)
+    assert found is not None
+    assert list(found) == ["Ana", "Ben", "Ana"]
+    assert scores.main_groups(rows, dataset.model_copy(update={"group": None})) is None
+
+
+def narrow(name: str, **changes: Any) -> ModelSpec:
+    features = ("danceability", "valence")
+    return get_model(name).model_copy(update={"features": features, "one_hot": (), "skewed": (), **changes})
+
+
+Side = tuple[pd.DataFrame, "pd.Series[Any] | None"]
+
+
+def rows(seed: int, count: int = 300) -> pd.DataFrame:
+    random = np.random.default_rng(seed)
+    return pd.DataFrame(random.uniform(size=(count, 2)), columns=["danceability", "valence"])
+
+
+def labelled(seed: int) -> Side:
+    table = rows(seed)
+    label = pd.cut(table["danceability"], [-1, 0.3, 0.9, 2], labels=["metal", "rock", "country"]).astype(str)
+    noise = np.random.default_rng(seed + 100).uniform(size=len(table)) < 0.2
+    return table, label.mask(noise, "rock")
+
+
+def numbered(seed: int) -> Side:
+    table = rows(seed)
+    noise = np.random.default_rng(seed + 100).normal(0, 0.1, len(table))
+    return table, table["danceability"] + noise
+
+
+def fitted(spec: ModelSpec, train: Side, estimator: str, **params: Any) -> Fitted:
+    candidate = Candidate(name="one", estimator=estimator, params=params)
+    at = np.arange(len(train[0]))
+    return models.fit(spec, candidate, *train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
+
+
+def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None:
+    spec, train, test = narrow("genre"), labelled(1), labelled(2)
+    groups = np.arange(300) // 3
+    model = fitted(spec, train, "sklearn.tree.DecisionTreeClassifier", max_depth=4).pipeline
+    found = scores.measure(spec, model, train, test, groups)
+    right = balanced_accuracy_score(test[1], model.predict(test[0]))
+    assert found.headline.value == found.test["balanced_accuracy"] == pytest.approx(right)
+    assert found.headline.low is not None
+    assert found.headline.low < right < found.headline.high  # type: ignore[operator]
+    assert found.baseline.value == pytest.approx(1 / 3), "three classes, of which one is always named"
+    assert found.gain is not None
+    assert found.gain.value == pytest.approx(right - 1 / 3)
+    forest = scores.default_forest(spec, *train)  # type: ignore[arg-type]
+    assert forest[-1].n_estimators == 100
+    assert found.forest is not None
+    assert found.over_forest is not None
+    assert found.forest.value == pytest.approx(balanced_accuracy_score(test[1], forest.predict(test[0])))
+    assert found.over_forest.value == pytest.approx(right - found.forest.value)
+    assert width(found.over_forest) < width(found.headline) + width(found.forest), "it is paired"
+    assert found.groups == 100
+    assert {one.name: one.rows for one in found.classes} == dict(test[1].value_counts())  # type: ignore[union-attr]
+    assert {"ece", "brier", "log_loss"} <= set(found.test)
+    names = found.metrics()
+    for name in ("test_balanced_accuracy", "baseline_balanced_accuracy", "default_forest_balanced_accuracy"):
+        assert names[f"{name}_low"] <= names[name] <= names[f"{name}_high"]
+    assert names["gain_over_default_forest"] == found.over_forest.value
+    assert names["train_balanced_accuracy"] == found.train["balanced_accuracy"]
+
+
+def test_a_model_has_no_gain_over_itself() -> None:
+    spec, train, test = narrow("energy"), numbered(1), numbered(2)
+    forest = scores.default_forest(spec, *train)  # type: ignore[arg-type]
+    found = scores.measure(spec, forest, train, test)
+    assert found.over_forest is not None
+    assert [found.over_forest.value, found.over_forest.low, found.over_forest.high] == pytest.approx(
+        [0, 0, 0], abs=1e-12
+    )
+    assert found.baseline_name == "always the mean"
+    assert found.baseline.value <= 0
+    assert found.groups == 300
+
+
+def test_a_metric_that_is_a_loss_is_told_as_one_and_gains_stay_above_zero() -> None:
+    spec, train, test = narrow("energy", metric="neg_mean_absolute_error"), numbered(1), numbered(2)
+    model = fitted(spec, train, "sklearn.linear_model.Ridge").pipeline
+    found = scores.measure(spec, model, train, test)
+    assert found.metric == "mean_absolute_error"
+    off = np.abs(model.predict(test[0]) - test[1]).mean()
+    assert found.headline.value == pytest.approx(off)
+    assert found.headline.low < off < found.headline.high  # type: ignore[operator]
+    assert found.baseline.value > found.headline.value
+    assert found.gain is not None
+    assert found.gain.value == pytest.approx(found.baseline.value - off)
+
+
+def test_a_metric_that_a_draw_may_not_have_is_measured_all_the_same() -> None:
+    spec, train, test = narrow("genre", metric="neg_log_loss"), labelled(1), labelled(2)
+    answers = test[1].mask(test[1] == "country", "rock")  # type: ignore[union-attr]
+    answers.iloc[0] = "country"
+    model = fitted(spec, train, "sklearn.linear_model.LogisticRegression").pipeline
+    found = scores.measure(spec, model, train, (test[0], answers), np.arange(300))
+    assert found.headline.value == pytest.approx(found.test["log_loss"])
+
+
+def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
+    spec = narrow("clusters")
+    middle = np.repeat([[0.1, 0.1], [0.9, 0.9]], 150, axis=0)
+    table = pd.DataFrame(middle + np.random.default_rng(0).normal(0, 0.03, (300, 2)), columns=spec.features)
+    model = fitted(spec, (table, None), "sklearn.cluster.KMeans", n_clusters=2, n_init=1).pipeline
+    found = scores.measure(spec, model, (table, None), (table, None))
+    assert found.headline.value == pytest.approx(found.test["silhouette"])
+    assert found.headline.value > found.baseline.value + 0.2
+    assert found.gain is found.forest is found.over_forest is None
+
+
+def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
+    spec, train, test = narrow("similar"), labelled(1), labelled(2)
+    model = fitted(spec, train, "sklearn.neighbors.NearestNeighbors", metric="euclidean").pipeline
+    found = scores.measure(spec, model, train, test)
+    shares = train[1].value_counts(normalize=True)  # type: ignore[union-attr]
+    assert found.baseline.value == pytest.approx(test[1].map(shares).mean())  # type: ignore[union-attr]
+    assert found.headline.value == pytest.approx(found.test["agreement_at_10"])
+    assert found.gain is not None
+    assert found.gain.low is not None
+    assert found.gain.low > 0
+    assert found.over_forest is None
+
+
+def test_held_out_rows_have_no_say_in_which_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With held-out answers by which the worse candidate is far better, the better one on folds wins."""
+    monkeypatch.setattr("flows.steps.get_run_logger", lambda: _Quiet)
+    spec, train, test = narrow("energy"), numbered(1), numbered(2)
+    good = fitted(spec, train, "sklearn.linear_model.Ridge")
+    poor = fitted(spec, train, "sklearn.dummy.DummyRegressor", strategy="mean")
+    turned = -test[1]  # type: ignore[operator]
+    sides = [
+        steps.Rows(features, pd.DataFrame({"energy": answers}), "energy")
+        for features, answers in (train, (test[0], turned))
+    ]
+    winner, scored = steps.evaluate.fn(spec, [(poor, 0.1), (good, 0.1)], *sides)
+    held_out = {id(one): test_scores["r2"] for one, _, test_scores, _ in scored}
+    assert held_out[id(good)] < held_out[id(poor)]
+    assert winner is good
+
+
+class _Quiet:
+    @staticmethod
+    def log(*_: Any) -> None:
+        """Say nothing: there is no server."""
