@@ -46,6 +46,7 @@ LONG = (
     "serving/test_serving_pyfunc.py",
     "flows/test_train_together.py",
     "flows/test_train_kills.py",
+    "flows/test_retrain_deployed.py",
     "flows/test_monitor_end_to_end.py",
     "infra/test_ci_gate.py",
     "flows/test_score.py",

@@ -95,7 +95,8 @@ def runs(served: Served) -> list[Any]:
 
 
 def drift_events(served: Served) -> list[Any]:
-    asked = {"filter": {"event": {"name": ["greenroom.drift"]}}}
+    of_the_model = {"id": ["greenroom.model.tumour"]}
+    asked = {"filter": {"event": {"name": ["greenroom.drift"]}, "resource": of_the_model}}
     answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=asked)
     assert answer.is_success, answer.text
     found: list[Any] = answer.json()["events"]
