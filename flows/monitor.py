@@ -19,7 +19,7 @@ from catalog.spec import ModelSpec
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
 from checks.monitoring import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
-from flows import tracking
+from flows import living, tracking
 from flows.gauges import write_gauges
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
@@ -67,6 +67,7 @@ class _Reference:
 
 
 @flow(name="monitor", flow_run_name="monitor-{model}", validate_parameters=False, **HOOKS)
+@living.held()
 def monitor(model: str, since: datetime | None = None, hours: float | None = None) -> list[Seen]:
     """Compare the window's predictions of a model with the training of each version that made them.
 

@@ -14,6 +14,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from flows import living
 from flows import score_manifest as manifests
 from flows import score_plan as plans
 from flows.errors import DataError
@@ -174,6 +175,7 @@ def task_runner(settings: ScoreSettings) -> Any:
     task_runner=task_runner(ScoreSettings()),
     **HOOKS,
 )
+@living.held()
 def score(
     model: str,
     source: str,
