@@ -65,11 +65,11 @@ def client(stack: Stack) -> MlflowClient:
 
 def test_every_step_says_what_it_did(trained: tuple[Stack, str]) -> None:
     steps = [line.split()[3] for line in trained[1].splitlines() if " s  tumour" in line]
-    before = ["ingest", "validate", "features", "split", "train", "train", "train", "evaluate", "convert"]
-    assert steps[:9] == before
-    # The gate runs beside the logging.
-    assert set(steps[9:11]) == {"check", "log"}
-    assert steps[11:] == ["register", "attest", "promote"]
+    before = ["ingest", "validate", "features", "split", "train", "train", "train"]
+    assert steps[:10] == [*before, "evaluate", "calibrate", "convert"]
+    # The gate runs beside measuring and logging.
+    assert sorted(steps[10:13]) == ["check", "log", "measure"]
+    assert steps[13:] == ["card", "register", "attest", "promote"]
 
 
 def test_production_version_is_served(trained: tuple[Stack, str], folder: Path) -> None:
