@@ -256,7 +256,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
         time.sleep(0.2)
     assert answer.json()["version"] == 3
     history = json.loads(served.greenroom("history", "sounds", "--json").stdout)
-    moves = [(row["version"], row["action"], row.get("reason")) for row in reversed(history)]
+    moves = [(row["version"], row["action"], row.get("reason")) for row in history]
     assert [one for one in moves if one[0] == 3] == [
         (3, "staged", "Trained because of drift"),
         (3, "promoted", "It has seen more"),
