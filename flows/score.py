@@ -175,7 +175,6 @@ def task_runner(settings: ScoreSettings) -> Any:
     task_runner=task_runner(ScoreSettings()),
     **HOOKS,
 )
-@living.held()
 def score(
     model: str,
     source: str,
@@ -190,6 +189,14 @@ def score(
     columns of the input to repeat in the results. Raises `TooManyRejectedError` when more than `max_rejected`
     of the rows (the dataset's, unless given) break the contract, `DataError` for what cannot be scored.
     """
+    # Not as a decorator: Dask is sent the flow by value then, and a lock cannot be sent.
+    with living.held():
+        return _score(model, source, destination, keep, max_rejected)
+
+
+def _score(
+    model: str, source: str, destination: str, keep: Sequence[str], max_rejected: float | None
+) -> Scored:
     settings, spec, logger = ScoreSettings(), get_model(model), get_run_logger()
     allowed = spec.dataset.max_rejected if max_rejected is None else max_rejected
     plan, plan_digest = prepare(spec, source, destination, tuple(keep), settings.score_partition_rows)

@@ -18,6 +18,7 @@ from flows.outcome import Ended
 _COLOURS = {"promoted": "green", "passed": "green", "refused": "yellow", "failed": "red"}
 # A reason may hold a whole traceback; the lines above the table have it.
 _MOST = 300
+_WIDE = 100
 
 
 def train_each(
@@ -44,9 +45,11 @@ def _train(model: str, options: list[str], told: Path) -> Ended:
 
 def summary(ended: Sequence[Ended]) -> None:
     """Print one row for each model: how it ended, its version and score, and why not."""
+    console = Console()
     table = Table(title="Trained", title_justify="left", show_edge=False, pad_edge=False)
     for heading in ("model", "result", "version", "score (95 %)", "naive"):
-        table.add_column(heading, no_wrap=True)
+        # In a narrow terminal a score goes over two lines, so that nothing is cut.
+        table.add_column(heading, no_wrap=console.width >= _WIDE or not heading.startswith("score"))
     table.add_column("why", overflow="fold")
     for one in ended:
         done = one.outcome
@@ -59,4 +62,4 @@ def summary(ended: Sequence[Ended]) -> None:
             f"{done.baseline:.3f}" if done and done.baseline is not None else "-",
             escape(why),
         )
-    Console().print(table)
+    console.print(table)
