@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +55,15 @@ def read_table(dataset: Dataset) -> pd.DataFrame:
     if is_dataset_id(dataset.source):
         return read_uploaded(dataset)
     path = locate(dataset.source)
-    try:
+    with _explained(dataset, path):
         return pd.read_parquet(path)
+
+
+@contextmanager
+def _explained(dataset: Dataset, path: Path) -> Iterator[None]:
+    """Say in a `DataError` what was wrong with a file."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise DataError(
             f"{dataset.name}: there is no file {path}. Correct `source` in its declaration."
@@ -97,14 +105,8 @@ def open_table(dataset: Dataset) -> "Table | pd.DataFrame":
         folder, path = None, locate(dataset.source)
     if "://" in dataset.source or path.is_dir():
         return read_table(dataset)
-    try:
+    with _explained(dataset, path):
         table = Table(path, folder)
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{dataset.name}: there is no file {path}. Correct `source` in its declaration."
-        ) from error
-    except ValueError as error:  # pyarrow.ArrowInvalid is one
-        raise DataError(f"{dataset.name}: {path} cannot be read as Parquet: {error}") from error
     most = DataSettings().train_max_rows
     if len(table) > most:
         raise DataError(

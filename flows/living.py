@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -22,7 +23,7 @@ from prefect.client.schemas.filters import (
     TaskRunFilterState,
     TaskRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Crashed
@@ -75,22 +76,23 @@ def is_alive(run_id: str) -> bool:
         if lock is not None:
             os.close(lock)
         return lock is None
-    try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(run_id)).state
-    except (ValueError, ObjectNotFound):
-        return True
+    state = _state(run_id)
     return state is None or not state.is_final()
 
 
 def was_killed(run_id: str) -> bool:
     """Whether Prefect's last word on a flow run is that its process died."""
+    state = _state(run_id)
+    return state is not None and state.is_crashed()
+
+
+def _state(run_id: str) -> "State[Any] | None":
+    """Return what Prefect says of a flow run; None where it has no word on it, or does not know it."""
     try:
         with get_client(sync_client=True) as client:
-            state = client.read_flow_run(UUID(run_id)).state
+            return client.read_flow_run(UUID(run_id)).state
     except (ValueError, ObjectNotFound):
-        return False
-    return state is not None and state.is_crashed()
+        return None
 
 
 def bury() -> None:

@@ -75,8 +75,10 @@ def log_candidate(
     spec: ModelSpec, one: Fitted, train: dict[str, float], held_out: dict[str, float], seconds: float
 ) -> str:
     """Log one candidate as a child of the active run; return the child's run id."""
-    with mlflow.start_run(run_name=one.candidate.name, nested=True) as run:
-        mlflow.set_tags({MODEL: spec.name, "greenroom.role": "candidate", **_shared_tags()})
+    # Created with them, so that no kill leaves a run that nobody can tell what it was.
+    tags = {MODEL: spec.name, "greenroom.role": "candidate"}
+    with mlflow.start_run(run_name=one.candidate.name, nested=True, tags=tags) as run:
+        mlflow.set_tags(_shared_tags())
         mlflow.log_params({"estimator": one.candidate.estimator, **one.candidate.params})
         mlflow.log_metrics(
             {
