@@ -97,10 +97,15 @@ deploy-production: setup ## Promote to Production, ask the predictors, roll back
 smoke: setup ## Ask the predictors for what is in Production (MODEL=…)
 	@$(BIN)/python -m infra.ci.deploy smoke
 
-sbom: setup-dev ## CycloneDX lists of the pinned packages, and of the images if they are built, in dist/sbom
+# The tool is what the images' build stages have; in .venv it would slow every start (it brings a parser of addresses).
+.venv-build: setup-dev infra/requirements/build.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@
+	@VIRTUAL_ENV=$@ $(BIN)/uv pip sync --quiet --require-hashes infra/requirements/build.txt
+
+sbom: .venv-build ## CycloneDX lists of the pinned packages, and of the images if they are built, in dist/sbom
 	@mkdir -p dist/sbom
 	@for set in serving flows checks; do \
-	  $(BIN)/cyclonedx-py requirements infra/requirements/$$set.txt --output-reproducible --of JSON \
+	  .venv-build/bin/cyclonedx-py requirements infra/requirements/$$set.txt --output-reproducible --of JSON \
 	    -o dist/sbom/greenroom-$$set.cdx.json && echo "dist/sbom/greenroom-$$set.cdx.json" || exit 1; done
 	@for image in greenroom-flows greenroom-serving; do \
 	  docker image inspect $$image >/dev/null 2>&1 || { echo "No image $$image here: only what its requirements say."; continue; }; \

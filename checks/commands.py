@@ -12,7 +12,6 @@ from rich.table import Table
 from catalog.loader import UnknownModelError, get_model
 from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
-from checks.rerunning import rerun_gate
 from checks.summary import markdown
 from registry import audit, keys, rules
 from registry.attestation import verify
@@ -148,6 +147,8 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
 
 
 def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
+    from checks.rerunning import rerun_gate  # noqa: PLC0415 - scikit-learn takes a second, looking none
+
     try:
         rerun_gate(registry, version, spec)
     except (KeyFileError, NotFoundError) as error:

@@ -22,6 +22,7 @@ from catalog.tracks import FEATURES as GENRE_FEATURES
 from flows import data
 from tests.conftest import Stack
 from tests.receivers import http_receiver
+from tests.waiting import until
 
 HERE = Path(__file__).resolve().parent
 FEATURES = ["radius", "texture", "smoothness", "concavity"]
@@ -67,11 +68,7 @@ class Served:
             assert httpx.post(f"{url}/api/feedback", json=said, timeout=60).is_success
         spool = self.stack.home / "serving-spool"
         time.sleep(1)  # longer than a row waits in memory
-        for _ in range(200):
-            if not list(spool.rglob("*.parquet")):
-                return
-            time.sleep(0.1)
-        raise AssertionError("the log was not sent")
+        until(lambda: not list(spool.rglob("*.parquet")), "the log was not sent")
 
 
 def now() -> str:
@@ -185,10 +182,8 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
         version = runs(served)[0].data.tags["greenroom.version"]
         assert receiver.titles == [f"Greenroom: tumour version {version} drifts"]
         assert "texture" in receiver.bodies[0]["message"]
-    for _ in range(100):  # the server takes events from a queue
-        if len(found := drift_events(served)) > before:
-            break
-        time.sleep(0.2)
+    until(lambda: len(drift_events(served)) > before)  # the server takes events from a queue
+    found = drift_events(served)
     assert len(found) == before + 1
     assert found[0]["resource"]["prefect.resource.id"] == "greenroom.model.tumour"
     assert "texture" in found[0]["payload"]["reasons"][0]
@@ -245,16 +240,11 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             "Greenroom: sounds version 3 is in Staging",
             "Greenroom: sounds version 3 is in Production",
         ]
-    for _ in range(100):
-        answer = httpx.post(
-            f"{served.stack.serving_url}/api/predict/sounds",
-            json=good[list(GENRE_FEATURES)].to_dict("records")[0],
-            timeout=60,
-        )
-        if answer.json()["version"] == 3:
-            break
-        time.sleep(0.2)
-    assert answer.json()["version"] == 3
+    url, track = (
+        f"{served.stack.serving_url}/api/predict/sounds",
+        good[list(GENRE_FEATURES)].iloc[0].to_dict(),
+    )
+    until(lambda: httpx.post(url, json=track, timeout=60).json()["version"] == 3)
     history = json.loads(served.greenroom("history", "sounds", "--json").stdout)
     moves = [(row["version"], row["action"], row.get("reason")) for row in history]
     assert [one for one in moves if one[0] == 3] == [

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from test_train_end_to_end import tumours
 
 from tests.conftest import ROOT, Stack
 from tests.stack_processes import kill, processes_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 EMIT = """
@@ -68,12 +69,9 @@ def retrainings(stack: Stack) -> list[Any]:
     return ask(stack, "flow_runs", {"flows": {"name": {"any_": ["retrain"]}}, "sort": "START_TIME_ASC"})
 
 
-def until(found: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (one := found()):
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.2)
-    return one
+def came_to(stack: Stack, state: str) -> None:
+    """Wait until a retraining is in that state."""
+    until(lambda: [one for one in retrainings(stack) if one["state_type"] == state], seconds=180)
 
 
 def drift(stack: Stack, model: str) -> None:
@@ -108,7 +106,7 @@ def test_drift_trains_its_model_to_the_end_also_when_the_worker_is_killed(
     assert retrainings(stack) == []
     time.sleep(3)  # the server takes up new automations in the background
     drift(stack, MODEL)
-    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "RUNNING"])
+    came_to(stack, "RUNNING")
     time.sleep(2)
     kill(stack, "worker", whole=True)
     shown = stack.greenroom("status", **working)
@@ -120,7 +118,7 @@ def test_drift_trains_its_model_to_the_end_also_when_the_worker_is_killed(
     (killed,) = retrainings(stack)
     assert (killed["state_type"], killed["parameters"]) == ("CRASHED", {"model": MODEL})
     drift(stack, MODEL)
-    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "COMPLETED"])
+    came_to(stack, "COMPLETED")
     assert [one["parameters"] for one in retrainings(stack)] == [{"model": MODEL}] * 2, "no other model's"
     found = mlflow.search_model_versions(f"name = '{MODEL}'")
     assert len(found) == before + 1
@@ -157,7 +155,7 @@ def test_no_secret_is_in_prefects_database(stack: Stack, working: dict[str, str]
 def test_without_its_worker_nothing_runs_on(stack: Stack, working: dict[str, str]) -> None:
     """What a worker started ends with it."""
     drift(stack, MODEL)
-    until(lambda: [one for one in retrainings(stack) if one["state_type"] == "RUNNING"])
+    came_to(stack, "RUNNING")
     assert len(processes_of(stack)["worker"]) > 1
     done = stack.greenroom("up", "--no-train")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -34,6 +34,7 @@ from tests.conftest import Stack
 from tests.flows.scoring import DECLARE, GENRE, expected, tracks
 from tests.ports import free_port
 from tests.serving.onnx_parts import classifier, publish
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -222,10 +223,7 @@ class Job:
         self.process.wait(30)
         if self.process.stdout:
             self.process.stdout.close()
-        deadline = time.monotonic() + 60
-        while left := self.members():
-            assert time.monotonic() < deadline, f"survived: {[one.cmdline() for one in left]}"
-            time.sleep(0.1)
+        until(lambda: not self.members(), lambda: f"survived: {[one.cmdline() for one in self.members()]}")
 
 
 def consistent(where: S3Place) -> int:
@@ -259,10 +257,11 @@ def test_killed_at_random_points_and_run_again_each_row_is_there_once(
         have = len(list(where.list()))
         goal = draw.randrange(have, parts + 2) if draw.random() < 0.8 else 0
         job = Job(stack, arguments, settings)
-        deadline = time.monotonic() + 300
-        while job.process.poll() is None and len(list(where.list())) < goal:
-            assert time.monotonic() < deadline, "it does not go on"
-            time.sleep(0.02)
+        until(
+            lambda: job.process.poll() is not None or len(list(where.list())) >= goal,  # noqa: B023
+            "it does not go on",
+            seconds=300,
+        )
         time.sleep(draw.uniform(0, 8 if goal == 0 else 0.4))
         job.kill(leader_alone=kill % 3 == 1)
         there = consistent(where)

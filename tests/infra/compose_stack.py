@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import httpx
 from catalog.contract import request_model
 from catalog.loader import load_catalog
 from tests.conftest import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 _IMAGES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "MINIO_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE")
@@ -131,16 +131,13 @@ class ComposeStack:
 
     def await_healthy(self, service: str, restarts: int, seconds: float = 120) -> None:
         """Wait until a container was restarted more often than before and is healthy."""
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def healed() -> bool:
             found = self.container(service)
-            if (
-                found["RestartCount"] > restarts
-                and found["State"].get("Health", {}).get("Status") == "healthy"
-            ):
-                return
-            assert time.monotonic() < deadline, f"{service} did not heal: {found['State']}"
-            time.sleep(1)
+            health = found["State"].get("Health", {}).get("Status")
+            return bool(found["RestartCount"] > restarts and health == "healthy")
+
+        until(healed, lambda: f"{service} did not heal: {self.container(service)['State']}", seconds)
 
     def throw_away(self) -> None:
         """Remove containers, networks and volumes."""

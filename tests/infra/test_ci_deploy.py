@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from registry.stages import Version
 from tests.conftest import ROOT, Stack, free_port
 from tests.evidence import Gate, key_settings
 from tests.serving.onnx_parts import WEIGHTS, divides_by_zero, register, regression
+from tests.waiting import answers, until
 
 pytestmark = pytest.mark.slow
 
@@ -111,23 +111,11 @@ def place(stack: Stack, tmp_path: Path) -> Iterator[Place]:
         with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
             found = Place(stack, client, Gate(client, key_settings(stack)), name, str(declared))
             found.url = f"http://127.0.0.1:{port}"
-            await_start(found.url)
+            until(lambda: answers(f"{found.url}/healthz"), "the predictor did not start")
             yield found
     finally:
         predictor.kill()
         predictor.wait()
-
-
-def await_start(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/healthz", timeout=5)
-        except httpx.TransportError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the predictor did not start")
 
 
 def test_good_version_goes_up_and_a_bad_one_is_rolled_back(place: Place) -> None:

@@ -17,6 +17,7 @@ import pytest
 from compose_stack import ComposeStack, docker, engine_problem
 
 from catalog.loader import load_catalog
+from tests.waiting import until
 
 _PROBLEM = engine_problem()
 pytestmark = [
@@ -380,10 +381,12 @@ def test_secrets_are_rotated_by_new_values_and_an_up(stack: ComposeStack) -> Non
         outdated = old[f"GREENROOM_MLFLOW_{user.upper()}_PASSWORD"]
         # MLflow remembers a login for a minute (infra/containers/mlflow_server.py): the predictor may have
         # used the old one until its own restart.
-        deadline = time.monotonic() + 90
-        while httpx.get(search, auth=(user, outdated), timeout=30).status_code != 401:
-            assert time.monotonic() < deadline, f"{user} still gets in with the old password"
-            time.sleep(2)
+        login = (user, outdated)
+        until(
+            lambda: httpx.get(search, auth=login, timeout=30).status_code == 401,  # noqa: B023
+            f"{user} still gets in with the old password",
+            seconds=90,
+        )
     flows = stack.url("prefect", "/api/flows/filter")
     outdated = old["GREENROOM_PREFECT_PASSWORD"]
     assert httpx.post(flows, json={}, auth=("greenroom", outdated), timeout=30).status_code == 401

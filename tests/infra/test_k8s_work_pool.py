@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +28,7 @@ from prefect_kubernetes.worker import KubernetesWorker, KubernetesWorkerJobConfi
 from infra.k8s import lint, policy
 from infra.k8s.manifests import ROOT, flow_run_job, pods, resources
 from tests.conftest import free_port
+from tests.waiting import answers, until
 
 pytestmark = pytest.mark.slow
 
@@ -85,15 +85,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if found.get("/ready", auth=None).is_success:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
-            assert process.poll() is None, (home / "log").read_text()[-3000:]
-            assert time.monotonic() < deadline, (home / "log").read_text()[-3000:]
+
+        def said() -> str:
+            return (home / "log").read_text()[-3000:]
+
+        until(lambda: process.poll() is not None or answers(f"{found.url}/api/ready"), said, 120)
+        assert process.poll() is None, said()
         yield found
     finally:
         os.killpg(process.pid, signal.SIGTERM)
@@ -290,21 +287,16 @@ def test_the_worker_starts_on_the_pool(pool: Server) -> None:
             start_new_session=True,
         )
     try:
-        path, deadline = container["livenessProbe"]["httpGet"]["path"], time.monotonic() + 90
-        while not (_answers(f"http://127.0.0.1:{port}{path}") and _online(pool)):
-            assert process.poll() is None, (pool.home / "worker").read_text()[-3000:]
-            assert time.monotonic() < deadline, (pool.home / "worker").read_text()[-3000:]
-            time.sleep(0.2)
+        live = f"http://127.0.0.1:{port}{container['livenessProbe']['httpGet']['path']}"
+
+        def said() -> str:
+            return (pool.home / "worker").read_text()[-3000:]
+
+        until(lambda: process.poll() is not None or (answers(live) and _online(pool)), said, 90)
+        assert process.poll() is None, said()
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _online(pool: Server) -> bool:

@@ -15,7 +15,6 @@ from pathlib import Path
 from subprocess import STDOUT, Popen
 from typing import Any
 
-import httpx
 import psutil
 import psycopg2
 import pytest
@@ -27,6 +26,7 @@ from registry.settings import KeySettings
 from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.ports import free_port
+from tests.waiting import answers, until
 
 PROCESSES, ATTEMPTS = 4, 50
 KILLS = 50
@@ -159,24 +159,14 @@ def second_server(stack: Stack, log: Path) -> Iterator[tuple[str, Any]]:
         return []
 
     try:
-        deadline = time.monotonic() + 60
-        while not _answers(url):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+        until(lambda: answers(f"{url}/health") or process.poll() is not None, log.read_text)
+        assert process.poll() is None, log.read_text()
         yield url, workers
     finally:
         for child in psutil.Process(process.pid).children(recursive=True):
             child.kill()
         process.kill()
         process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=1).is_success
-    except httpx.TransportError:
-        return False
 
 
 def test_killed_fifty_times_in_the_middle(stack: Stack, pair: Registrar, tmp_path: Path) -> None:

@@ -4,14 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
 from tests.ports import free_port
+from tests.waiting import answers, until
 
 _START = 90  # seconds; a start takes 6 to 9 on an idle machine
 
@@ -22,11 +20,12 @@ def tracking_server(folder: Path, env: Mapping[str, str], arguments: Sequence[st
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with _process(folder, env, ("--port", str(port), *arguments)) as process:
-        deadline = time.monotonic() + _START
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"MLflow did not start:\n{log_of(folder)[-6000:]}")
-            time.sleep(0.1)
+
+        def log() -> str:
+            return f"MLflow did not start:\n{log_of(folder)[-6000:]}"
+
+        until(lambda: process.poll() is not None or answers(f"{url}/health"), log, _START)
+        assert process.poll() is None, log()
         yield url
 
 
@@ -78,10 +77,3 @@ def _process(
                 process.wait(15)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False

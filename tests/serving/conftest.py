@@ -7,13 +7,11 @@ other tests put into the same tracking server.
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
 from predictor_process import Published, Running, Start
@@ -26,6 +24,7 @@ from registry.stages import MODEL_FILE
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.ports import free_port
+from tests.waiting import answers, until
 
 STARTED: list[Running] = []
 PREFIX = f"t{uuid4().hex[:8]}"
@@ -83,15 +82,9 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             )
         running = Running(process, f"http://127.0.0.1:{port}", log)
         STARTED.append(running)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                running.get("/healthz")
-            except httpx.TransportError:
-                time.sleep(0.05)
-            else:
-                return running
-        raise AssertionError(f"the predictor did not start: {log.read_text()}")
+        until(lambda: answers(f"{running.url}/healthz") or process.poll() is not None, log.read_text)
+        assert process.poll() is None, log.read_text()
+        return running
 
     yield launch
     for running in STARTED:

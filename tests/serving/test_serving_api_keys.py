@@ -11,7 +11,7 @@ from onnx_parts import json_of
 from predictor_process import Published, Running, Start
 from pydantic import ValidationError
 from scraped import Scraped
-from test_serving_overload import BODY, NOWHERE, answer, connect, until
+from test_serving_overload import BODY, NOWHERE, answer, connect, settles
 
 from serving.api_keys import new_key, parse_pairs
 from serving.commands import api_key
@@ -121,7 +121,7 @@ def test_who_has_no_key_takes_nobodys_turn(start: Start) -> None:
     for _ in range(5):
         with connect(running, BODY[:5]) as stranger:  # refused although its body never comes
             assert answer(stranger)[:2] == (401, "unauthorized")
-    until(running, working=0, waiting=0)
+    settles(running, working=0, waiting=0)
     seen = Scraped(running.get("/metrics").text)
     assert seen.get("greenroom_requests_rejected_total", reason="no_key") == 5
     assert running.post("genre", json={}, headers=bearer(KEY)).json()["error"]["code"] != "overloaded"

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from predictor_process import Published, Running, Start
 
+from tests.waiting import answers, until
+
 LIMITS = {
     "GREENROOM_SERVING_MAX_CONNECTIONS": "20",
     "GREENROOM_SERVING_HEAD_TIMEOUT": "1",
@@ -124,13 +126,7 @@ def test_too_many_connections_are_closed_and_the_others_go_on(
         good.sendall(request)
         assert whole(good).startswith(b"HTTP/1.1 200")
     # They are counted anew: who closes makes room.
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Exception):
-            if strict.get("/healthz").is_success:
-                return
-        time.sleep(0.1)
-    raise AssertionError("there is no room after they have gone")
+    until(lambda: answers(f"{strict.url}/healthz"), "there is no room after they have gone")
 
 
 def test_who_does_not_read_answers_is_closed(

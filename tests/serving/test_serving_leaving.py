@@ -18,6 +18,8 @@ import yaml
 from predictor_process import Published, Running, Start
 from rolling import Service
 
+from tests.waiting import until
+
 BASE = Path(__file__).resolve().parents[2] / "infra" / "k8s" / "base" / "predictor"
 
 
@@ -57,14 +59,15 @@ def told_to_stop(running: Running) -> None:
     """Tell it, and wait until it takes no connection any more."""
     running.process.terminate()
     host, port = running.url.removeprefix("http://").split(":")
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def refused() -> bool:
         try:
             socket.create_connection((host, int(port)), timeout=1).close()
         except OSError:
-            return
-        time.sleep(0.02)
-    raise AssertionError("it still takes connections")
+            return True
+        return False
+
+    until(refused, "it still takes connections")
 
 
 def test_an_idle_caller_may_ask_once_more(
@@ -105,10 +108,7 @@ def started(running: Running) -> bool:
 def rolled_out(start: Start, published: Published) -> Running:
     """A pod that Kubernetes would send requests to."""
     running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, **leaving())
-    deadline = time.monotonic() + 60
-    while not started(running):
-        assert time.monotonic() < deadline, "the startup probe never says yes"
-        time.sleep(0.1)
+    until(lambda: started(running), "the startup probe never says yes")
     assert running.get(pod()["readinessProbe"]["httpGet"]["path"]).status_code == 200
     return running
 
@@ -151,8 +151,5 @@ def test_the_startup_probe_leaves_the_rest_to_readiness(start: Start, nothing: s
     """A predictor that looked in vain has started: it is not ready, and restarting it would not help."""
     running = start(nothing)
     running.loaded()
-    deadline = time.monotonic() + 30
-    while not started(running):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: started(running), "the startup probe never says yes")
     assert running.get("/readyz").status_code == 503

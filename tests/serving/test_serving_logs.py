@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from predictor_process import Published, Running, Start
 
 from serving.identity import new_id, request_id
+from tests.waiting import until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -65,11 +65,9 @@ def lines(running: Running) -> list[dict[str, Any]]:
 
 def about_request(running: Running, name: str) -> list[dict[str, Any]]:
     """Return the lines about a request; they are written when its answer is already on its way."""
-    deadline = time.monotonic() + 10
-    while not (found := [one for one in lines(running) if one["request_id"] == name]):
-        assert time.monotonic() < deadline, "there is no line about it"
-        time.sleep(0.02)
-    return found
+    return until(
+        lambda: [one for one in lines(running) if one["request_id"] == name], "there is no line about it"
+    )
 
 
 def test_every_line_is_json_and_leads_to_its_request(

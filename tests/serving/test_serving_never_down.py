@@ -28,6 +28,7 @@ from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.registry.registered import Registrar
 from tests.stack_processes import kill
+from tests.waiting import until
 
 READS = tuple(name for name in FEATURES if name != "energy")
 TOKEN = "a-token-of-this-test"
@@ -90,14 +91,6 @@ def bodies(track_without_energy: dict[str, Any], tmp_path: Path) -> Path:
     file = tmp_path / "bodies.json"
     file.write_text(json.dumps(pairs))
     return file
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
 
 
 def state(running: Running, model: Model) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.overload import LimitConcurrency, Turns
 from serving.schemas import ErrorBody
+from tests.waiting import until
 
 NOWHERE = "http://127.0.0.1:9"
 BODY = b'[{"no": "feature"}]'
@@ -52,16 +53,16 @@ def scrape(running: Running) -> Scraped:
     return Scraped(running.get("/metrics").text)
 
 
-def until(running: Running, *, working: int, waiting: int) -> None:
-    """Wait until so many requests are under way and so many wait."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        seen = scrape(running)
-        found = seen.get("greenroom_requests_in_flight"), seen.get("greenroom_queue_length")
-        if found == (working, waiting):
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{found} under way and waiting, not {(working, waiting)}")
+def under_way(running: Running) -> tuple[float, float]:
+    """How many requests are worked at, and how many wait."""
+    seen = scrape(running)
+    return seen.get("greenroom_requests_in_flight"), seen.get("greenroom_queue_length")
+
+
+def settles(running: Running, *, working: int, waiting: int) -> None:
+    """Wait until so many requests are worked at and so many wait."""
+    wanted = (working, waiting)
+    until(lambda: under_way(running) == wanted, lambda: f"{under_way(running)}, not {wanted}")
 
 
 def refusals(running: Running) -> dict[str, float]:
@@ -80,9 +81,9 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
     )
     running.loaded()
     slow = [connect(running, BODY[:5]) for _ in range(2)]
-    until(running, working=2, waiting=0)
+    settles(running, working=2, waiting=0)
     patient = [connect(running, BODY[:5]) for _ in range(3)]
-    until(running, working=2, waiting=3)
+    settles(running, working=2, waiting=3)
 
     for _ in range(20):
         began = time.monotonic()
@@ -98,14 +99,14 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
     for path in ("/healthz", "/docs", "/openapi.json", "/api/models", "/metrics"):
         assert running.get(path).status_code == 200
     assert running.get("/readyz").json()["status"] == "not_ready"
-    until(running, working=2, waiting=3)
+    settles(running, working=2, waiting=3)
 
     for connection in (*slow, *patient):
         connection.sendall(BODY[5:])
     for connection in (*slow, *patient):
         assert answer(connection)[:2] == (503, "model_unavailable")
         connection.close()
-    until(running, working=0, waiting=0)
+    settles(running, working=0, waiting=0)
     assert running.post("genre", content=BODY, headers={"content-type": "application/json"}).json()["error"][
         "code"
     ] == ("model_unavailable")
@@ -117,7 +118,7 @@ def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
     running = start(NOWHERE, **limits, **LARGE)
     running.loaded()
     with connect(running, BODY[:5]) as slow:
-        until(running, working=1, waiting=0)
+        settles(running, working=1, waiting=0)
         began = time.monotonic()
         waiting = [connect(running, BODY[:5]) for _ in range(5)]
         for connection in waiting:
@@ -128,7 +129,7 @@ def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
         assert refusals(running) == {"queue_timeout": 5}
         slow.sendall(BODY[5:])
         assert answer(slow)[1] == "model_unavailable"
-    until(running, working=0, waiting=0)
+    settles(running, working=0, waiting=0)
 
 
 def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
@@ -144,14 +145,14 @@ def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
     for _ in range(5):
         # Some leave while their body is read, some while they wait.
         gone = [connect(running, BODY[:5]) for _ in range(8)]
-        until(running, working=3, waiting=5)
+        settles(running, working=3, waiting=5)
         random.shuffle(gone)
         for connection in gone:
             connection.close()
-        until(running, working=0, waiting=0)
+        settles(running, working=0, waiting=0)
     # Every turn is there again.
     slow = [connect(running, BODY[:5]) for _ in range(3)]
-    until(running, working=3, waiting=0)
+    settles(running, working=3, waiting=0)
     for connection in slow:
         connection.sendall(BODY[5:])
         assert answer(connection)[1] == "model_unavailable"
@@ -171,7 +172,7 @@ def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
     with connect(running, BODY[:5]) as slow:
         assert answer(slow)[:2] == (408, "request_timeout")
     with connect(running, BODY[:5]) as next_one:
-        until(running, working=1, waiting=0)
+        settles(running, working=1, waiting=0)
         next_one.sendall(BODY[5:])
         assert answer(next_one)[:2] == (503, "model_unavailable")
 
@@ -226,7 +227,7 @@ def test_a_flood_of_good_requests_is_answered_or_refused_but_never_lost(
     statuses = asyncio.run(flood())
     assert set(statuses) == {200, 503}
     assert statuses.count(503) == sum(refusals(running).values())
-    until(running, working=0, waiting=0)
+    settles(running, working=0, waiting=0)
     assert running.post(names["genre"], json=track).status_code == 200
 
 

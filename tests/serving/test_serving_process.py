@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +17,7 @@ from onnx_parts import json_of
 from predictor_process import Published, Running, Start
 
 from serving.schemas import ErrorBody
+from tests.waiting import until
 
 FORBIDDEN = {"sklearn", "skl2onnx", "onnx", "deepchecks", "prefect", "pandas", "mlflow", "scipy", "joblib"}
 
@@ -127,10 +127,8 @@ def test_access_log_leaves_out_health_checks(predictor: Running) -> None:
     predictor.get("/readyz")
     predictor.get("/api/models")
     # A line is written after its answer has gone out.
-    deadline = time.monotonic() + 20
-    while "GET /api/models" not in (log := predictor.log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert "GET /api/models" in log
+    until(lambda: "GET /api/models" in predictor.log.read_text())
+    log = predictor.log.read_text()
     assert "GET /healthz" not in log
     assert "GET /readyz" not in log
 

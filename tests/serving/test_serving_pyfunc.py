@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +37,7 @@ from serving.models import Lanes
 from serving.predictor import Served
 from serving.pyfunc import PyfuncFiles, PyfuncModel
 from serving.settings import ServingSettings
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -76,13 +75,6 @@ def gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return Path(f"/proc/{pid}/stat").exists() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # What it answers

@@ -4,7 +4,6 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from serving.recording import Outcome, Recorder
 from serving.spool import Spool, SpoolFullError
 from tests.conftest import Stack
 from tests.ports import free_port
+from tests.waiting import until
 
 READS = tuple(name for name in FEATURES if name != "energy")
 
@@ -68,14 +68,6 @@ def kept(storage: StorageSettings, prefix: str, folder: Path) -> list[dict[str, 
     return found
 
 
-def eventually(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.1)
-    return found
-
-
 def test_every_prediction_is_kept_with_its_id_inputs_and_output(
     recording: Running,
     storage: StorageSettings,
@@ -88,7 +80,7 @@ def test_every_prediction_is_kept_with_its_id_inputs_and_output(
     assert recording.post(names["genre"], json={}).status_code == 422
     prefix = f"predictions/model={names['genre']}"
     ids = {one["id"], several["id"]}
-    rows = eventually(
+    rows = until(
         lambda: len(found := [r for r in kept(storage, prefix, tmp_path) if r["id"] in ids]) == 71 and found
     )
     assert all(key.startswith(f"{prefix}/date=2") for key in Bucket(storage).keys(prefix))
@@ -123,7 +115,7 @@ def test_feedback_is_kept_by_the_id_of_the_prediction(
     assert recording.ask(
         "POST", "/api/feedback", json={"id": answer["id"], "row": 9, "outcome": 1}
     ).is_success
-    rows = eventually(
+    rows = until(
         lambda: (
             len(f := [r for r in kept(storage, "feedback", tmp_path) if r["id"] == answer["id"]]) == 3 and f
         )
@@ -203,8 +195,8 @@ def test_nothing_is_lost_on_a_stop_and_what_the_bucket_missed_goes_later(
     assert len(list(spool.rglob("*.parquet"))) == 1
     again = start(published.url, **common, **keys(storage))
     prefix = f"predictions/model={model}"
-    eventually(lambda: {r["id"] for r in kept(storage, prefix, tmp_path)} >= ids)
-    eventually(lambda: not list(spool.rglob("*.parquet")))
+    until(lambda: {r["id"] for r in kept(storage, prefix, tmp_path)} >= ids)
+    until(lambda: not list(spool.rglob("*.parquet")))
     again.process.send_signal(signal.SIGKILL)
 
 
@@ -289,7 +281,7 @@ def test_feedback_that_was_accepted_is_kept_in_a_full_folder_and_more_is_refused
     accepted = Outcome(str(uuid4()), 0, "rock", time.time_ns(), None)
     assert recorder.outcomes([accepted])
     recorder.start()
-    eventually(lambda: not recorder.outcomes([]))
+    until(lambda: not recorder.outcomes([]))
     recorder.stop()
     (kept_file,) = (tmp_path / "feedback").rglob("*.parquet")
     assert pq.read_table(kept_file, partitioning=None).column("id").to_pylist() == [accepted.id]

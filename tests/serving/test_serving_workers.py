@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from predictor_process import Published, Running, Start
 from scraped import Scraped
 
 from serving.workers import FOLDER, Workers
+from tests.waiting import until
 
 MANY = 3
 
@@ -24,14 +23,6 @@ def several(start: Start, published: Published) -> Running:
     )
     running.loaded()
     return running
-
-
-def until(look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 30
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.1)
-    return found
 
 
 def workers(running: Running, model: str) -> dict[int, int | None]:

@@ -30,7 +30,6 @@ from uploading import (
     row,
     rows,
     to_csv,
-    until,
     wide,
 )
 
@@ -38,6 +37,7 @@ from registry.datasets import dataset_key, fetch_dataset
 from registry.errors import DatasetDamagedError, DatasetMissingError
 from registry.storage import Bucket
 from serving.schemas import ErrorBody
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv, until
+from uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv
 
 from registry.datasets import dataset_key
 from registry.storage import StorageSettings
 from tests.ports import free_port
+from tests.waiting import until
 
 
 def begin(uploading: Uploading, *, whole: bool) -> socket.socket:

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import io
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -94,16 +93,6 @@ def generated(size: int) -> Iterator[bytes]:
 def varied(count: int) -> list[dict[str, Any]]:
     """Tracks that gzip cannot make much smaller."""
     return [row(track_id=sha256(number.to_bytes(4, "big")).hexdigest()) for number in range(count)]
-
-
-def until(what: Callable[[], Any]) -> Any:
-    """Wait until something is so, and return it."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it did not become so")
 
 
 def wide(count: int, text: Callable[[], str]) -> list[dict[str, Any]]:
