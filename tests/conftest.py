@@ -1,6 +1,7 @@
 """Fixtures that more than one room's tests use. Everything is real, on free ports, and stopped at the end."""
 
 import functools
+import gc
 import os
 import ssl
 import subprocess
@@ -27,6 +28,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     NO_PROXY="127.0.0.1,localhost",
 )
+# The libraries' objects stay: the collector need not walk through them all the time.
+gc.set_threshold(100_000)
 # Without a client of its own httpx reads all root certificates for each request: 30 ms, thousands of times.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 

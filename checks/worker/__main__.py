@@ -8,6 +8,7 @@ judges nothing: the gate does.
 Exit codes: 0 all suites were tried, 3 this environment cannot run DeepChecks, anything else a crash.
 """
 
+import gc
 import json
 import logging
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 # jsonschema uses this package if it is there, and it builds a grammar for 2.7 s at import; nothing here
 # checks the format of an address.
 sys.modules["rfc3987_syntax"] = None
+# What is imported stays: the collector need not walk through it so often.
+gc.set_threshold(100_000)
 warnings.filterwarnings("ignore")
 
 CANNOT_RUN = 3
