@@ -57,8 +57,12 @@ def register(settings: WorkerSettings) -> None:
 
     Raises `click.ClickException` with what Prefect said.
     """
+    # Imported here: Prefect takes seconds.
+    from flows.living import bury  # noqa: PLC0415
+
     make_pool()
     end_the_dead()
+    bury()
     prefect = str(Path(sys.executable).parent / "prefect")
     _say(prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(settings.deployments))
 
@@ -79,7 +83,7 @@ def make_pool() -> None:
 def end_the_dead() -> None:
     """Have Prefect end, as Crashed, flow runs that stopped saying that they live, or never began to.
 
-    Nobody else would: who was killed tells nobody. Those of this home are known to be dead at once.
+    Nobody else would: who was killed tells nobody.
     """
     # Imported here: Prefect takes seconds.
     from prefect.client.orchestration import get_client  # noqa: PLC0415
@@ -87,8 +91,6 @@ def end_the_dead() -> None:
     from prefect.events.actions import ChangeFlowRunState  # noqa: PLC0415
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture  # noqa: PLC0415
     from prefect.events.schemas.events import ResourceSpecification  # noqa: PLC0415
-
-    from flows.living import bury  # noqa: PLC0415
 
     def after(event: str, name: str, silence: timedelta, expect: set[str], why: str) -> AutomationCore:
         return AutomationCore(
@@ -117,7 +119,6 @@ def end_the_dead() -> None:
             "It was handed to a worker and never started.",
         ),
     ]
-    bury()
     with get_client(sync_client=True) as client:
         for automation in wanted:
             known = client.read_automations_by_name(automation.name)

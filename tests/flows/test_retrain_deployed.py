@@ -1,12 +1,12 @@
 """The local stack's worker and the deployments of prefect.yaml: drift of a model trains it, to the end."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -21,13 +21,6 @@ from tests.stack_processes import kill, processes_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
-EMIT = """
-from prefect.events import emit_event
-from prefect.events.worker import EventsWorker
-from flows.monitor import EVENT
-emit_event(EVENT, resource={"prefect.resource.id": "greenroom.model.MODEL"}, payload={})
-EventsWorker.instance().wait_until_empty()
-"""
 MODEL = "drifting"
 
 
@@ -75,9 +68,16 @@ def came_to(stack: Stack, state: str) -> None:
 
 
 def drift(stack: Stack, model: str) -> None:
-    environment = {**stack.environment, "PREFECT_API_URL": f"{stack.prefect_url}/api"}
-    command = [sys.executable, "-c", EMIT.replace("MODEL", model)]
-    subprocess.run(command, env=environment, timeout=300, check=True)
+    """The event that monitoring emits (test_monitor_end_to_end.py has it doing so)."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "greenroom.drift",
+        "resource": {"prefect.resource.id": f"greenroom.model.{model}"},
+        "payload": {},
+    }
+    answer = httpx.post(f"{stack.prefect_url}/api/events", json=[event], timeout=60)
+    assert answer.is_success, answer.text
 
 
 def test_worker_is_a_service_of_the_stack(stack: Stack, working: dict[str, str]) -> None:

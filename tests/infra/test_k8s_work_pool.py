@@ -157,6 +157,13 @@ def test_registering_again_changes_the_pool_and_doubles_nothing(pool: Server) ->
     kept = pool.get("/work_pools/greenroom-kubernetes").json()
     assert kept["type"] == "kubernetes"
     assert kept["base_job_template"] == json.loads((BASE / "base-job-template.json").read_text())
+    # Nobody else ends the flow run of a pod that died.
+    automations = pool.ask("/automations/filter", {})
+    assert {one["name"]: one["enabled"] for one in automations} == {
+        "Flow runs whose process died": True,
+        "Flow runs that never started": True,
+    }
+    assert len(automations) == 2
 
 
 def test_the_deployments_flow_can_be_loaded_and_takes_its_parameters(pool: Server) -> None:
