@@ -28,6 +28,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     NO_PROXY="127.0.0.1,localhost",
 )
+# Two workers share two cores: more threads in each would only wait for each other.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 # The libraries' objects stay: the collector need not walk through them all the time.
 gc.set_threshold(100_000)
 # Without a client of its own httpx reads all root certificates for each request: 30 ms, thousands of times.

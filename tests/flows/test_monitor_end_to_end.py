@@ -22,6 +22,7 @@ from catalog.tracks import FEATURES as GENRE_FEATURES
 from flows import data
 from tests.conftest import Stack
 from tests.receivers import http_receiver
+from tests.serving.scraped import Scraped
 from tests.waiting import until
 
 HERE = Path(__file__).resolve().parent
@@ -50,6 +51,11 @@ class Served:
     def greenroom(self, *arguments: str, **variables: str) -> Any:
         return self.stack.greenroom(*arguments, **{**self.environment, **variables})
 
+    def written(self) -> float:
+        """How many predictions and outcomes are on the disk, or were sent from there."""
+        metrics = Scraped(httpx.get(f"{self.stack.serving_url}/metrics", timeout=60).text)
+        return metrics.get("greenroom_prediction_log_rows_total")
+
     def ask(
         self,
         rows: pd.DataFrame,
@@ -59,15 +65,16 @@ class Served:
         features: Sequence[str] = FEATURES,
     ) -> None:
         """Ask for predictions, and wait until the log has them."""
-        url = self.stack.serving_url
+        url, before = self.stack.serving_url, self.written()
         asked = rows[list(features)].to_dict("records")
         answer = httpx.post(f"{url}/api/predict/{model}", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
+        wanted = before + len(rows) + len(outcomes or ())
         if outcomes is not None:
             said = [{"id": answer.json()["id"], "row": n, "outcome": o} for n, o in enumerate(outcomes)]
             assert httpx.post(f"{url}/api/feedback", json=said, timeout=60).is_success
         spool = self.stack.home / "serving-spool"
-        time.sleep(1)  # longer than a row waits in memory
+        until(lambda: self.written() >= wanted, "the log was not written")
         until(lambda: not list(spool.rglob("*.parquet")), "the log was not sent")
 
 
