@@ -246,10 +246,8 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             "Greenroom: sounds version 3 is in Staging",
             "Greenroom: sounds version 3 is in Production",
         ]
-    url, track = (
-        f"{served.stack.serving_url}/api/predict/sounds",
-        good[list(GENRE_FEATURES)].iloc[0].to_dict(),
-    )
+    url = f"{served.stack.serving_url}/api/predict/sounds"
+    track = good[list(GENRE_FEATURES)].iloc[0].to_dict()
     until(lambda: httpx.post(url, json=track, timeout=60).json()["version"] == 3)
     history = json.loads(served.greenroom("history", "sounds", "--json").stdout)
     moves = [(row["version"], row["action"], row.get("reason")) for row in history]

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from flows.outcome import Ended, Outcome, exit_code
 from flows.together import train_each
 from tests.conftest import Stack
+from tests.waiting import until
 
 SOUNDS, KIN, REFUSED, BROKEN = "zz-clusters", "zz-similar", "zz-refused", "zz-broken"
 _AS = """
@@ -169,6 +170,12 @@ def test_the_other_commands_know_them(trained: tuple[Stack, str], folder: Path) 
     assert "Production" in history.stdout
 
 
+def served(stack: Stack) -> dict[str, int | None]:
+    """Which version of each model the predictor has; it is told of a promotion, and loads a moment later."""
+    models = httpx.get(f"{stack.serving_url}/api/models", timeout=60).json()["models"]
+    return {model["name"]: model["version"] for model in models}
+
+
 @pytest.mark.slow
 def test_a_second_version_is_compared_with_the_first_and_takes_its_place(
     trained: tuple[Stack, str], folder: Path
@@ -181,14 +188,12 @@ def test_a_second_version_is_compared_with_the_first_and_takes_its_place(
     outcomes = {one["check"]: one for one in json.loads(gate.stdout)["verdict"]["outcomes"]}
     assert outcomes["IncumbentComparison"]["status"] == "passed"
     assert outcomes["IncumbentComparison"]["value"] == 0.0  # the same rows and seed: the same model
-    served = {m["name"]: m["version"] for m in httpx.get(f"{stack.serving_url}/api/models").json()["models"]}
-    assert served[SOUNDS] == 2
+    until(lambda: served(stack)[SOUNDS] == 2, "version 2 is not served")
     diff = stack.greenroom("diff", SOUNDS, "1", "2", **catalogue)
     assert diff.returncode == 0, diff.stdout + diff.stderr
     back = stack.greenroom("rollback", SOUNDS, "--reason", "a test", **catalogue)
     assert back.returncode == 0, back.stdout + back.stderr
-    served = {m["name"]: m["version"] for m in httpx.get(f"{stack.serving_url}/api/models").json()["models"]}
-    assert served[SOUNDS] == 1
+    until(lambda: served(stack)[SOUNDS] == 1, "version 1 is not served again")
 
 
 def outcome(stage: str = "Production", refusals: tuple[str, ...] = ()) -> Outcome:

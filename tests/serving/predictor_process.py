@@ -2,13 +2,14 @@
 
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,16 @@ class Running:
 
     def loaded(self) -> dict[str, Any]:
         """Wait until no model is being loaded any more, and return what /readyz says of each."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            models: dict[str, Any] = self.get("/readyz").json()["models"]
-            if not any("being loaded" in (model["reason"] or "") for model in models.values()):
-                return models
-            time.sleep(0.05)
-        raise AssertionError(f"still loading: {self.log.read_text()}")
+
+        def models() -> dict[str, Any]:
+            found: dict[str, Any] = self.get("/readyz").json()["models"]
+            return found
+
+        def all_loaded() -> bool:
+            return not any("being loaded" in (model["reason"] or "") for model in models().values())
+
+        until(all_loaded, lambda: f"still loading: {self.log.read_text()}")
+        return models()
 
     def kill(self) -> None:
         """End it, if it has not ended."""
