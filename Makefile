@@ -169,7 +169,7 @@ lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py
 
 clean: down ## Remove the environments and all state of the local stack
-	@rm -rf .venv .venv-checks .greenroom
+	@rm -rf .venv .venv-checks .venv-build .greenroom
 
 # --- Containers. Docker with Compose 2, or 1.29. ---
 COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)

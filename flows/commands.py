@@ -1,6 +1,5 @@
 """Subcommand of this room: train."""
 
-import gc
 import os
 import sys
 from pathlib import Path
@@ -78,8 +77,6 @@ def prepare_environment(settings: FlowSettings) -> None:
 
     Steps print a line of their own; Prefect's log of the same goes to its server alone.
     """
-    # Half a million objects come with the imports and stay: the collector need not look at them so often.
-    gc.set_threshold(100_000)
     # Without an address Prefect would start a server of its own for the time of the run.
     os.environ["PREFECT_API_URL"] = settings.prefect_url
     os.environ["PREFECT_HOME"] = str(home() / "prefect")

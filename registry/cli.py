@@ -1,6 +1,7 @@
 """`greenroom`: one command line; each room brings its subcommands through the entry points
 `greenroom.commands`, so that this room imports none of those above it."""
 
+import gc
 import sys
 from importlib.metadata import EntryPoint, entry_points
 
@@ -71,6 +72,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors a person can meet become one message and an exit code."""
+    # Half a million objects may come with the imports and stay: the collector need not look at them so often.
+    gc.set_threshold(100_000)
     try:
         cli(standalone_mode=True)
     except RegistryUnavailableError as error:
