@@ -236,6 +236,13 @@ class ModelSpec(_Declaration):
         description="Headline metric, higher is better; chooses among the candidates. The name of one of "
         "scikit-learn's scorers, or what `METRICS` says for the task."
     )
+    search_trials: int = Field(
+        default=8,
+        ge=0,
+        le=1000,
+        description="How many points of the candidates' search spaces are tried; 0: none. Trials, not "
+        "seconds, so that a training comes to the same model on every machine.",
+    )
     split: Split = Split()
     gate: GatePolicy
 

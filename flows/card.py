@@ -44,7 +44,6 @@ class Facts:
     agreement: Agreement
     verdict: Verdict
     run_id: str
-    search_seconds: float
     # Of a model that was submitted: where it comes from.
     origin: str = ""
 
@@ -148,7 +147,7 @@ def _chosen(facts: Facts) -> str:
         for name, one in best.items()
     ]
     searched = (
-        f"then {trials} trials in {facts.search_seconds:g} s around them (Optuna's tree-structured Parzen "
+        f"then {trials} trials around them (Optuna's tree-structured Parzen "
         f"estimator, seed {spec.split.seed}; all of them are in `search/trials.csv`)"
         if trials
         else "and nothing else: there was no search"

@@ -40,7 +40,6 @@ class Made:
     content: bytes
     found: models.Agreement
     folds: Any = None
-    search_seconds: float = 0
     origin: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     declaration: str = ""
@@ -106,7 +105,6 @@ def finish(made: Made, name: str, tags: Mapping[str, str], last: LastStep | None
                     agreement=made.found,
                     verdict=verdict,
                     run_id=run.info.run_id,
-                    search_seconds=made.search_seconds,
                     origin=made.origin,
                 )
             )
