@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
@@ -39,6 +41,23 @@ def test_neither_cores_nor_threads_nor_hashes_change_a_model() -> None:
     many = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4", "PYTHONHASHSEED": "1"}
     one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "2"}
     assert trained(cores, **many) == trained({min(cores)}, **one)
+
+
+def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
+    spec = get_model("genre")
+    table = data.read_table(spec.dataset)
+    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
+    # Enough of them that eight threads come to an end in another order each time.
+    rows = pd.concat([rows] * 4, ignore_index=True)
+    (forest,) = [one for one in spec.candidates if one.name == "random-forest"]
+    forest = forest.model_copy(update={"params": {**forest.params, "n_estimators": 50, "n_jobs": 8}})
+    fold = (np.arange(2000), np.arange(2000, len(rows)))
+    answers = set()
+    for _ in range(4):
+        scored = models.score_fold(spec, forest, data.features(rows, spec), rows["track_genre"], fold)
+        assert scored.unseen is not None
+        answers.add(scored.unseen.probabilities.tobytes())
+    assert len(answers) == 1
 
 
 def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
