@@ -11,7 +11,7 @@ from predictor_process import Running
 
 from catalog.tracks import FEATURES
 from registry.onnx_model import OnnxModel
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 
 
 def test_classifier_answers_the_models_own_probabilities(

@@ -13,7 +13,7 @@ from catalog.tracks import FEATURES
 from registry import audit, keys
 from registry.client import TrackingClient
 from registry.settings import KeySettings, RegistrySettings
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 
 
 def refusal(running: Running, name: str, track: dict[str, Any]) -> str:

@@ -21,9 +21,9 @@ from registry.client import TrackingClient
 from registry.onnx_model import OnnxModel
 from registry.settings import RegistrySettings
 from registry.stages import Version
-from serving.answering import Outputs
-from serving.predictor import Asked, Predictor, Served
-from serving.together import Together
+from serving.inference.batching import Together
+from serving.inference.predictor import Asked, Predictor, Served
+from serving.inference.response import Outputs
 from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.registry.registered import Registrar

@@ -36,7 +36,7 @@ from uploading import (
 from registry.datasets import dataset_key, fetch_dataset
 from registry.errors import DatasetDamagedError, DatasetMissingError
 from registry.storage import Bucket
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 from tests.waiting import until
 
 

@@ -14,7 +14,7 @@ from predictor_process import Running
 
 from catalog.tracks import Track
 from registry.storage import Bucket, StorageSettings
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 
 NOWHERE = "http://127.0.0.1:9"
 MIB = 1 << 20
