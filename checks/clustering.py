@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_samples
 from threadpoolctl import threadpool_limits
 
 from checks.looking import Floats, Look, Measured
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 
 def silhouettes(look: Look, of: OnnxModel | None = None) -> Floats:

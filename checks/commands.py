@@ -13,9 +13,10 @@ from catalog.loader import UnknownModelError, get_model
 from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
 from checks.summary import markdown
-from registry import audit, keys, rules
-from registry.attestation import verify
-from registry.client import TrackingClient
+from registry import audit
+from registry.client import audit_log
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import (
     EvidenceError,
     KeyFileError,
@@ -23,11 +24,11 @@ from registry.errors import (
     RegistryRefusedError,
     RegistryUnavailableError,
 )
-from registry.evidence import Verdict, policy_digest
+from registry.evidence import keys, rules
+from registry.evidence.attestation import verify
+from registry.evidence.verdict import Verdict, policy_digest
+from registry.names import EVIDENCE, Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE
 
 _COLOURS = {"passed": "green", "failed": "red", "error": "red", "not_run": "red", "missing": "red"}
 
@@ -130,7 +131,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
             rules.require_passed(evidence, version.candidate)
         else:
             current = registry.in_stage(version.model, Stage.PRODUCTION)
-            rows = audit.history(client, version.model)
+            rows = audit_log.history(client, version.model)
             situation = rules.Situation(
                 incumbent=registry.named(current) if current else None,
                 now=datetime.now(UTC),

@@ -15,11 +15,11 @@ from catalog.spec import ModelSpec, Task
 from checks.clustering import silhouettes
 from checks.looking import Floats, Look
 from checks.similarity import agreements
+from registry.client.registry import Registry
 from registry.errors import ModelFormatError, RegistryRefusedError
-from registry.evidence import CheckOutcome, Incumbent
-from registry.onnx_model import OnnxModel
-from registry.stage import Stage
-from registry.stages import Registry
+from registry.evidence.verdict import CheckOutcome, Incumbent
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import Stage
 
 NAME = "IncumbentComparison"
 # Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13): rows are

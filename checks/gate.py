@@ -21,8 +21,8 @@ from checks.looking import Look
 from checks.own import is_own, look
 from checks.process import OUTCOMES_FILE, WorkerRun, run_worker
 from checks.settings import ChecksSettings
-from registry.evidence import CheckOutcome, Verdict, policy_digest
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest
+from registry.model_format.onnx_model import OnnxModel
 
 VERDICT_FILE = "verdict.json"
 CHECKS_FILE = "checks.json"

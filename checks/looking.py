@@ -10,7 +10,7 @@ import pandas as pd
 
 from catalog.spec import ModelSpec
 from checks.encoding import encoder
-from registry.onnx_model import OnnxModel, Rows
+from registry.model_format.onnx_model import OnnxModel, Rows
 
 Side = Literal["train", "test"]
 Floats = npt.NDArray[np.float64]

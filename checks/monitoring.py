@@ -20,8 +20,8 @@ from checks.frames import to_parquet
 from checks.gate import judge
 from checks.process import run_worker
 from checks.settings import ChecksSettings
-from registry.evidence import CheckOutcome
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome
+from registry.model_format.onnx_model import OnnxModel
 
 REPORT_FILE = "drift.html"
 _SUITE = "train_test_validation"

@@ -8,12 +8,12 @@ from checks.comparing import find_rival
 from checks.errors import GateInputError
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
-from registry import keys
+from registry.client.registry import Registry, Version
 from registry.errors import NotFoundError
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence import keys
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
 from registry.settings import KeySettings
-from registry.stages import Registry, Version
 
 
 def rerun_gate(registry: Registry, version: Version, spec: ModelSpec) -> Verdict:

@@ -14,7 +14,7 @@ from checks.gate import judge
 from checks.own import is_own
 from checks.process import run_worker
 from checks.settings import ChecksSettings
-from registry.evidence import CheckOutcome
+from registry.evidence.verdict import CheckOutcome
 
 SUITES = ("data_integrity", "train_test_validation")
 

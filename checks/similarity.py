@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from checks.looking import Floats, Look, Measured
-from registry.items import Items
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
+from registry.model_format.similarity_index import Items
 
 Places = npt.NDArray[np.int64]
 # Among float32 distances, so little is no difference.

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterable
 
-from registry.evidence import CheckOutcome, Verdict
-from registry.stages import Version
+from registry.client.registry import Version
+from registry.evidence.verdict import CheckOutcome, Verdict
 
 
 def markdown(version: Version, verdict: Verdict | None, refusal: str | None) -> str:

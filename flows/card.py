@@ -21,7 +21,7 @@ from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.scores import DRAWS, Interval, Measured
 from flows.search import Tried
-from registry.evidence import Verdict
+from registry.evidence.verdict import Verdict
 
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
 # A class below it is recognised less than half as well as could be.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from catalog.spec import ModelSpec
-    from registry.evidence import CheckOutcome
+    from registry.evidence.verdict import CheckOutcome
 
 REPORT_FILE = "data-validation.md"
 

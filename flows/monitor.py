@@ -25,12 +25,12 @@ from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
 from flows.records import Window, open_bucket, read_feedback, read_predictions
 from flows.retrying import RETRIES
-from registry.announcing import announce
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
-from registry.onnx_model import OnnxModel
-from registry.stages import Registry
-from registry.tags import MODEL
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import MODEL
+from registry.notify.people import announce
 
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"

@@ -15,8 +15,8 @@ from catalog.plain import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTa
 from catalog.spec import ModelSpec
 from flows.errors import DataError, SubmissionError
 from flows.uploaded import fetch_rows, storage
-from registry.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
+from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
 
 # A class needs rows on both sides of the split and in each fold; more classes than this are numbers.
 _MOST_CLASSES = 100

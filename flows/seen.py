@@ -11,8 +11,8 @@ from catalog.spec import ModelSpec
 from checks.comparing import Rival, compare
 from checks.frames import checked_frame
 from flows.errors import SeenError
-from registry.evidence import Incumbent
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Incumbent
+from registry.model_format.onnx_model import OnnxModel
 
 
 def require_unseen(

@@ -24,16 +24,15 @@ from checks.gate import run_gate
 from checks.rerunning import rerun_gate
 from flows import caching, data, models, neighbours, pictures, scores, tracking
 from flows.retrying import BOUNDED, COMPUTING, RETRIES
-from registry.client import TrackingClient
-from registry.datasets import is_dataset_id
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import KeyFileError
-from registry.evidence import Verdict
-from registry.nudging import nudge
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import EVIDENCE, OVERRIDE, Stage
+from registry.notify.predictors import nudge
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, OVERRIDE
+from registry.storage.datasets import is_dataset_id
 
 
 @dataclass(frozen=True)

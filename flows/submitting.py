@@ -26,7 +26,7 @@ from flows.outcome import Outcome
 from flows.retrying import COMPUTING
 from flows.search import Tried
 from flows.seen import require_unseen
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
 SUBMITTER = "greenroom.submitted_by"

@@ -13,14 +13,14 @@ from sklearn.ensemble import GradientBoostingRegressor
 from checks import commands
 from checks.errors import GateInputError, GateUnavailableError
 from checks.gate import run_gate
-from registry import keys
-from registry.attestation import peek
+from registry.client.registry import Registry, Version
 from registry.errors import NotFoundError, RegistryUnavailableError
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence import keys
+from registry.evidence.attestation import peek
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import EVIDENCE
 from registry.settings import KeySettings
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE
 
 PASSED = """cat > $3/outcomes.json <<'END'
 {"outcomes": [{"check": "First", "status": "passed", "reason": "a [good] one"},

@@ -12,7 +12,7 @@ from catalog.policies import CLASSIFICATION, REGRESSION
 from flows import data, plain
 from flows.errors import DataError, SubmissionError
 from flows.submit import training_rows
-from registry.datasets import is_dataset_id
+from registry.storage.datasets import is_dataset_id
 
 
 def table(rows: int = 1200) -> pd.DataFrame:

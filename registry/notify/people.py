@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, field_validator
 
-from registry.printing import printable
 from registry.settings import GreenroomSettings, home
+from registry.text import printable
 
 _log = logging.getLogger("greenroom.notifications")
 

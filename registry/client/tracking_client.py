@@ -19,12 +19,12 @@ from registry.errors import (
     RegistryUnavailableError,
     TooLargeError,
 )
-from registry.headers import ACTOR_HEADER
+from registry.names import ACTOR_HEADER
 from registry.settings import RegistrySettings
 
 _API = "/api/2.0/mlflow/"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-# How the guard's refusals begin (registry/server/store.py).
+# How the guard's refusals begin (registry/server/guarded_store.py).
 _GUARD = "Greenroom refused: "
 _NOT_MLFLOW = "{url} does not answer like an MLflow server. Check GREENROOM_TRACKING_URI."
 
@@ -86,7 +86,7 @@ class TrackingClient:
     ) -> dict[str, Any]:
         """POST to one of MLflow's REST endpoints and return its answer.
 
-        `headers` are Greenroom's own (registry/headers.py), in plain text.
+        `headers` are Greenroom's own (registry/names.py), in plain text.
         """
         encoded = {name: quote(value) for name, value in (headers or {}).items()}
         return self._json(self._send("POST", _API + path, json=body, headers=encoded))

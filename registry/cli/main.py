@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from catalog.loader import CatalogError
 from registry.errors import RegistryError, RegistryUnavailableError
-from registry.printing import printable
+from registry.text import printable
 
 
 class _Rooms(click.Group):

@@ -1,7 +1,7 @@
 """MLflow's SQL registry store, audited: one transaction for a change and its row, and a row for each refusal.
 
 The rows of changes are written by triggers (schema.sql); what is here tells them who does what. What may
-change is for the guard on top (store.py).
+change is for the guard on top (guarded_store.py).
 """
 
 import json

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from registry.client.registry import Registry, Version
 from registry.errors import NotFoundError
-from registry.stage import Stage
-from registry.stages import Registry, Version
+from registry.names import Stage
 
 SECTIONS = ("version", "metrics", "checks", "data", "parameters")
 

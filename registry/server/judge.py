@@ -1,4 +1,4 @@
-"""From what the registry holds to a decision: the rules (registry/rules.py),
+"""From what the registry holds to a decision: the rules (registry/evidence/rules.py),
 asked with the server's facts.
 """
 
@@ -8,8 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from catalog.loader import load_catalog
-from registry import keys, rules
-from registry.attestation import Evidence, Kind, verify
 from registry.audit import Row, production_changed, rollback_targets, used_evidence
 from registry.errors import (
     EvidenceBytesError,
@@ -17,10 +15,11 @@ from registry.errors import (
     EvidenceMissingError,
     EvidenceStaleError,
 )
-from registry.evidence import Incumbent, policy_digest
+from registry.evidence import keys, rules
+from registry.evidence.attestation import Evidence, Kind, verify
+from registry.evidence.verdict import Incumbent, policy_digest
+from registry.names import EVIDENCE, OVERRIDE, Stage
 from registry.server.settings import GuardSettings
-from registry.stage import Stage
-from registry.tags import EVIDENCE, OVERRIDE
 
 # Reads the SHA-256 of each file that a version holds, by path.
 Files = Callable[[], Mapping[str, str]]

@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from registry import audit, keys, rules
-from registry.attestation import Evidence
-from registry.attestation import verify as verify_envelope
+from registry import audit
 from registry.audit import PRODUCTION, Link, Row
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, NotFoundError, RegistryRefusedError
-from registry.evidence import Incumbent
+from registry.evidence import keys, rules
+from registry.evidence.attestation import Evidence
+from registry.evidence.attestation import verify as verify_envelope
+from registry.evidence.verdict import Incumbent
+from registry.names import GATED, Stage, folded
 from registry.settings import KeySettings
-from registry.stage import GATED, Stage
-from registry.stages import Registry, Version
-from registry.tags import folded
 
 # Which kind of evidence each action rests on; None: either.
 _BY_EVIDENCE = {"promoted": "gate", "staged": "gate", "override": "override", "rollback": None}
@@ -55,7 +56,7 @@ def verify(
     """
     registry, found = Registry(client), Finding()
     registered = registry.models()
-    links = audit.chain(client, registered[0] if registered else _ANY)
+    links = audit_log.chain(client, registered[0] if registered else _ANY)
     found.rows, found.head = len(links), links[-1].hash if links else ""
     found.problems += audit.broken_links(links)
     if expected_head and expected_head not in {link.hash for link in links}:
@@ -77,7 +78,7 @@ def _verify_model(
     client: TrackingClient, settings: KeySettings, model: str, links: Sequence[Link], found: Finding
 ) -> None:
     registry = Registry(client)
-    texts = audit.history_texts(client, model)
+    texts = audit_log.history_texts(client, model)
     found.problems += _texts(model, texts, links)
     rows = [audit.read(text) for text in texts.values()]
     replay = _replay(rows, settings)

@@ -1,29 +1,17 @@
 """What the gate found out about one set of model bytes. Whether it passed is derived, never stored alone."""
 
-import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from catalog.spec import GatePolicy, Suite, Task
+from registry.digests import digest
 
 Status = Literal["passed", "failed", "error", "not_run", "missing"]
 
 # Where a run keeps the gate's evidence, as artifact paths.
 VERDICT_ARTIFACT = "gate/verdict.json"
-
-
-def digest(content: bytes) -> str:
-    """Return the SHA-256 of some bytes as `sha256:HEX`."""
-    return f"sha256:{sha256(content).hexdigest()}"
-
-
-def tree_digest(files: Mapping[str, str]) -> str:
-    """Return one digest of several files, given the SHA-256 of each by its path."""
-    return digest(json.dumps(sorted(files.items()), separators=(",", ":")).encode())
 
 
 def policy_digest(policy: GatePolicy) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from registry.attestation import Evidence
+from registry.digests import tree_digest
 from registry.errors import (
     EvidenceBytesError,
     EvidenceFailedError,
@@ -17,7 +17,8 @@ from registry.errors import (
     EvidenceStaleError,
     EvidenceUsedError,
 )
-from registry.evidence import Incumbent, tree_digest
+from registry.evidence.attestation import Evidence
+from registry.evidence.verdict import Incumbent
 
 # How far a clock may be ahead of ours before its evidence counts as made in the future.
 _CLOCK_SKEW = timedelta(minutes=5)

@@ -27,13 +27,12 @@ from mlflow.utils.validation import (
 from sqlalchemy.orm import Session
 
 from registry import audit
+from registry.names import EVIDENCE, GATE, GATED, OVERRIDE, REPORT, Stage, folded, is_reserved
 from registry.server import artifacts, prompts
-from registry.server.audited import AuditedStore, RefusedError, rows_of, who_fields
+from registry.server.audited_store import AuditedStore, RefusedError, rows_of, who_fields
 from registry.server.caller import Caller, caller
-from registry.server.judging import Decision, Files, Judge, View
+from registry.server.judge import Decision, Files, Judge, View
 from registry.server.settings import GuardSettings
-from registry.stage import GATED, Stage
-from registry.tags import EVIDENCE, GATE, OVERRIDE, REPORT, folded, is_reserved
 
 _ATTEMPTS = 3
 

@@ -1,6 +1,7 @@
-"""Names of the tags that Greenroom puts on runs and model versions."""
+"""Names that Greenroom and MLflow share: tags of runs and versions, stages, headers."""
 
 import unicodedata
+from enum import StrEnum
 
 MODEL = "greenroom.model"
 # On a training's run: what it is a training of, so that one that was killed is known again, and whose it is.
@@ -31,3 +32,23 @@ def folded(name: str) -> str:
 def is_reserved(key: str) -> bool:
     """Whether a tag's key is reserved, or could be taken for one that is."""
     return folded(key) in _RESERVED
+
+
+# What Greenroom's own client tells the guard besides MLflow's API. Values are percent-encoded UTF-8.
+ACTOR_HEADER = "X-Greenroom-Actor"
+REASON_HEADER = "X-Greenroom-Reason"
+ACTION_HEADER = "X-Greenroom-Action"
+ROLLBACK = "rollback"
+
+
+class Stage(StrEnum):
+    """Where a version stands."""
+
+    NONE = "None"
+    STAGING = "Staging"
+    PRODUCTION = "Production"
+    ARCHIVED = "Archived"
+
+
+# The stages that only a version with evidence may enter.
+GATED = frozenset({Stage.STAGING, Stage.PRODUCTION})

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from registry import audit, diffing, verifying
+from registry import audit
 from registry.audit import Row
-from registry.client import TrackingClient
+from registry.client import audit_log, verification, version_diff
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
-from registry.printing import printable
 from registry.settings import KeySettings
-from registry.stages import Registry
+from registry.text import printable
 
 _VERSION = click.IntRange(min=1)
 # What should stand out: what was done without the gate's consent, or tried.
@@ -33,7 +34,7 @@ _LOUD = {
 def history(model: str, *, as_json: bool) -> None:
     """Show what happened to the stages of MODEL: who, when, why, and on which evidence."""
     with TrackingClient() as client:
-        rows = audit.history(client, model)
+        rows = audit_log.history(client, model)
         if not rows and model not in Registry(client).models():
             raise NotFoundError(f"There is no model {model!r}, and the audit knows of none.")
     if as_json:
@@ -64,7 +65,7 @@ def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -
     Exit code 0: all is by right. 1: something is not. 2: could not tell.
     """
     with TrackingClient() as client:
-        found = verifying.verify(client, KeySettings(), models, expected_head=expect_head)
+        found = verification.verify(client, KeySettings(), models, expected_head=expect_head)
     if as_json:
         click.echo(json.dumps(found.__dict__, indent=2))
     else:
@@ -89,13 +90,13 @@ def diff(model: str, a: int | None, b: int | None, *, as_json: bool, everything:
     """Put versions A and B of MODEL side by side; without numbers, Production and the newest other one."""
     with TrackingClient() as client:
         registry = Registry(client)
-        left, right = diffing.pair(registry, model, a, b)
-        lines = diffing.diff(registry, left, right)
+        left, right = version_diff.pair(registry, model, a, b)
+        lines = version_diff.diff(registry, left, right)
     if as_json:
         click.echo(json.dumps([{**line.__dict__, "differs": line.differs} for line in lines], indent=2))
         return
     console = Console()
-    for section in diffing.SECTIONS:
+    for section in version_diff.SECTIONS:
         shown = [line for line in lines if line.section == section and (everything or line.differs)]
         if not shown:
             continue

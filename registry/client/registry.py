@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from registry import audit, keys, rules
-from registry.attestation import Evidence, attest_override, attest_verdict, peek, verify
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.tracking_client import TrackingClient
+from registry.digests import tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
@@ -23,11 +23,11 @@ from registry.errors import (
     RegistryRefusedError,
     TooLargeError,
 )
-from registry.evidence import VERDICT_ARTIFACT, Incumbent, Verdict, tree_digest
-from registry.headers import ACTION_HEADER, REASON_HEADER, ROLLBACK
+from registry.evidence import keys, rules
+from registry.evidence.attestation import Evidence, attest_override, attest_verdict, peek, verify
+from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
+from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.tags import EVIDENCE, OVERRIDE, REPORT
 
 # The file of a version that is served; MLflow's ONNX flavour gives it this name.
 MODEL_FILE = "model.onnx"
@@ -261,7 +261,7 @@ class Registry:
             operator=operator,
             signer=signer,
         )
-        audit.require_guard(self._client, version.model)
+        audit_log.require_guard(self._client, version.model)
         self.tag(version, OVERRIDE, envelope)
         return self._move(version, to, {REASON_HEADER: reason})
 
@@ -270,7 +270,7 @@ class Registry:
         return self._move(version, Stage.PRODUCTION, {REASON_HEADER: reason, ACTION_HEADER: ROLLBACK})
 
     def _move(self, version: Version, to: Stage, headers: Mapping[str, str]) -> Version:
-        audit.require_guard(self._client, version.model)
+        audit_log.require_guard(self._client, version.model)
         answer = self._client.post(
             "model-versions/transition-stage",
             {

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import DatasetDamagedError, DatasetMissingError, StorageMissingError
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
 
 _ID = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 # The Parquet file's own note of the contract that its rows met.
@@ -105,7 +105,7 @@ def fetch_dataset(bucket: Bucket, dataset_id: str, target: Path) -> str:
 
 
 def _read_digest(path: Path) -> "ContentDigest | None":
-    import pyarrow as pa  # noqa: PLC0415 - takes a tenth of a second; see registry/storage.py
+    import pyarrow as pa  # noqa: PLC0415 - takes a tenth of a second; see registry/storage/bucket.py
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:

@@ -18,14 +18,15 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import CryptoSigner
 
+from registry.digests import tree_digest
 from registry.errors import (
     EvidenceForgedError,
     EvidenceUnreadableError,
     EvidenceUnsignedError,
     EvidenceWrongKeyError,
 )
-from registry.evidence import Incumbent, Verdict, tree_digest
-from registry.keys import Role, TrustedKey
+from registry.evidence.keys import Role, TrustedKey
+from registry.evidence.verdict import Incumbent, Verdict
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"

@@ -16,9 +16,9 @@ import onnxruntime as ort
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from catalog.spec import MAX_BACKGROUND, Task
+from registry.digests import digest
 from registry.errors import ModelFormatError
-from registry.evidence import digest
-from registry.items import Items
+from registry.model_format.similarity_index import Items
 
 FEATURES_KEY = "greenroom.features"
 TASK_KEY = "greenroom.task"
