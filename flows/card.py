@@ -15,7 +15,7 @@ import pandas as pd
 from pydantic.fields import FieldInfo
 
 from catalog.spec import ModelSpec
-from checks.summary import checks_table, one_line
+from checks.markdown import checks_table, one_line
 from flows.calibration import BINS
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted

@@ -16,9 +16,9 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from checks.drift import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
-from checks.monitoring import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
 from flows import living, tracking
 from flows.gauges import write_gauges
 from flows.monitor_settings import MonitorSettings

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger, task
 
 from catalog.spec import ModelSpec
-from checks.comparing import NAME as COMPARISON
+from checks.comparison import NAME as COMPARISON
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome

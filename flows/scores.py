@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from catalog.spec import Dataset, ModelSpec
-from checks.comparing import KnownClassifier, KnownRegressor
+from checks.comparison import KnownClassifier, KnownRegressor
 from checks.encoding import encoder
 from flows import calibration, clusters, models, neighbours
 

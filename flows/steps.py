@@ -19,9 +19,9 @@ import pandas as pd
 from prefect import get_run_logger, task
 
 from catalog.spec import Candidate, ModelSpec
-from checks.comparing import find_rival
+from checks.comparison import find_rival
 from checks.gate import run_gate
-from checks.rerunning import rerun_gate
+from checks.rerun import rerun_gate
 from flows import caching, data, models, neighbours, pictures, scores, tracking
 from flows.retrying import BOUNDED, COMPUTING, RETRIES
 from registry.client.registry import Registry, Version

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame, frame_digest
-from checks.summary import checks_table
+from checks.markdown import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.onnx_estimator import OnnxEstimator

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from checks.summary import markdown, one_line
+from checks.markdown import markdown, one_line
 from infra.ci import actions, gate_key
 from infra.ci.running import greenroom, names, program, run
 from registry.client import version_diff

@@ -180,7 +180,7 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
         # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            from checks.rerunning import rerun_gate  # noqa: PLC0415
+            from checks.rerun import rerun_gate  # noqa: PLC0415
 
             try:
                 rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from catalog.spec import ModelSpec
-from checks.comparing import NAME, Rival, compare
+from checks.comparison import NAME, Rival, compare
 from checks.gate import run_gate
 from registry.evidence.verdict import CheckOutcome, Incumbent
 from registry.model_format.onnx_model import OnnxModel

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from sample_models import Small, StandIn, onnx_bytes
 from sklearn.ensemble import GradientBoostingRegressor
 
-from checks import commands
+from checks import cli
 from checks.errors import GateInputError, GateUnavailableError
 from checks.gate import run_gate
 from registry.client.registry import Registry, Version
@@ -131,13 +131,13 @@ def client(add: Add, small: Small, monkeypatch: pytest.MonkeyPatch) -> MemoryCli
     """A registry with one version that passed."""
     client = MemoryClient()
     add(client)
-    monkeypatch.setattr(commands, "TrackingClient", client)
-    monkeypatch.setattr(commands, "get_model", lambda _: small[0])
+    monkeypatch.setattr(cli, "TrackingClient", client)
+    monkeypatch.setattr(cli, "get_model", lambda _: small[0])
     return client
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(commands.gate, ["energy", *arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(cli.gate, ["energy", *arguments], env={"COLUMNS": "200"})
 
 
 def test_stored_verdict_that_passed(client: MemoryClient) -> None:
@@ -256,7 +256,7 @@ def test_evidence_of_another_policy_is_refused(
 ) -> None:
     spec, *_ = small
     looser = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.1})})
-    monkeypatch.setattr(commands, "get_model", lambda _: looser)
+    monkeypatch.setattr(cli, "get_model", lambda _: looser)
     result = run()
     assert result.exit_code == 1
     assert "was made under another gate policy" in result.output
@@ -344,6 +344,6 @@ def test_rerun_without_stored_rows(client: MemoryClient) -> None:
 
 
 def test_unknown_model() -> None:
-    result = CliRunner().invoke(commands.gate, ["nosuch"])
+    result = CliRunner().invoke(cli.gate, ["nosuch"])
     assert result.exit_code == 2
     assert "There is no model 'nosuch'" in result.output

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from catalog.loader import load_catalog
-from checks.comparing import NAME
+from checks.comparison import NAME
 from flows.monitor import EVENT
 from flows.monitor_settings import MonitorSettings
 from flows.retrain import may_go_on

@@ -12,7 +12,7 @@ import pytest
 from registered import Registrar
 from tracking_server import log_of, tracking_server
 
-from checks.comparing import find_rival
+from checks.comparison import find_rival
 from registry import audit
 from registry.audit import Row
 from registry.client import audit_log

@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 from threadpoolctl import threadpool_limits
 
-from checks.looking import Floats, Look, Measured
+from checks.builtin.context import Floats, Look, Measured
 from registry.model_format.onnx_model import OnnxModel
 
 

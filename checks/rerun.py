@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from catalog.spec import ModelSpec
-from checks.comparing import find_rival
+from checks.comparison import find_rival
 from checks.errors import GateInputError
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate

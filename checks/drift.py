@@ -15,11 +15,11 @@ import pandas as pd
 from sklearn.metrics import get_scorer
 
 from catalog.spec import Check, GatePolicy, ModelSpec
-from checks.comparing import KnownClassifier, KnownRegressor
+from checks.comparison import KnownClassifier, KnownRegressor
 from checks.frames import to_parquet
 from checks.gate import judge
-from checks.process import run_worker
 from checks.settings import ChecksSettings
+from checks.worker_process import run_worker
 from registry.evidence.verdict import CheckOutcome
 from registry.model_format.onnx_model import OnnxModel
 
@@ -27,7 +27,7 @@ REPORT_FILE = "drift.html"
 _SUITE = "train_test_validation"
 # DeepChecks wants a label. There is none yet, so it gets the prediction; no check here looks at it.
 _LABEL = "prediction of the model"
-# As in checks/comparing.py. Both sides are drawn anew, for they are other rows.
+# As in checks/comparison.py. Both sides are drawn anew, for they are other rows.
 _DRAWS = 400
 _INTERVAL = (2.5, 97.5)
 # Standard deviations of a normal distribution to either end of its 95 % interval.

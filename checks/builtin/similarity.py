@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from checks.looking import Floats, Look, Measured
+from checks.builtin.context import Floats, Look, Measured
 from registry.model_format.onnx_model import OnnxModel
 from registry.model_format.similarity_index import Items
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from catalog.loader import UnknownModelError, get_model
 from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
-from checks.summary import markdown
+from checks.markdown import markdown
 from registry import audit
 from registry.client import audit_log
 from registry.client.registry import Registry, Version
@@ -148,7 +148,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
 
 
 def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
-    from checks.rerunning import rerun_gate  # noqa: PLC0415 - scikit-learn takes a second, looking none
+    from checks.rerun import rerun_gate  # noqa: PLC0415 - scikit-learn takes a second, looking none
 
     try:
         rerun_gate(registry, version, spec)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Mapping
 
 from catalog.spec import Check
-from checks import clustering, similarity
-from checks.looking import Look, Measured
-from checks.process import RawOutcome
+from checks.builtin import clustering, similarity
+from checks.builtin.context import Look, Measured
+from checks.worker_process import RawOutcome
 
 _MEASURES: Mapping[str, Callable[..., Measured]] = {**clustering.MEASURES, **similarity.MEASURES}
 _CONDITIONS: Mapping[str, Callable[[float, float], bool]] = {

@@ -8,12 +8,12 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from catalog.spec import GatePolicy, ModelSpec
+from checks.builtin.run import is_own
 from checks.errors import GateInputError
 from checks.frames import checked_frame, to_parquet
 from checks.gate import judge
-from checks.own import is_own
-from checks.process import run_worker
 from checks.settings import ChecksSettings
+from checks.worker_process import run_worker
 from registry.evidence.verdict import CheckOutcome
 
 SUITES = ("data_integrity", "train_test_validation")

@@ -12,9 +12,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer
 
 from catalog.spec import ModelSpec, Task
-from checks.clustering import silhouettes
-from checks.looking import Floats, Look
-from checks.similarity import agreements
+from checks.builtin.clustering import silhouettes
+from checks.builtin.context import Floats, Look
+from checks.builtin.similarity import agreements
 from registry.client.registry import Registry
 from registry.errors import ModelFormatError, RegistryRefusedError
 from registry.evidence.verdict import CheckOutcome, Incumbent
