@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from catalog.loader import UnknownModelError, get_model
-from catalog.plain import DECLARATION_FILE, PlainDeclaration
 from catalog.spec import ModelSpec
+from catalog.table_declaration import DECLARATION_FILE, PlainDeclaration
 from checks.markdown import markdown
 from registry import audit
 from registry.client import audit_log

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import mlflow
 
-from catalog.plain import DECLARATION_FILE
 from catalog.spec import ModelSpec
+from catalog.table_declaration import DECLARATION_FILE
 from flows import card, data, models, quality, resuming, search, steps, tracking
 from flows.outcome import Outcome
 from registry.errors import RegistryRefusedError

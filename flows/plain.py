@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pydantic.errors import PydanticUserError
 
 from catalog.loader import load_catalog
-from catalog.plain import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
 from catalog.spec import ModelSpec
+from catalog.table_declaration import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
 from flows.errors import DataError, SubmissionError
 from flows.uploaded import fetch_rows, storage
 from registry.storage.bucket import Bucket

@@ -14,8 +14,8 @@ from prefect import flow, task
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from catalog.plain import PlainDeclaration
 from catalog.spec import Candidate, ModelSpec
+from catalog.table_declaration import PlainDeclaration
 from flows import finishing, foreign, living, models, resuming, steps, tracking
 from flows.errors import SubmissionError
 from flows.finishing import Made

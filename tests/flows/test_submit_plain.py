@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from catalog.loader import get_model
-from catalog.plain import PlainDeclaration
 from catalog.policies import CLASSIFICATION, REGRESSION
+from catalog.table_declaration import PlainDeclaration
 from flows import data, plain
 from flows.errors import DataError, SubmissionError
 from flows.submit import training_rows

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from catalog.loader import get_model
 from catalog.models.energy import MODEL
-from catalog.tracks import TRACKS
+from catalog.spotify_tracks import TRACKS
 from checks.frames import checked_frame, frame_digest
 from flows import data
 from flows.errors import DataError

@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry import audit
 from registry.client import audit_log
 from registry.client.registry import Version

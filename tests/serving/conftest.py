@@ -16,7 +16,7 @@ import pytest
 from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
 from predictor_process import Published, Running, Start
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client.registry import MODEL_FILE
 from registry.client.tracking_client import TrackingClient
 from registry.names import Stage

@@ -9,7 +9,7 @@ import pytest
 from onnx_parts import BIAS, CLASSES, WEIGHTS, classifier, json_of
 from predictor_process import Running
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import OnnxModel
 from serving.http_errors import ErrorBody
 

@@ -9,7 +9,7 @@ import pytest
 from onnx_parts import BIAS, WEIGHTS, json_of, regression
 from predictor_process import Published, Running, Start
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
 from registry.evidence import keys

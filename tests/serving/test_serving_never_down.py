@@ -16,7 +16,7 @@ from onnx_parts import regression
 from predictor_process import Running, Start
 
 from catalog.models.energy import MODEL as ENERGY
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Version
 from registry.client.tracking_client import TrackingClient
 from registry.model_format.onnx_model import OnnxModel

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Registry
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel

@@ -23,7 +23,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec, Task
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Version
 from registry.errors import EvidenceBytesError, ModelFormatError
 from registry.model_format.onnx_model import OnnxModel, Rows

@@ -21,7 +21,7 @@ from scraped import Scraped
 
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import OnnxModel
 from registry.storage.bucket import Bucket, StorageSettings
 from serving.inference.predictor import Predictor, Served

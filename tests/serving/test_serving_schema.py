@@ -24,7 +24,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.openapi import from_url
 from schemathesis.specs.openapi import checks
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import Description, OnnxModel
 from tests.conftest import Stack
 

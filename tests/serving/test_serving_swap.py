@@ -19,7 +19,7 @@ import pytest
 from onnx_parts import WEIGHTS, divides_by_zero, register, regression
 from predictor_process import Running, Start
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Version
 from registry.client.tracking_client import TrackingClient
 from registry.names import Stage

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from predictor_process import Running
 
-from catalog.tracks import Track
+from catalog.spotify_tracks import Track
 from registry.storage.bucket import Bucket, StorageSettings
 from serving.http_errors import ErrorBody
 
