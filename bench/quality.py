@@ -15,7 +15,7 @@ from catalog.loader import load_catalog
 from catalog.spec import Candidate, ModelSpec, Split
 from flows import data, models, scores, search
 from flows.scores import Interval, Measured
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 SEEDS = (7, 11, 23, 42, 101)
 

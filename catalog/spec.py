@@ -10,7 +10,7 @@ Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
 
 # The tasks that learn from a known answer, the target.
 SUPERVISED: frozenset[Task] = frozenset({"classification", "regression"})
-# The headline metrics of the others: no scorers of scikit-learn (checks/clustering.py, similarity.py).
+# The headline metrics of the others: no scorers of scikit-learn (checks/builtin).
 METRICS: dict[Task, str] = {"clustering": "silhouette", "similarity": "agreement_at_10"}
 # Most neighbours that a similarity model answers; its file finds one more, the thing that was asked about.
 MAX_NEIGHBOURS = 100
@@ -165,7 +165,7 @@ class Check(_Declaration):
     """One check and the condition it must meet.
 
     `check` is DeepChecks' class name; `condition` is the name of one of its `add_condition_*` methods
-    without that prefix. Or it is one of Greenroom's own (checks/own.py), for what DeepChecks does not look
+    without that prefix. Or it is one of Greenroom's own (checks/builtin), for what DeepChecks does not look
     at; its condition is `at_least` or `at_most`. A `required` check that did not run and pass refuses the
     model.
     """

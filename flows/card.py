@@ -15,13 +15,13 @@ import pandas as pd
 from pydantic.fields import FieldInfo
 
 from catalog.spec import ModelSpec
-from checks.summary import checks_table, one_line
+from checks.markdown import checks_table, one_line
 from flows.calibration import BINS
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.scores import DRAWS, Interval, Measured
 from flows.search import Tried
-from registry.evidence import Verdict
+from registry.evidence.verdict import Verdict
 
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
 # A class below it is recognised less than half as well as could be.

@@ -21,7 +21,7 @@ from flows.calibration import Calibration, Unseen
 from flows.data import Positions
 from flows.errors import ExportError, TrainingError
 from flows.threads import one_thread
-from registry.onnx_model import Description, OnnxModel
+from registry.model_format.onnx_model import Description, OnnxModel
 
 # The newest that skl2onnx 1.20 writes for ai.onnx and that onnxruntime 1.32 reads.
 _OPSET = {"": 18, "ai.onnx.ml": 3}
@@ -228,7 +228,7 @@ def export(
     train: pd.DataFrame | None = None,
     things: pd.DataFrame | None = None,
 ) -> bytes:
-    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model).
+    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry/model_format).
 
     With the training rows' features in `train`, a few of them go with it, see `background`; without them it
     cannot be explained, and a clustering cannot be named. A similarity finds `things`, which have the columns

@@ -22,7 +22,7 @@ from sklearn.metrics import get_scorer, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import Dataset, ModelSpec
-from checks.comparing import KnownClassifier, KnownRegressor
+from checks.comparison import KnownClassifier, KnownRegressor
 from checks.encoding import encoder
 from flows import calibration, clusters, models, neighbours
 from flows.threads import one_thread

@@ -9,11 +9,11 @@ import uvicorn
 from pydantic import ValidationError
 
 from catalog.loader import CatalogError, load_catalog
-from serving import workers
-from serving.connections import BoundedProtocol
-from serving.logs import config
+from serving.middleware.access_log import config
+from serving.middleware.tracing import TracingUnavailableError, require_tracing
+from serving.process import workers
+from serving.process.connections import BoundedProtocol
 from serving.settings import ServingSettings
-from serving.tracing import TracingUnavailableError, require_tracing
 from serving.uploads.settings import UploadSettings
 
 
@@ -54,7 +54,7 @@ def _run(settings: ServingSettings) -> None:
         server_header=False,
         # Who is behind a proxy is not asked: the log names requests and keys, and nothing depends on it.
         proxy_headers=False,
-        access_log=False,  # serving/logs.py writes one
+        access_log=False,  # serving/middleware/access_log.py writes one
         log_config=config(settings.serving_log_level, settings.serving_log_format),
         timeout_graceful_shutdown=settings.serving_shutdown_timeout,
     )

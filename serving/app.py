@@ -9,27 +9,28 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from catalog.loader import load_catalog
-from serving import api_keys, explain_routes, http_errors
-from serving.admin import admin_routes
-from serving.connections import set_bounds
-from serving.feedback import feedback_routes
-from serving.headers import SecurityHeaders
+from serving import http_errors
+from serving.api import explain_routes
+from serving.api.admin import admin_routes
+from serving.api.feedback import feedback_routes
+from serving.api.openapi import OpenApi
+from serving.api.predict import Predicting
+from serving.api.routes import describe_predict, describe_tasks, health_routes, model_routes, task_routes
 from serving.http_errors import FEEDBACK
-from serving.lean import lean_heap, without_pandas
-from serving.logs import RequestLog
-from serving.metrics import MeasureRequests, Metrics, metrics_routes
-from serving.openapi import OpenApi
-from serving.overload import LimitConcurrency, Turns
-from serving.predicting import Predicting
-from serving.predictor import Predictor
-from serving.recording import Recorder
-from serving.routes import describe_predict, health_routes, model_routes
+from serving.inference.predictor import Predictor
+from serving.middleware import api_keys
+from serving.middleware.access_log import RequestLog
+from serving.middleware.concurrency import LimitConcurrency, Turns
+from serving.middleware.metrics import MeasureRequests, Metrics, metrics_routes
+from serving.middleware.security_headers import SecurityHeaders
+from serving.middleware.tracing import TraceRequests, Tracing
+from serving.models.watcher import Watcher
+from serving.process.connections import set_bounds
+from serving.process.memory import lean_heap, without_pandas
+from serving.process.workers import Workers
+from serving.recording.recorder import Recorder
 from serving.settings import ServingSettings
-from serving.task_routes import describe_tasks, task_routes
-from serving.tracing import TraceRequests, Tracing
 from serving.uploads.routes import upload_routes
-from serving.watching import Watcher
-from serving.workers import Workers
 
 # Bodies of feedback that are read, and worked on, at once.
 _FEEDBACKS = 8

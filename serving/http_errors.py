@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from catalog.spec import Task
@@ -24,7 +25,6 @@ from serving.errors import (
     describe,
     shorten,
 )
-from serving.schemas import ErrorBody, ErrorContent, ErrorDetail
 
 PREDICT = "/api/predict/"
 EXPLAIN = "/api/explain/"
@@ -139,3 +139,27 @@ def respond(
         )
     )
     return JSONResponse(body.model_dump(mode="json"), status_code=status, headers=headers)
+
+
+class ErrorDetail(BaseModel, frozen=True):
+    """One field of the input and what is wrong with it."""
+
+    field: str = Field(
+        description="Name of the field; `body` is the input as a whole. In a list the index of the object "
+        "comes first, counted from 0: `3.energy`."
+    )
+    problem: str
+
+
+class ErrorContent(BaseModel, frozen=True):
+    """What went wrong."""
+
+    code: str = Field(description="Stable name of the error, for programs.")
+    message: str = Field(description="What happened and what to do, for people.")
+    details: tuple[ErrorDetail, ...] = ()
+
+
+class ErrorBody(BaseModel, frozen=True):
+    """Every error of this API has this form."""
+
+    error: ErrorContent

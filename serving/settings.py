@@ -7,11 +7,103 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from registry.settings import RegistrySettings, home
-from serving.api_keys import parse_pairs
-from serving.explain_settings import ExplainSettings
-from serving.pyfunc_settings import PyfuncSettings
-from serving.record_settings import RecordSettings
+from registry.settings import GreenroomSettings, RegistrySettings, home
+from registry.storage.bucket import StorageSettings
+from serving.api_key_pairs import parse_pairs
+
+
+class PyfuncSettings(GreenroomSettings):
+    """Whether, with which interpreter and within which bounds MLflow pyfunc models are run."""
+
+    serving_pyfunc_python: str = Field(
+        default="",
+        description="GREENROOM_SERVING_PYFUNC_PYTHON: Python interpreter, with MLflow and what the models "
+        "need, that runs versions without an ONNX file, each in a process of its own. Loading one executes "
+        "code that is in its files. Empty: such versions are refused.",
+    )
+    serving_pyfunc_timeout: float = Field(
+        default=10.0,
+        gt=0,
+        description="GREENROOM_SERVING_PYFUNC_TIMEOUT: seconds that such a model may take for one request; "
+        "then its process is ended, and started again for the next.",
+    )
+    serving_pyfunc_load_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="GREENROOM_SERVING_PYFUNC_LOAD_TIMEOUT: seconds that starting such a process may take.",
+    )
+    serving_pyfunc_memory: int = Field(
+        default=4096,
+        ge=256,
+        description="GREENROOM_SERVING_PYFUNC_MEMORY: MiB of address space that such a process may use "
+        "(RLIMIT_AS); importing MLflow and scikit-learn takes about 2000.",
+    )
+
+
+class RecordSettings(StorageSettings):
+    """What is kept of predictions, how much may wait in memory and on disk, and the bucket they go to."""
+
+    serving_prediction_log: bool = Field(
+        default=True,
+        description="GREENROOM_SERVING_PREDICTION_LOG: keep every prediction (inputs, output, version, time, "
+        "id) and all feedback as Parquet in the bucket; needs GREENROOM_S3_ACCESS_KEY and _SECRET_KEY.",
+    )
+    serving_log_rows: int = Field(
+        default=100_000,
+        ge=1,
+        description="GREENROOM_SERVING_LOG_ROWS: most rows that wait in memory to be written; what comes "
+        "beyond is answered all the same, not kept, and counted. A row takes about 1 kB.",
+    )
+    serving_log_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="GREENROOM_SERVING_LOG_SECONDS: how often what waits is written; a killed process loses "
+        "that much at the most.",
+    )
+    serving_spool: str = Field(
+        default="",
+        description="GREENROOM_SERVING_SPOOL: folder where written files wait for the bucket. Default: "
+        "GREENROOM_HOME/serving-spool.",
+    )
+    serving_spool_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=1,
+        description="GREENROOM_SERVING_SPOOL_BYTES: largest size of that folder, for when the bucket does "
+        "not answer; beyond it rows are dropped, and counted.",
+    )
+    serving_spool_timeout: float = Field(
+        default=10.0,
+        ge=0,
+        description="GREENROOM_SERVING_SPOOL_TIMEOUT: seconds that a stop waits for the bucket; what is not "
+        "there by then stays in the folder and goes with the next start.",
+    )
+
+    @property
+    def serving_spool_path(self) -> Path:
+        """The folder of files that wait."""
+        return Path(self.serving_spool).expanduser() if self.serving_spool else home() / "serving-spool"
+
+    @property
+    def records(self) -> bool:
+        """Whether predictions and feedback are kept."""
+        return self.serving_prediction_log and self.has_storage
+
+
+class ExplainSettings(GreenroomSettings):
+    """Whether predictions are explained, and how much work one explanation may be."""
+
+    serving_explain: bool = Field(
+        default=True, description="GREENROOM_SERVING_EXPLAIN: whether there is POST /api/explain/MODEL."
+    )
+    # A forest of 200 trees answers so many in about 0.1 s on one processor, which is what an explanation
+    # takes; four times as many would halve the sampling error.
+    serving_explain_rows: int = Field(
+        default=8192,
+        ge=256,
+        le=262_144,
+        description="GREENROOM_SERVING_EXPLAIN_ROWS: most rows that the model answers for one explanation, "
+        "in one call; more rows, less sampling error.",
+    )
 
 
 class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistrySettings):

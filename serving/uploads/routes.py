@@ -11,14 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from catalog.spec import Dataset, ModelSpec
 from serving.errors import shorten
-from serving.http_errors import respond
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody, respond
 from serving.uploads.columns import columns_of
 from serving.uploads.errors import UploadError
-from serving.uploads.lingering import LingeringResponse
-from serving.uploads.receiving import read_form, receive, refuse_length, refuse_other_sites, scratch_files
-from serving.uploads.running import check_and_store
+from serving.uploads.receiver import read_form, receive, refuse_length, refuse_other_sites, scratch_files
+from serving.uploads.runner import check_and_store
 from serving.uploads.settings import UploadSettings
+from serving.uploads.slow_close import LingeringResponse
 
 _log = logging.getLogger("greenroom.serving")
 _ERRORS = {

@@ -14,7 +14,7 @@ from flows.calibration import Calibration
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.scores import ClassScore, Interval, Measured
-from registry.evidence import CheckOutcome, Incumbent, Verdict
+from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 
 SPEC = get_model("genre")
 QUALITY = {"log_loss": 0.9, "brier": 0.5, "ece": 0.04}

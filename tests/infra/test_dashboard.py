@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.metrics import Metrics
+from serving.middleware.metrics import Metrics
 
 COMPOSE = Path(__file__).resolve().parents[2] / "infra" / "compose"
 # Prometheus' own, and those of a predictor with several workers.

@@ -15,7 +15,7 @@ import yaml
 
 from infra.k8s import lint, policy
 from infra.k8s.manifests import OVERLAYS, ROOT, Document, flow_run_job, pods, rendered, renderer, resources
-from serving.metrics import Metrics
+from serving.middleware.metrics import Metrics
 
 COMMAND = renderer()
 needs_kustomize = pytest.mark.skipif(COMMAND is None, reason="there is no kubectl and no kustomize here")

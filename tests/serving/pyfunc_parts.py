@@ -15,9 +15,9 @@ import pandas as pd
 from mlflow.models import infer_signature
 from sklearn.neighbors import KNeighborsRegressor
 
-from catalog.tracks import FEATURES
-from serving.pyfunc import PyfuncFiles
-from serving.pyfunc_settings import PyfuncSettings
+from catalog.spotify_tracks import FEATURES
+from serving.models.pyfunc import PyfuncFiles
+from serving.settings import PyfuncSettings
 
 READS = tuple(name for name in FEATURES if name != "energy")
 WHOLE = ("key", "mode", "duration_ms", "time_signature")

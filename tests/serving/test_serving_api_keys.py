@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from scraped import Scraped
 from test_serving_overload import BODY, NOWHERE, answer, connect, settles
 
-from serving.api_keys import new_key, parse_pairs
-from serving.commands import api_key
-from serving.schemas import ErrorBody
+from serving.api_key_pairs import new_key, parse_pairs
+from serving.cli import api_key
+from serving.http_errors import ErrorBody
 from serving.settings import ServingSettings
 from tests.waiting import until
 

@@ -20,19 +20,15 @@ from pydantic import BaseModel, ValidationError
 
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
-from catalog.tracks import FEATURES
-from registry.onnx_model import OnnxModel
-from serving.answering import plain
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import OnnxModel
+from serving.api.predict import Predicting
+from serving.api.schemas import ClassPrediction, ClassPredictions, NumberPredictions
 from serving.errors import InvalidInputError, PredictionFailedError
-from serving.predicting import Predicting
-from serving.predictor import Asked, Predictor, Served
-from serving.reading import is_list, object_bytes
-from serving.schemas import (
-    ClassPrediction,
-    ClassPredictions,
-    ErrorBody,
-    NumberPredictions,
-)
+from serving.http_errors import ErrorBody
+from serving.inference.parsing import is_list, object_bytes
+from serving.inference.predictor import Asked, Predictor, Served
+from serving.inference.response import plain
 from serving.settings import ServingSettings
 
 JSON = {"content-type": "application/json"}

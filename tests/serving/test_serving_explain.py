@@ -17,12 +17,13 @@ from onnx_parts import BIAS, CLASSES, WEIGHTS, classifier, divides_by_zero, json
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 
-from catalog.tracks import FEATURES
-from registry.onnx_model import Description, OnnxModel, Rows
-from serving import explain_answers, explain_routes
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import Description, OnnxModel, Rows
+from serving.api import explain_routes
 from serving.app import create_app
-from serving.predictor import Served
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
+from serving.inference import explain
+from serving.inference.predictor import Served
 from serving.settings import ServingSettings
 
 READS = tuple(name for name in FEATURES if name != "energy")
@@ -182,7 +183,7 @@ def test_a_model_without_background_predicts_and_says_what_to_do(
 def test_a_model_of_too_many_features_is_not_explained(
     app: FastAPI, http: Http, track: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(explain_answers, "_MOST_FEATURES", 13)
+    monkeypatch.setattr(explain, "_MOST_FEATURES", 13)
     assert "reads 14 features" in refused(http.post("/api/explain/genre", json=track), 409, "not_explainable")
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.onnx_model import Rows
-from serving.explaining import Floats, Model, shapley
+from registry.model_format.onnx_model import Rows
+from serving.inference.shapley import Floats, Model, shapley
 
 BUDGET = 8192
 # Of the permutations that a small budget allows; the enumeration of the same games fits BUDGET.
@@ -106,7 +106,7 @@ def test_the_standard_error_is_the_spread_over_other_draws(monkeypatch: pytest.M
     row, background = rows_of(1, 6)[0], rows_of(8, 6, seed=4)
     estimates, errors = [], []
     for seed in range(200):
-        monkeypatch.setattr("serving.explaining._SEED", seed)
+        monkeypatch.setattr("serving.inference.shapley._SEED", seed)
         found = shapley(crooked, row, background, SMALL)
         estimates.append(found.contributions)
         errors.append(found.standard_errors**2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx_parts import json_of
 from predictor_process import Published, Running, Start
 
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 
 
 def put(name: str, value: str) -> Callable[[dict[str, Any]], str]:

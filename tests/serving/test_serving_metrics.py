@@ -7,9 +7,9 @@ import pytest
 from predictor_process import Published, Running, Start
 from scraped import Scraped
 
-from serving.answering import Answer, Outputs
-from serving.identity import new_id
-from serving.metrics import Metrics, note_answer
+from serving.ids import new_id
+from serving.inference.response import Answer, Outputs
+from serving.middleware.metrics import Metrics, note_answer
 
 TYPES = {
     "greenroom_request_seconds": "histogram",

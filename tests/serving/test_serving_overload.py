@@ -13,8 +13,8 @@ from predictor_process import Published, Running, Start
 from scraped import Scraped
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.overload import LimitConcurrency, Turns
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
+from serving.middleware.concurrency import LimitConcurrency, Turns
 from tests.waiting import until
 
 NOWHERE = "http://127.0.0.1:9"

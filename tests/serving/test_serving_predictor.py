@@ -14,26 +14,26 @@ from pydantic import BaseModel, ValidationError
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Registry
 from registry.errors import ModelFormatError
-from registry.onnx_model import OnnxModel
-from registry.stages import Registry
-from serving.cache import ModelCache
-from serving.contracts import declared
+from registry.model_format.onnx_model import OnnxModel
+from serving.api.openapi import OpenApi
+from serving.api.routes import describe_predict
+from serving.api.schemas import NumberPrediction
 from serving.errors import (
     InvalidInputError,
     ModelUnavailableError,
     PredictionFailedError,
     UnknownModelNameError,
 )
-from serving.loading import loaded as from_file
-from serving.metrics import Metrics
-from serving.openapi import OpenApi
-from serving.predictor import Predictor, Served, Unavailable
-from serving.routes import describe_predict
-from serving.schemas import NumberPrediction
+from serving.inference.contracts import declared
+from serving.inference.predictor import Predictor, Served, Unavailable
+from serving.middleware.metrics import Metrics
+from serving.models.cache import ModelCache
+from serving.models.loader import loaded as from_file
+from serving.models.watcher import Watcher
 from serving.settings import ServingSettings
-from serving.watching import Watcher
 
 
 class Unbounded(BaseModel):

@@ -16,7 +16,7 @@ import pytest
 from onnx_parts import json_of
 from predictor_process import Published, Running, Start
 
-from serving.schemas import ErrorBody
+from serving.http_errors import ErrorBody
 from tests.waiting import until
 
 FORBIDDEN = {"sklearn", "skl2onnx", "onnx", "deepchecks", "prefect", "pandas", "mlflow", "scipy", "joblib"}

@@ -23,19 +23,19 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec, Task
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Version
 from registry.errors import EvidenceBytesError, ModelFormatError
-from registry.onnx_model import OnnxModel, Rows
-from registry.stage import Stage
-from registry.stages import Version
-from serving import loading
+from registry.model_format.onnx_model import OnnxModel, Rows
+from registry.names import Stage
 from serving.app import create_app
-from serving.cache import ModelCache
-from serving.contracts import declared
 from serving.errors import ModelUnavailableError, PredictionFailedError
-from serving.models import Lanes
-from serving.predictor import Served
-from serving.pyfunc import PyfuncFiles, PyfuncModel
+from serving.inference.contracts import declared
+from serving.inference.predictor import Served
+from serving.inference.served_model import Lanes
+from serving.models import loader
+from serving.models.cache import ModelCache
+from serving.models.pyfunc import PyfuncFiles, PyfuncModel
 from serving.settings import ServingSettings
 from tests.waiting import until
 
@@ -90,7 +90,7 @@ def test_it_answers_what_the_pyfunc_answers(tmp_path: Path, task: Task) -> None:
         # The conversion to ONNX does not know it.
         fitted = HistGradientBoostingClassifier(max_iter=3).fit(rows, np.where(rows["tempo"] > 0.5, "b", "a"))
     save_sklearn(tmp_path / "model", fitted, rows)
-    model, _ = loading.loaded(declared(spec), spec.name, signed(tmp_path / "model"))
+    model, _ = loader.loaded(declared(spec), spec.name, signed(tmp_path / "model"))
     features = model.description.features
     assert features == tuple(rows.columns)
     assert model.digest.startswith("sha256:")
@@ -109,10 +109,10 @@ def test_it_answers_what_the_pyfunc_answers(tmp_path: Path, task: Task) -> None:
 def test_a_model_of_another_shape_than_declared_is_refused_and_leaves_nothing(moody_folder: Path) -> None:
     files = signed(moody_folder)
     with pytest.raises(ModelFormatError, match="gives no probabilities"):
-        loading.loaded(declared(GENRE), "genre", files)
+        loader.loaded(declared(GENRE), "genre", files)
     spec = ENERGY.model_copy(update={"features": ("valence",)})
     with pytest.raises(ModelFormatError, match="does not declare: tempo"):
-        loading.loaded(declared(spec), spec.name, files)
+        loader.loaded(declared(spec), spec.name, files)
     root = files.model.parent
     del files
     until(lambda: not root.exists())
@@ -238,7 +238,7 @@ def test_nobody_is_left_when_the_predictor_is_killed(moody_folder: Path) -> None
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from serving.pyfunc_process import WorkerProcess\n"
+        "from serving.models.pyfunc_process import WorkerProcess\n"
         "w = WorkerProcess(sys.executable, Path(sys.argv[1]), Path(sys.argv[2]), task='regression', "
         "memory=2**32)\n"
         "w.ask(None, 60)\n"

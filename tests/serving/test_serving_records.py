@@ -21,13 +21,13 @@ from scraped import Scraped
 
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
-from catalog.tracks import FEATURES
-from registry.onnx_model import OnnxModel
-from registry.storage import Bucket, StorageSettings
-from serving.predictor import Predictor, Served
-from serving.record_settings import RecordSettings
-from serving.recording import Outcome, Recorder
-from serving.spool import Spool, SpoolFullError
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import OnnxModel
+from registry.storage.bucket import Bucket, StorageSettings
+from serving.inference.predictor import Predictor, Served
+from serving.recording.recorder import Outcome, Recorder
+from serving.recording.spool import Spool, SpoolFullError
+from serving.settings import RecordSettings
 from tests.conftest import Stack
 from tests.ports import free_port
 from tests.waiting import until

@@ -10,7 +10,7 @@ import pytest
 from predictor_process import Published, Running, Start
 from scraped import Scraped
 
-from serving.workers import FOLDER, Workers
+from serving.process.workers import FOLDER, Workers
 from tests.waiting import until
 
 MANY = 3

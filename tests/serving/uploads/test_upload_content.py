@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field
 from uploading import COLUMNS, MIB, TABLE, generated, row, to_csv, varied
 
 from catalog.spec import Dataset
-from catalog.tracks import TRACKS
-from serving.uploads.checking import Checker
+from catalog.spotify_tracks import TRACKS
 from serving.uploads.columns import Column, columns_of
-from serving.uploads.content import Lines
+from serving.uploads.csv_checker import Checker
+from serving.uploads.csv_lines import Lines
 from serving.uploads.errors import UploadError
 from serving.uploads.settings import UploadSettings
 

@@ -1,0 +1,1 @@
+"""Request → rows → model → response; explanations; no HTTP here."""

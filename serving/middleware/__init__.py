@@ -1,0 +1,1 @@
+"""Keys, concurrency, access log, metrics, tracing, headers."""

@@ -1,0 +1,112 @@
+"""What the predictor writes to its log: lines for people, or one JSON object per line for machines.
+
+Every line that is about a request bears its id, which the answer bears as well (`X-Request-Id`).
+"""
+
+import logging
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.ids import request_id
+
+_access = logging.getLogger("greenroom.access")
+_current: ContextVar[str | None] = ContextVar("request_id", default=None)
+# What orchestrators ask every few seconds.
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+_FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+class WithRequestId(logging.Filter):
+    """Puts the id of the request under way on every record; `-` when there is none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        record.__dict__.pop("color_message", None)  # uvicorn's, for terminals
+        if not hasattr(record, "request_id"):
+            record.request_id = _current.get() or "-"
+        return True
+
+
+def config(level: str, form: str) -> dict[str, Any]:
+    """Return the configuration for `logging.config`: `form` is `text` or `json`. All goes to stderr."""
+    logger = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+    formatters: dict[str, dict[str, Any]] = {
+        "text": {"format": "%(asctime)s %(levelname)s %(message)s [%(request_id)s]"},
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "fmt": f"{_FIELDS} %(request_id)s",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+        },
+    }
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"request_id": {"()": WithRequestId}},
+        "formatters": {"line": formatters[form]},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}
+        },
+        "loggers": {"uvicorn": logger, "greenroom": logger},
+    }
+
+
+class RequestLog:
+    """Plain ASGI: gives each request its id, and writes a line about its answer unless told not to.
+
+    An id that a caller sends in `X-Request-Id` is kept if it is up to 64 letters, digits, `.`, `_` or `-`.
+    """
+
+    def __init__(self, app: ASGIApp, lines: bool) -> None:
+        self._app, self._lines = app, lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and its answer with the id."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        mine, status, began = request_id(given), 500, perf_counter()
+        _current.set(mine)  # a task per request: nobody else sees it
+        header = (b"x-request-id", mine.encode())
+
+        async def name(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, name)
+        finally:
+            if self._lines and scope["path"] not in _QUIET:
+                _write(scope, status, perf_counter() - began)
+
+
+def _write(scope: Scope, status: int, seconds: float) -> None:
+    state = scope.get("state", {})
+    version, rows = state.get("answer") or (None, None)
+    fields = {
+        "method": scope["method"],
+        "path": scope["path"],  # no query: a caller may have put a key into one
+        "status": status,
+        "milliseconds": round(1000 * seconds, 3),
+        "client": scope["client"][0] if scope.get("client") else None,
+        "key": state.get("api_key_name"),
+        "version": version,
+        "rows": rows,
+    }
+    told = {name: value for name, value in fields.items() if value is not None}
+    line = '%s "%s %s" %d %.1f ms'
+    _access.info(
+        *(line, fields["client"], scope["method"], _printable(scope["path"]), status, 1000 * seconds),
+        extra=told,
+    )
+
+
+def _printable(path: str) -> str:
+    """Return a path without what would begin a new line in a log, or colour a terminal."""
+    return path if path.isprintable() else path.encode("unicode_escape").decode()

@@ -1,0 +1,1 @@
+"""Follow Production: watch, verify, load, cache; pyfunc workers."""
