@@ -29,6 +29,7 @@ $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexp
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: settings-docs lint-settings
 .PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s audit secrets coverage
 .PHONY: data-validation model-gate model-gate-comment model-list model-training
 .PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
@@ -58,7 +59,7 @@ test: setup-dev ## Set up and run every test
 test-fast: setup-dev ## Run the tests that take under two minutes together
 	@$(PYTEST) -m "not slow"
 
-lint: lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
+lint: lint-python lint-settings lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
 	@echo "All linters are content."
 
 lint-python: setup-dev ## ruff, mypy (strict), import-linter
@@ -66,6 +67,12 @@ lint-python: setup-dev ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+lint-settings: setup-dev ## docs/settings.md says what the settings classes say
+	@$(BIN)/python -m infra.ci.settings_page --check
+
+settings-docs: setup-dev ## Write docs/settings.md from the settings classes
+	@$(BIN)/python -m infra.ci.settings_page
 
 lint-yaml: setup-dev ## yamllint
 	@$(BIN)/yamllint --strict .
