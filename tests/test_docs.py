@@ -1,4 +1,4 @@
-"""What README, CONTRIBUTING and docs/ say of the repository: paths exist, the tree is whole, README is short."""
+"""README, CONTRIBUTING and docs/: their paths exist, the tree is whole, README is short."""
 
 import re
 from pathlib import Path
