@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.__main__ import SERVICES, free_port
-from bench.serving.house import _end, publish
+from bench.serving.greenroom_server import _end, publish
 from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
 from flows import data, models

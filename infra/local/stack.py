@@ -15,8 +15,10 @@ from catalog.loader import load_catalog
 from flows.commands import prepare_environment
 from flows.settings import FlowSettings
 from flows.together import summary, train_each
-from infra.local import guard, postgres
-from infra.local.process import (
+from infra.local import postgres, registry_guard
+from infra.local.services import all_services, worker
+from infra.local.settings import LocalSettings, load_or_create
+from infra.local.supervisor import (
     Service,
     StackError,
     is_current,
@@ -26,8 +28,6 @@ from infra.local.process import (
     stop,
     wait_until_ready,
 )
-from infra.local.services import all_services, worker
-from infra.local.settings import LocalSettings, load_or_create
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
@@ -128,7 +128,7 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     if service.name == "postgres":
         postgres.prepare(settings)
     if service.name == "mlflow":
-        guard.prepare(settings)
+        registry_guard.prepare(settings)
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.local.process import StackError, environment
 from infra.local.services import mlflow_database
 from infra.local.settings import LocalSettings
+from infra.local.supervisor import StackError, environment
 from registry.evidence import keys
 from registry.settings import KeySettings, home
 

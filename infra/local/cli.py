@@ -16,8 +16,8 @@ from rich.table import Table
 from catalog.contract import request_model
 from catalog.loader import load_catalog
 from infra.local import stack
-from infra.local.process import StackError
 from infra.local.settings import LocalSettings, is_set_up, load_or_create
+from infra.local.supervisor import StackError
 from registry.settings import home
 
 P = ParamSpec("P")

@@ -16,7 +16,7 @@ from bench.__main__ import SERVICES, free_port
 from bench.serving.models import FIVE
 from bench.serving.processes import Running, clean_environment, start, wait
 from catalog.loader import load_catalog
-from infra.local.process import marked
+from infra.local.supervisor import marked
 from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
 from registry.client.tracking_client import TrackingClient
 from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from infra.ci.running import ROOT
+from infra.ci.shell import ROOT
 
 REQUIREMENTS = ROOT / "infra" / "requirements"
 # Vulnerabilities that do not reach this project, each with why. Reviewed with every `make lock`.
