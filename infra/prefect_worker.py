@@ -58,7 +58,7 @@ def register(settings: WorkerSettings) -> None:
     Raises `click.ClickException` with what Prefect said.
     """
     # Imported here: Prefect takes seconds.
-    from flows.living import bury  # noqa: PLC0415
+    from flows.orchestration.flow_run_locks import bury  # noqa: PLC0415
 
     make_pool()
     end_the_dead()

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, Choice, FloatRange, IntRange, ModelSpec
-from flows import models, progress, quality, search
 from flows.errors import TrainingError
-from flows.steps import Rows
+from flows.modeling import candidates, search
+from flows.orchestration import progress
+from flows.training import tasks
+from flows.training.tasks import Rows
 
 FOLDS = 3
 
@@ -42,15 +44,15 @@ def candidate(name: str = "toy", **params: Any) -> Candidate:
 def declared(
     one: Candidate, value: float, seconds: float = 3.0, state: search.State = "declared"
 ) -> search.Tried:
-    return search.Tried(one, (models.Scored(value),) * FOLDS, state, seconds)
+    return search.Tried(one, (candidates.Scored(value),) * FOLDS, state, seconds)
 
 
-def toy(clock: Clock, seconds: float = 1.0) -> Callable[[Candidate, int], models.Scored]:
+def toy(clock: Clock, seconds: float = 1.0) -> Callable[[Candidate, int], candidates.Scored]:
     """Best at alpha 2; each fold takes as many seconds."""
 
-    def score(one: Candidate, _: int) -> models.Scored:
+    def score(one: Candidate, _: int) -> candidates.Scored:
         clock.now += seconds
-        return models.Scored(1 - abs(one.params["alpha"] - 2) / 10)
+        return candidates.Scored(1 - abs(one.params["alpha"] - 2) / 10)
 
     return score
 
@@ -84,8 +86,8 @@ def test_no_fold_is_begun_that_would_end_after_the_budget(seconds: float) -> Non
 def test_a_trial_that_is_cut_is_told_and_never_chosen() -> None:
     tried = run(5)
     assert (tried[-1].state, len(tried[-1].folds)) == ("cut", 2)
-    perfect = search.Tried(candidate(), (models.Scored(9.9),), "cut", 1.0)
-    given_up = search.Tried(candidate(), (models.Scored(9.9),), "given up", 1.0)
+    perfect = search.Tried(candidate(), (candidates.Scored(9.9),), "cut", 1.0)
+    given_up = search.Tried(candidate(), (candidates.Scored(9.9),), "given up", 1.0)
     start = declared(candidate(), 0.3)
     assert search.best([start, perfect, given_up]) is start
 
@@ -94,7 +96,7 @@ def test_a_fold_slower_than_ever_is_what_the_next_ones_are_expected_to_take() ->
     clock = Clock()
     costs = iter([1.0, 8.0])
 
-    def score(one: Candidate, number: int) -> models.Scored:
+    def score(one: Candidate, number: int) -> candidates.Scored:
         return toy(clock, next(costs))(one, number)
 
     tried = search.search([declared(candidate(), 0.3)], score, seconds=15, seed=7, clock=clock)
@@ -130,9 +132,9 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
     other = candidate("other")
     clock = Clock()
 
-    def score(one: Candidate, _: int) -> models.Scored:
+    def score(one: Candidate, _: int) -> candidates.Scored:
         clock.now += 1
-        return models.Scored(0.5)
+        return candidates.Scored(0.5)
 
     tried = search.search(
         [declared(kinds, 0.5), declared(other, 0.5)], score, seconds=150, seed=7, clock=clock
@@ -147,9 +149,9 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
 def test_what_is_plainly_worse_is_given_up_after_a_fold() -> None:
     clock = Clock()
 
-    def score(one: Candidate, _: int) -> models.Scored:
+    def score(one: Candidate, _: int) -> candidates.Scored:
         clock.now += 1
-        return models.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
+        return candidates.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
 
     tried = search.search([declared(candidate(), 0.3)], score, seconds=90, seed=7, clock=clock)
     states = {one.state for one in tried}
@@ -160,9 +162,9 @@ def test_what_is_plainly_worse_is_given_up_after_a_fold() -> None:
 def test_a_score_that_is_no_number_is_not_the_best() -> None:
     clock = Clock()
 
-    def score(one: Candidate, _: int) -> models.Scored:
+    def score(one: Candidate, _: int) -> candidates.Scored:
         clock.now += 1
-        return models.Scored(float("nan"))
+        return candidates.Scored(float("nan"))
 
     start = declared(candidate(), 0.3)
     tried = search.search([start], score, seconds=20, seed=7, clock=clock)
@@ -259,8 +261,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def log(self, _: int, line: str, *values: Any) -> None:
             lines.append(line % values)
 
-    monkeypatch.setattr("flows.quality.get_run_logger", Log)
-    monkeypatch.setattr("flows.steps.get_run_logger", Log)
+    monkeypatch.setattr("flows.training.tasks.get_run_logger", Log)
     return lines
 
 
@@ -269,7 +270,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second for each look at the clock."""
     seconds = itertools.count()
     timed = functools.partial(search.search, clock=lambda: float(next(seconds)))
-    monkeypatch.setattr("flows.quality.search.search", timed)
+    monkeypatch.setattr("flows.training.tasks.search.search", timed)
 
 
 def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
@@ -278,8 +279,8 @@ def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
     monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "60")
     spec, rows, folds = sides(np.random.default_rng(0))
     (tree,) = spec.candidates
-    first = models.fit(spec, tree, rows.features, rows.target, folds)
-    ((better, _),), tried = quality.search_further.fn(spec, [(first, 0.01)], rows, folds)
+    first = candidates.fit(spec, tree, rows.features, rows.target, folds)
+    ((better, _),), tried = tasks.search_further.fn(spec, [(first, 0.01)], rows, folds)
     assert better.cv_mean > first.cv_mean
     assert better.candidate.params["max_depth"] > 1
     assert better.pipeline[-1].max_depth == better.candidate.params["max_depth"]
@@ -294,8 +295,8 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "0")
     spec, rows, folds = sides(np.random.default_rng(0))
-    fitted = [(models.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
-    after, tried = quality.search_further.fn(spec, fitted, rows, folds)
+    fitted = [(candidates.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
+    after, tried = tasks.search_further.fn(spec, fitted, rows, folds)
     assert after is fitted
     assert [one.state for one in tried] == ["declared"]
     assert logged == []
@@ -308,16 +309,16 @@ def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
     spec, rows, folds = sides(np.random.default_rng(0))
     wrong = spec.candidates[0].model_copy(update={"search": {"max_depth": Choice(values=(1, -3, -4))}})
     spec = spec.model_copy(update={"candidates": (wrong,)})
-    fitted = [(models.fit(spec, wrong, rows.features, rows.target, folds), 0.01)]
+    fitted = [(candidates.fit(spec, wrong, rows.features, rows.target, folds), 0.01)]
     with pytest.raises(TrainingError, match=r"tree cannot be fitted with .*its `search` allows.*narrower"):
-        quality.search_further.fn(spec, fitted, rows, folds)
+        tasks.search_further.fn(spec, fitted, rows, folds)
 
 
 def test_negative_budget_is_refused(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "-1")
     spec, rows, folds = sides(np.random.default_rng(0))
     with pytest.raises(ValidationError, match="search_seconds"):
-        quality.search_further.fn(spec, [], rows, folds)
+        tasks.search_further.fn(spec, [], rows, folds)
 
 
 def test_progress_is_a_line_for_each_quarter_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -211,7 +211,9 @@ def test_the_gates_private_key_is_where_it_is_used_alone() -> None:
 
 def test_every_model_has_a_deployment() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    trained = {one["parameters"]["model"] for one in deployments if one["entrypoint"] == "flows.train.train"}
+    trained = {
+        one["parameters"]["model"] for one in deployments if one["entrypoint"] == "flows.training.flow.train"
+    }
     assert trained == set(load_catalog())
 
 
