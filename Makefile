@@ -102,7 +102,7 @@ model-gate: setup-dev ## Train and gate this checkout, write the report to model
 	@$(BIN)/python -m infra.ci.model_gate $${BASE:+--base "$$BASE"} -- $$MODELS
 
 model-gate-comment: setup-dev ## Post that report on a pull request (in CI)
-	@$(BIN)/python -m infra.ci.comment
+	@$(BIN)/python -m infra.ci.pr_comment
 
 model-list: setup-dev ## The models as JSON (MODELS="…": only those)
 	@$(BIN)/python -m infra.ci.model_list -- $$MODELS
