@@ -12,8 +12,7 @@ ROOMS = ("catalog", "registry", "checks", "flows", "serving", "infra")
 _PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(ROOMS)}|tests|bench|docs|\.github)/[\w./*-]*[\w/*]")
 _LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
 _BRANCH = re.compile(r"^((?:│   |    )*)[├└]── ([\w.]+)/(?= |$)")
-# What a command writes, and what is a path elsewhere.
-_NOT_OURS = {"docs/notebooks/", "tests/flows/"}
+# A file that a person makes.
 _WRITTEN = {"infra/k8s/secrets.production.yaml"}
 
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from infra.ci.running import ROOT
+from infra.ci.shell import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
 ROOMS = {
