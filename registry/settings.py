@@ -4,12 +4,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.names import folded
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+# Settings that were renamed or removed, and what to do about each: one that is set and has no effect is a trap.
+_RETIRED = {
+    "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of trials: "
+    "set that, or nothing.",
+}
 
 
 def home() -> Path:
@@ -31,6 +37,23 @@ class GreenroomSettings(BaseSettings):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(_env_file=home() / "stack.env", **values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_retired(cls, values: Any) -> Any:
+        # The environment alone: what an older version wrote to a home's stack.env must not stop this one.
+        if sentences := [sentence for name, sentence in _RETIRED.items() if os.environ.get(name)]:
+            raise PydanticCustomError("retired_setting", "{sentences}", {"sentences": " ".join(sentences)})
+        return values
+
+
+def explain(error: ValidationError) -> str:
+    """Return what is wrong with settings, in one sentence without their values, which may be passwords."""
+    wrong = [
+        "".join(f"GREENROOM_{str(part).upper()}: " for part in problem["loc"][:1]) + problem["msg"]
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return "; ".join(wrong).replace("Value error, ", "")
 
 
 class KeySettings(GreenroomSettings):
