@@ -17,7 +17,6 @@ from registry.errors import EvidenceError, RegistryRefusedError
 from registry.evidence.verdict import Verdict
 from registry.names import Stage
 from registry.notify.people import announce
-from registry.notify.predictors import nudge
 
 REASON = "Trained because of drift"
 
@@ -72,7 +71,6 @@ def take_up(model: str, number: int, policy: str) -> tuple[str, str, bool]:
             ahead, why = may_go_on(registry.verdict(version), policy)
             if ahead:
                 version = registry.promote(version, Stage.PRODUCTION, f"{REASON}; {why}")
-                nudge(lambda text: get_run_logger().warning(text))
         except (RegistryRefusedError, EvidenceError) as error:
             return version.stage.value, str(error), True
     return version.stage.value, why, False

@@ -30,7 +30,6 @@ from registry.errors import KeyFileError
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import EVIDENCE, OVERRIDE, Stage
-from registry.notify.predictors import nudge
 from registry.settings import KeySettings
 from registry.storage.datasets import is_dataset_id
 
@@ -314,7 +313,6 @@ def promote(spec: ModelSpec, number: int) -> str:
         for stage in (Stage.STAGING, Stage.PRODUCTION):
             if version.stage is not Stage.PRODUCTION:  # a try before this one may have got that far
                 version = registry.promote(version, stage)
-        nudge(say)
         say(f"version {number} is in {version.stage}")
     return version.stage.value
 

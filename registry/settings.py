@@ -11,10 +11,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from registry.names import folded
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
-# Settings that were renamed or removed, and what to do about each: one that is set and has no effect is a trap.
+# Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
 _RETIRED = {
-    "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of trials: "
-    "set that, or nothing.",
+    "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
+    "trials: set that, or nothing.",
 }
 
 

@@ -133,5 +133,4 @@ class PreflightSettings(DatabaseSettings, MlflowSettings, AccountSettings, Stora
     s3_access_key: Secret = Field(description="GREENROOM_S3_ACCESS_KEY: access key ID.")
     s3_secret_key: Secret = Field(description="GREENROOM_S3_SECRET_KEY: secret access key.")
     prefect_password: Secret = Field(description="GREENROOM_PREFECT_PASSWORD: of `greenroom` at Prefect.")
-    serving_admin_token: Secret = Field(description="GREENROOM_SERVING_ADMIN_TOKEN: of the predictor.")
     grafana_admin_password: Secret = Field(description="GREENROOM_GRAFANA_ADMIN_PASSWORD: of `admin`.")

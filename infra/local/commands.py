@@ -60,7 +60,7 @@ def up(train: bool) -> None:
         settings = load_or_create()
         stack.start_services(settings, click.echo)
         trained = stack.train_what_is_missing(click.echo) if train else True
-        stack.await_predictor(settings, click.echo)
+        stack.await_predictor(settings)
         stack.await_worker(settings)
         _show(stack.describe(settings), settings)
     click.echo(

@@ -39,7 +39,6 @@ class LocalSettings(GreenroomSettings):
     postgres_password: SecretStr = Field(description="GREENROOM_POSTGRES_PASSWORD: superuser; generated.")
     mlflow_db_password: SecretStr = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: generated.")
     prefect_db_password: SecretStr = Field(description="GREENROOM_PREFECT_DB_PASSWORD: generated.")
-    serving_admin_token: SecretStr = Field(description="GREENROOM_SERVING_ADMIN_TOKEN: generated.")
 
     @property
     def mlflow_url(self) -> str:
@@ -75,7 +74,6 @@ _SECRETS = (
     "postgres_password",
     "mlflow_db_password",
     "prefect_db_password",
-    "serving_admin_token",
 )
 _PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
 

@@ -13,7 +13,6 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, NotFoundError, RegistryRefusedError
 from registry.names import Stage
 from registry.notify.people import announce
-from registry.notify.predictors import nudge
 from registry.settings import KeySettings
 
 _VERSION = click.IntRange(min=1)
@@ -70,8 +69,6 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
             if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
                 found = registry.promote(found, Stage.STAGING, reason)
             moved = registry.promote(found, target, reason)
-    if Stage.PRODUCTION in (found.stage, target):
-        nudge(_note)
     how = ", by override; the audit says so" if override else ""
     why = f" {getuser()} says: {reason}" if reason else ""
     announce("promoted", f"Greenroom: {moved} is in {moved.stage}", f"{moved} is in {moved.stage}{how}.{why}")
@@ -106,7 +103,6 @@ def rollback(model: str, reason: str, number: int | None) -> None:
                     raise
                 click.secho(f"Version {target} cannot come back. {error}", fg="yellow", err=True)
                 continue
-            nudge(_note)
             was = f"; version {current.number} is archived" if current else ""
             done = f"{moved} is in Production again{was}."
             announce(
@@ -128,7 +124,3 @@ def _told_if_refused(what: str) -> Iterator[None]:
     except (RegistryRefusedError, EvidenceError) as error:
         announce("refused", f"Greenroom: {what} was refused", str(error))
         raise
-
-
-def _note(text: str) -> None:
-    click.secho(text, fg="yellow", err=True)
