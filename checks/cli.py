@@ -133,7 +133,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
             current = registry.in_stage(version.model, Stage.PRODUCTION)
             rows = audit_log.history(client, version.model)
             situation = rules.Situation(
-                incumbent=registry.named(current) if current else None,
+                incumbent=registry.evidence_identity(current) if current else None,
                 now=datetime.now(UTC),
                 max_age=timedelta(days=settings.evidence_max_age),
                 policy_digest=policy_digest(spec.gate),

@@ -71,7 +71,7 @@ def check_data(models: tuple[str, ...], dataset: str | None, report: Path | None
 
 def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
     # Imported here: pandas and scikit-learn take seconds, and `--help` should not.
-    from checks.data_checks import check_rows  # noqa: PLC0415
+    from checks.gate import check_rows  # noqa: PLC0415
     from flows import data  # noqa: PLC0415
 
     found = Found(spec.name)

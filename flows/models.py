@@ -15,7 +15,7 @@ from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
-from checks.encoding import encoder
+from checks.builtin.encoding import encoder
 from flows import calibration, clusters, neighbours
 from flows.calibration import Calibration, Unseen
 from flows.data import Positions

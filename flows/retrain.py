@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger, task
 
 from catalog.spec import ModelSpec
-from checks.comparison import NAME as COMPARISON
+from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
@@ -82,7 +82,7 @@ def may_go_on(verdict: Verdict, policy: str) -> tuple[bool, str]:
         return False, "it waits in Staging for a person (GREENROOM_RETRAIN_PROMOTES=staging)"
     if verdict.incumbent is None:
         return True, "there is no version in Production to compare with"
-    compared = next((o for o in verdict.outcomes if o.check == COMPARISON), None)
+    compared = next((o for o in verdict.outcomes if o.check == INCUMBENT_COMPARISON), None)
     if compared is None or compared.status != "passed" or compared.value is None:
         return False, "it waits in Staging: the gate did not compare it"
     if compared.value <= 0:

@@ -19,7 +19,7 @@ import pandas as pd
 from prefect import get_run_logger, task
 
 from catalog.spec import Candidate, ModelSpec
-from checks.comparison import find_rival
+from checks.comparison import find_incumbent
 from checks.gate import run_gate
 from checks.rerun import rerun_gate
 from flows import caching, data, models, neighbours, pictures, scores, tracking
@@ -198,7 +198,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
                 model=OnnxModel(content),
                 report_dir=report_dir,
                 git_commit=tracking.git_commit(),
-                rival=find_rival(Registry(client), spec.name),
+                incumbent=find_incumbent(Registry(client), spec.name),
             )
         good = sum(o.status == "passed" for o in verdict.outcomes)
         say(f"{'passed' if verdict.passed else 'REFUSED'}; {good} of {len(verdict.outcomes)} checks passed")

@@ -170,7 +170,7 @@ class Registry:
         """Return which version this is, by the files that it holds now."""
         return Incumbent(version=version.number, digest=tree_digest(self.files(version)))
 
-    def named(self, version: Version) -> Incumbent:
+    def evidence_identity(self, version: Version) -> Incumbent:
         """Return which version this is, by the files that its evidence is about: as the server names it."""
         for tag in (EVIDENCE, OVERRIDE):
             if tag in version.tags and (found := peek(version.tags[tag])):
@@ -256,7 +256,9 @@ class Registry:
             version=version.number,
             source=version.source,
             files=self.files(version),
-            incumbent=self.named(current) if current and current.number != version.number else None,
+            incumbent=self.evidence_identity(current)
+            if current and current.number != version.number
+            else None,
             reason=reason,
             operator=operator,
             signer=signer,

@@ -19,7 +19,7 @@ from catalog.spec import MAX_BACKGROUND, Task
 from catalog.tasks import Answers, task_spec
 from registry.digests import digest
 from registry.errors import ModelFormatError
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 
 FEATURES_KEY = "greenroom.features"
 TASK_KEY = "greenroom.task"
@@ -46,7 +46,9 @@ class Description(BaseModel):
         repr=False,
         description="Training rows, in the order of the features; none when the model cannot be explained.",
     )
-    items: Items | None = Field(default=None, description="What a similarity finds; None for other tasks.")
+    items: SimilarityIndex | None = Field(
+        default=None, description="What a similarity finds; None for other tasks."
+    )
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
