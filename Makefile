@@ -64,7 +64,7 @@ lint-dockerfiles: setup-dev ## hadolint
 	@$(if $(wildcard Dockerfile*),$(BIN)/hadolint --config .hadolint.yaml $(wildcard Dockerfile*),echo "There is no Dockerfile to check.")
 
 audit: setup-dev ## Known vulnerabilities of every pinned package; needs pypi.org
-	@$(BIN)/python -m infra.ci.audit
+	@$(BIN)/python -m infra.ci.vulnerabilities
 
 secrets: setup-dev ## Refuse a secret in a file that git has or would take
 	@$(BIN)/python -m infra.ci.secret_scan
@@ -79,7 +79,7 @@ model-gate: setup-dev ## Train and gate this checkout, report to model-gate.md (
 	@$(BIN)/python -m infra.ci.model_gate $${BASE:+--base "$$BASE"} -- $$MODELS
 
 model-gate-comment: setup-dev ## Post that report on a pull request (in CI)
-	@$(BIN)/python -m infra.ci.comment
+	@$(BIN)/python -m infra.ci.pr_comment
 
 model-list: setup-dev ## The models as JSON (MODELS="…": only those)
 	@$(BIN)/python -m infra.ci.model_list -- $$MODELS

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from bench.serving.flatness import Sample, flat, slope
+from bench.serving.memory_growth import Sample, flat, slope
 from bench.serving.models import records
 from bench.serving.servers import ECHO, PEERS
 from bench.serving.targets import NO_MODEL, OURS, Beside, Target, targets

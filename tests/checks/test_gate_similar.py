@@ -17,7 +17,7 @@ from checks.builtin.run import is_builtin
 from checks.comparison import IncumbentModel, compare
 from checks.errors import GateInputError
 from checks.gate import run_gate
-from flows import models, neighbours
+from flows.modeling import onnx_export, onnx_graph, similarity
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 from registry.model_format.onnx_model import Description, OnnxModel
 from registry.model_format.similarity_index import SimilarityIndex
@@ -42,8 +42,8 @@ def model(rows: Sides, fitted: Pipeline) -> OnnxModel:
 
 @pytest.fixture(scope="module")
 def content(rows: Sides, fitted: Pipeline) -> bytes:
-    whole = neighbours.complete(fitted, rows.features(rows.things))
-    return models.export(rows.spec, whole, things=rows.things)
+    whole = similarity.complete(fitted, rows.features(rows.things))
+    return onnx_export.export(rows.spec, whole, things=rows.things)
 
 
 def judged(rows: Sides, model: OnnxModel, folder: Path, *names: str) -> dict[str, CheckOutcome]:
@@ -139,7 +139,7 @@ def test_one_missing_row_is_enough(rows: Sides, fitted: Pipeline, tmp_path: Path
 def test_a_search_among_raw_features_is_refused(rows: Sides, tmp_path: Path) -> None:
     """Tempo, the largest number, would decide alone what is near."""
     raw = Pipeline([("features", FunctionTransformer()), *rows.fitted().steps[1:]])
-    raw = neighbours.fit(raw, rows.features(rows.train), rows.train["track_genre"])
+    raw = similarity.fit(raw, rows.features(rows.train), rows.train["track_genre"])
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Identity", ["features"], ["same"])],
@@ -150,8 +150,8 @@ def test_a_search_among_raw_features_is_refused(rows: Sides, tmp_path: Path) -> 
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=8,
     )
-    neighbours.with_index(proto, "euclidean", rows.features(rows.things).to_numpy())
-    items = neighbours.items(rows.spec, raw, rows.things)
+    onnx_graph.with_index(proto, "euclidean", rows.features(rows.things).to_numpy())
+    items = similarity.items(rows.spec, raw, rows.things)
     said = Description(task="similarity", features=rows.spec.features, items=items)
     onnx.helper.set_model_props(proto, said.to_metadata())
     found = judged(rows, OnnxModel(proto.SerializeToString()), tmp_path)

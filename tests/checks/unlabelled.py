@@ -11,7 +11,8 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame
-from flows import data, models, neighbours
+from flows.data import cleaning, sources, splits
+from flows.modeling import candidates, onnx_export, similarity
 from registry.model_format.onnx_model import OnnxModel
 
 
@@ -34,19 +35,19 @@ class Sides:
 
     def fitted(self, number: int = 0) -> Pipeline:
         """Return one of the declared candidates, fitted on the training rows."""
-        pipeline = models.build(self.spec, self.spec.candidates[number])
+        pipeline = candidates.build(self.spec, self.spec.candidates[number])
         rows = self.features(self.train)
         if self.spec.task == "similarity":
-            return neighbours.fit(pipeline, rows, self.train[self.spec.related_by])
+            return similarity.fit(pipeline, rows, self.train[self.spec.related_by])
         return pipeline.fit(rows)
 
     def exported(self, pipeline: Pipeline, things: pd.DataFrame | None = None) -> OnnxModel:
         """Return a pipeline as it would be served; a similarity finds `things`, all rows by default."""
         if self.spec.task != "similarity":
-            return OnnxModel(models.export(self.spec, pipeline, self.features(self.train)))
+            return OnnxModel(onnx_export.export(self.spec, pipeline, self.features(self.train)))
         held = self.things if things is None else things
-        whole = neighbours.complete(pipeline, self.features(held))
-        return OnnxModel(models.export(self.spec, whole, things=held))
+        whole = similarity.complete(pipeline, self.features(held))
+        return OnnxModel(onnx_export.export(self.spec, whole, things=held))
 
     def gate(self, run_gate: Any, model: OnnxModel, folder: Any, **changes: Any) -> Any:
         """Run the gate on these rows."""
@@ -58,13 +59,13 @@ class Sides:
 def sides(name: str, *, shuffled: bool = False) -> Sides:
     """Return a model's rows, split by artist; `shuffled` has every feature in an order of its own."""
     spec = get_model(name)
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(table, spec, read=len(table))
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(table, spec, read=len(table))
     if shuffled:
         random = np.random.default_rng(3)
         rows = rows.assign(**{name: random.permutation(rows[name].to_numpy()) for name in spec.features})
-    train, test = data.split(rows, spec)
-    frame = data.features(rows, spec).join(rows[[c for c in spec.columns if c not in spec.features]])
+    train, test = splits.split(rows, spec)
+    frame = cleaning.features(rows, spec).join(rows[[c for c in spec.columns if c not in spec.features]])
     return Sides(
         spec, *(checked_frame(spec, frame.iloc[at].reset_index(drop=True), "any") for at in (train, test))
     )

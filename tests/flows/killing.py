@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 # Threads that a library starts as it is imported would not be there after a fork.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", OBJC_DISABLE_INITIALIZE_FORK_SAFETY="YES")
 
-from flows.commands import prepare_environment
+from flows.environment import prepare_environment
 from flows.settings import FlowSettings
 
 prepare_environment(FlowSettings())
@@ -28,7 +28,7 @@ import httpx
 import psutil
 from mlflow import MlflowClient
 
-from flows.train import train
+from flows.training.flow import train
 from registry.client.registry import Registry
 from registry.names import Stage
 from registry.settings import RegistrySettings

@@ -9,32 +9,33 @@ import pandas as pd
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows import data, models, neighbours, search
+from flows.data import cleaning, sources, splits, validation
+from flows.modeling import candidates, onnx_export, search, similarity
 
 
 def train(spec: ModelSpec, trials: int) -> bytes:
     """Return the ONNX file of the best of a model's candidates after so many trials."""
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
-    matrix, (at, _) = data.features(rows, spec), data.split(rows, spec)
-    folds = data.folds(rows.iloc[at], spec)
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
+    matrix, (at, _) = cleaning.features(rows, spec), splits.split(rows, spec)
+    folds = splits.folds(rows.iloc[at], spec)
     features = matrix.iloc[at].reset_index(drop=True)
     others = rows.iloc[at].reset_index(drop=True)
     target = None if spec.label is None else others[spec.label]
 
-    def score(candidate: Candidate, number: int) -> models.Scored:
-        return models.score_fold(spec, candidate, features, target, folds[number])
+    def score(candidate: Candidate, number: int) -> candidates.Scored:
+        return candidates.score_fold(spec, candidate, features, target, folds[number])
 
-    fitted = [models.fit(spec, candidate, features, target, folds) for candidate in spec.candidates]
+    fitted = [candidates.fit(spec, candidate, features, target, folds) for candidate in spec.candidates]
     declared = [search.Tried(one.candidate, one.folds, "declared", 1.0) for one in fitted]
     top = search.best(declared + search.search(declared, score, trials=trials, seed=spec.split.seed))
-    winner = models.calibrate(
-        spec, models.fit_whole(spec, top.candidate, features, target, top.folds), features, target
+    winner = candidates.calibrate(
+        spec, candidates.fit_whole(spec, top.candidate, features, target, top.folds), features, target
     )
     if spec.task != "similarity":
-        return models.export(spec, winner.pipeline, features)
+        return onnx_export.export(spec, winner.pipeline, features)
     things: Any = pd.concat([features, others.drop(columns=list(spec.features))], axis=1)
-    return models.export(spec, neighbours.complete(winner.pipeline, features), things=things)
+    return onnx_export.export(spec, similarity.complete(winner.pipeline, features), things=things)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.loader import get_model
-from flows import data
-from flows.score_plan import Pinned, Plan, make_plan
+from flows.data import sources
+from flows.scoring.plan import Pinned, Plan, make_plan
 from registry.model_format.onnx_model import OnnxModel
 from tests.serving.onnx_parts import classifier
 
@@ -25,7 +25,7 @@ MODEL = BASE.model_copy(update={{"name": "{name}"}})
 
 def tracks(rows: int, seed: int = 1) -> pd.DataFrame:
     """Real tracks, drawn with replacement, each with an id of its own."""
-    table = data.read_table(GENRE.dataset)[list(GENRE.dataset.row.model_fields)]
+    table = sources.read_table(GENRE.dataset)[list(GENRE.dataset.row.model_fields)]
     drawn = table.iloc[np.random.default_rng(seed).integers(0, len(table), rows)].reset_index(drop=True)
     return drawn.assign(track_id=[f"{seed}-{number}" for number in range(rows)])
 

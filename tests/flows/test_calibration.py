@@ -13,8 +13,8 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows import calibration, models
 from flows.errors import ExportError
+from flows.modeling import calibration, candidates, onnx_export
 from registry.model_format.onnx_model import OnnxModel
 
 FEATURES = ("danceability", "energy", "valence", "acousticness")
@@ -43,13 +43,15 @@ class Sample:
         at = np.arange(600)
         self.folds = [(at[at % 3 != n], at[at % 3 == n]) for n in range(3)]
 
-    def fitted(self, estimator: str, params: dict[str, Any]) -> models.Fitted:
+    def fitted(self, estimator: str, params: dict[str, Any]) -> candidates.Fitted:
         candidate = Candidate(name="one", estimator=estimator, params=params)
-        return models.fit(self.spec, candidate, self.rows, self.target, self.folds)
+        return candidates.fit(self.spec, candidate, self.rows, self.target, self.folds)
 
-    def calibrated(self, estimator: str, params: dict[str, Any]) -> tuple[models.Fitted, models.Fitted]:
+    def calibrated(
+        self, estimator: str, params: dict[str, Any]
+    ) -> tuple[candidates.Fitted, candidates.Fitted]:
         fitted = self.fitted(estimator, params)
-        return fitted, models.calibrate(self.spec, fitted, self.rows, self.target)
+        return fitted, candidates.calibrate(self.spec, fitted, self.rows, self.target)
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two-classes", "three-classes"])
@@ -84,8 +86,8 @@ def test_the_file_answers_the_scaled_probabilities_and_the_same_classes(sample: 
     worse = [replace(fold, probabilities=np.roll(fold.probabilities, 1, axis=1)) for fold in folds]
     pipeline, found = calibration.calibrated(before.pipeline, worse, sample.rows, sample.target)
     assert calibration.is_calibrated(pipeline), found
-    model = OnnxModel(models.export(sample.spec, pipeline, sample.rows))
-    agreed = models.agreement(pipeline, model, sample.asked)
+    model = OnnxModel(onnx_export.export(sample.spec, pipeline, sample.rows))
+    agreed = onnx_export.agreement(pipeline, model, sample.asked)
     assert agreed.labels == 1.0
     assert agreed.max_difference < 1e-3
     labels, probabilities = model.predict(sample.asked.to_numpy(np.float32))
@@ -102,7 +104,7 @@ def test_the_temperature_is_the_one_scikit_learn_comes_to_by_fitting_once_more_f
     before, after = sample.calibrated(*BOOSTED)
     # The whole pipeline, so that scaling is learned fold by fold there, too.
     once_more = CalibratedClassifierCV(
-        models.build(sample.spec, before.candidate), method="temperature", ensemble=False, cv=sample.folds
+        candidates.build(sample.spec, before.candidate), method="temperature", ensemble=False, cv=sample.folds
     ).fit(sample.rows, sample.target)
     np.testing.assert_allclose(
         after.pipeline.predict_proba(sample.asked), once_more.predict_proba(sample.asked), atol=1e-6
@@ -147,7 +149,7 @@ def test_a_class_that_a_fold_has_not_seen_is_no_reason_to_fail() -> None:
 def test_decision_values_that_are_no_logarithms_are_left_alone(sample: Sample) -> None:
     """Its probabilities are a formula of another kind, which the graph has not."""
     fitted = sample.fitted("sklearn.linear_model.SGDClassifier", {"loss": "modified_huber"})
-    after = models.calibrate(sample.spec, fitted, sample.rows, sample.target)
+    after = candidates.calibrate(sample.spec, fitted, sample.rows, sample.target)
     assert after.calibration is not None
     assert after.calibration.temperature is None
     assert after.pipeline is fitted.pipeline
@@ -169,13 +171,13 @@ def test_error_and_scores_are_what_their_definitions_say() -> None:
 def test_a_file_with_other_probabilities_is_refused(sample: Sample) -> None:
     before, after = sample.calibrated(*BOOSTED)
     assert calibration.is_calibrated(after.pipeline)
-    model = OnnxModel(models.export(sample.spec, before.pipeline))
+    model = OnnxModel(onnx_export.export(sample.spec, before.pipeline))
     with pytest.raises(ExportError, match="disagrees"):
-        models.agreement(after.pipeline, model, sample.asked)
+        onnx_export.agreement(after.pipeline, model, sample.asked)
 
 
 def test_a_regression_is_not_calibrated() -> None:
     spec = get_model("energy")
     pipeline = Pipeline([("model", "passthrough")])
-    fitted = models.Fitted(Candidate(name="one", estimator="x.Y"), pipeline, 0.5, 0.1)
-    assert models.calibrate(spec, fitted, pd.DataFrame(), pd.Series(dtype=float)) is fitted
+    fitted = candidates.Fitted(Candidate(name="one", estimator="x.Y"), pipeline, 0.5, 0.1)
+    assert candidates.calibrate(spec, fitted, pd.DataFrame(), pd.Series(dtype=float)) is fitted

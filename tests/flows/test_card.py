@@ -9,11 +9,14 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from catalog.loader import get_model
-from flows import card, models, scores, search
-from flows.calibration import Calibration
-from flows.data import Cleaning
-from flows.models import Agreement, Fitted
-from flows.scores import ClassScore, Interval, Measured
+from flows.data.cleaning import Cleaning
+from flows.evaluation import intervals, model_card
+from flows.evaluation.intervals import Interval
+from flows.evaluation.scores import ClassScore, Measured
+from flows.modeling import candidates, search
+from flows.modeling.calibration import Calibration
+from flows.modeling.candidates import Fitted
+from flows.modeling.onnx_export import Agreement
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 
 SPEC = get_model("genre")
@@ -55,15 +58,15 @@ MEASURED = Measured(
 )
 
 
-def facts(**changes: Any) -> card.Facts:
+def facts(**changes: Any) -> model_card.Facts:
     first, second = SPEC.candidates[0], SPEC.candidates[1]
     found = Calibration(0.7, "log loss on training folds is lower for it", QUALITY, QUALITY)
     winner = Fitted(second, DummyClassifier(), 0.6, 0.01, calibration=found)
     tried = [
-        search.Tried(first, (models.Scored(0.55),) * 3, "declared", 1.0),
-        search.Tried(second, (models.Scored(0.58),) * 3, "declared", 1.0),
-        search.Tried(second, (models.Scored(0.6),) * 3, "complete", 1.0),
-        search.Tried(first, (models.Scored(0.9),), "pruned", 1.0),
+        search.Tried(first, (candidates.Scored(0.55),) * 3, "declared", 1.0),
+        search.Tried(second, (candidates.Scored(0.58),) * 3, "declared", 1.0),
+        search.Tried(second, (candidates.Scored(0.6),) * 3, "complete", 1.0),
+        search.Tried(first, (candidates.Scored(0.9),), "pruned", 1.0),
     ]
     random = np.random.default_rng(0)
     rows = pd.DataFrame(random.uniform(size=(50, len(SPEC.features))), columns=list(SPEC.features))
@@ -79,11 +82,11 @@ def facts(**changes: Any) -> card.Facts:
         "verdict": verdict(),
         "run_id": "f" * 32,
     }
-    return card.Facts(**{**plain, **changes})
+    return model_card.Facts(**{**plain, **changes})
 
 
 def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> None:
-    text = card.card(facts())
+    text = model_card.card(facts())
     heads = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert heads == [
         "Data",
@@ -124,7 +127,7 @@ def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> 
 
 def test_limits_are_what_was_found() -> None:
     weak = outcome("WeakSegmentsPerformance", "failed", "a segment with accuracy 0.315", required=False)
-    text = card.card(facts(verdict=verdict(outcome("TrainTestPerformance"), weak)))
+    text = model_card.card(facts(verdict=verdict(outcome("TrainTestPerformance"), weak)))
     limits = text.split("## Limits")[1].split("## Lineage")[0]
     assert (
         "not shown to be better than the default RandomForest: the difference may be -0.010 to 0.030"
@@ -136,7 +139,7 @@ def test_limits_are_what_was_found() -> None:
     good = replace(
         MEASURED, over_forest=Interval(0.02, 0.01, 0.03), classes=(ClassScore("metal", 161, 0.6, 0.7, 0.65),)
     )
-    praised = card.card(facts(measured=good)).split("## Limits")[1]
+    praised = model_card.card(facts(measured=good)).split("## Limits")[1]
     assert "not shown" not in praised
     assert "recognised badly" not in praised
 
@@ -147,20 +150,22 @@ def test_a_refused_model_is_said_to_be_refused_first_of_all_and_why() -> None:
         outcome("SimpleModelComparison", "failed", "gain of 2% | less than <10%>\nof it"),
     )
     refused = facts(verdict=bad)
-    for text in (card.card(refused), card.summary(refused)):
+    for text in (model_card.card(refused), model_card.summary(refused)):
         before_scores = text.split("| this model")[0]
         assert "**The gate refused this model: it is not for use.**" in before_scores
         assert "- SimpleModelComparison failed: gain of 2% \\| less than &lt;10%> of it" in before_scores
         assert "let this model pass" not in text
-    assert "The gate refused it; the scores here describe it and do not recommend it." in card.card(refused)
-    assert "refused" not in card.summary(facts())
+    assert "The gate refused it; the scores here describe it and do not recommend it." in model_card.card(
+        refused
+    )
+    assert "refused" not in model_card.summary(facts())
 
 
 def test_what_is_not_known_is_said_to_be_so() -> None:
     plain = replace(
         facts().winner, calibration=Calibration(None, "the probabilities are no better for it", {}, {})
     )
-    text = card.card(
+    text = model_card.card(
         facts(
             winner=plain,
             tried=facts().tried[:2],
@@ -194,19 +199,21 @@ def test_every_task_has_a_card(name: str, metric: str, test: dict[str, float], l
     measured = replace(
         MEASURED, metric=metric, train=test, test=test, headline=Interval(0.21, 0.2, 0.22), classes=()
     )
-    text = card.card(facts(spec=spec, measured=measured))
+    text = model_card.card(facts(spec=spec, measured=measured))
     assert limit in text
     assert "## Probabilities" not in text
     assert f"|  | {metric} | 95 % interval |" in text
 
 
 def test_the_summary_fits_where_mlflow_keeps_a_description() -> None:
-    assert len(card.summary(facts())) < 5000
-    assert card.card(facts()).startswith("# Model card: genre\n\n" + card.summary(facts()).rstrip())
+    assert len(model_card.summary(facts())) < 5000
+    assert model_card.card(facts()).startswith(
+        "# Model card: genre\n\n" + model_card.summary(facts()).rstrip()
+    )
 
 
 def test_draws_and_metrics_are_named_as_the_docs_name_them() -> None:
-    assert scores.DRAWS == 400
+    assert intervals.DRAWS == 400
     assert {
         "test_balanced_accuracy_low",
         "baseline_balanced_accuracy",

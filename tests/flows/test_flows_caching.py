@@ -10,8 +10,9 @@ from pydantic import BaseModel, Field
 
 from catalog.loader import get_model
 from catalog.spec import Dataset
-from flows import caching, data
-from flows.caching import declaration_digest, source_digest, validated
+from flows.data import cache, fingerprints, sources
+from flows.data.cache import validated
+from flows.data.fingerprints import declaration_digest, source_digest
 
 
 class Row(BaseModel):
@@ -59,12 +60,12 @@ def test_the_same_rows_are_validated_once(table: pd.DataFrame, dataset: Dataset,
 
 def test_the_catalogues_table_comes_back_as_it_was() -> None:
     dataset = get_model("genre").dataset
-    table = data.read_table(dataset)
+    table = sources.read_table(dataset)
     first, second = validated(table, dataset), validated(table, dataset)
     assert (first[2], second[2]) == (False, True)
     assert_frame_equal(first[0], second[0])
     # Models share a table, and what it came to.
-    assert known(data.read_table(get_model("energy").dataset), get_model("energy").dataset)
+    assert known(sources.read_table(get_model("energy").dataset), get_model("energy").dataset)
 
 
 def test_whatever_changed_is_validated_again(
@@ -77,7 +78,7 @@ def test_whatever_changed_is_validated_again(
     assert not known(table.astype({"more": "int32"}), dataset)
     assert not known(table, dataset.model_copy(update={"row": Stricter}))
     assert not known(table, dataset.model_copy(update={"max_rejected": 0.4}))
-    monkeypatch.setattr(caching, "code_digest", lambda: "another version of pydantic")
+    monkeypatch.setattr(cache, "code_digest", lambda: "another version of pydantic")
     assert not known(table, dataset)
     assert known(table, dataset)
 
@@ -85,7 +86,7 @@ def test_whatever_changed_is_validated_again(
 def test_what_breaks_the_contract_is_refused_each_time(dataset: Dataset, home: Path) -> None:
     table = pd.DataFrame({"name": ["a"], "size": [-1.0]})
     for _ in range(2):
-        with pytest.raises(data.DataError, match="break the contract"):
+        with pytest.raises(sources.DataError, match="break the contract"):
             validated(table, dataset)
     assert not list(home.glob("cache/*"))
 
@@ -134,6 +135,18 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_not_possible(
     assert not known(mixed, dataset), "what Arrow cannot hold has no digest"
 
 
+def test_code_is_digested_in_every_folder_of_every_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or b"")
+    fingerprints.code_digest.__wrapped__()
+    root = Path(fingerprints.__file__).parents[2]
+    for file in ("catalog/spec.py", "registry/names.py", "checks/builtin/run.py", "flows/training/flow.py"):
+        assert root / file in read
+    monkeypatch.setattr(fingerprints, "_ROOMS", ("catalog", "nowhere"))
+    with pytest.raises(FileNotFoundError, match="no code of nowhere"):
+        fingerprints.code_digest.__wrapped__()
+
+
 def test_digests_of_a_training_follow_bytes_and_declaration(tmp_path: Path, dataset: Dataset) -> None:
     file = tmp_path / "rows"
     file.write_bytes(b"one")
@@ -142,7 +155,7 @@ def test_digests_of_a_training_follow_bytes_and_declaration(tmp_path: Path, data
     file.write_bytes(b"onf")
     assert source_digest(at) != first
     assert source_digest(dataset.model_copy(update={"source": "sha256:" + "a" * 64})) == "a" * 64
-    with pytest.raises(data.DataError, match="there is no file"):
+    with pytest.raises(sources.DataError, match="there is no file"):
         source_digest(dataset.model_copy(update={"source": str(tmp_path / "nothing")}))
     spec = get_model("genre")
     changed = spec.model_copy(update={"split": spec.split.model_copy(update={"seed": 8})})

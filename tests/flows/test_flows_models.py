@@ -10,8 +10,10 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows import data, models
+from flows.data import cleaning, sources
 from flows.errors import ExportError, TrainingError
+from flows.evaluation import metrics
+from flows.modeling import candidates, onnx_export
 from registry.model_format.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.slow
@@ -34,10 +36,10 @@ class Sample:
     """Some of a model's rows, in two halves."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        table = data.read_table(spec.dataset)
-        rows = data.clean(table, spec, read=len(table))[0].sample(800, random_state=1)
+        table = sources.read_table(spec.dataset)
+        rows = cleaning.clean(table, spec, read=len(table))[0].sample(800, random_state=1)
         self.spec = spec
-        self.rows = data.features(rows, spec).reset_index(drop=True)
+        self.rows = cleaning.features(rows, spec).reset_index(drop=True)
         self.target = rows[spec.target].reset_index(drop=True)
         self.folds = [(np.arange(400), np.arange(400, 600)), (np.arange(200, 600), np.arange(200))]
 
@@ -47,7 +49,7 @@ class Sample:
 
     def pipeline(self, estimator: str, **params: Any) -> Pipeline:
         candidate = Candidate(name="one", estimator=estimator, params=params)
-        return models.build(self.spec, candidate).fit(self.rows[:600], self.target[:600])
+        return candidates.build(self.spec, candidate).fit(self.rows[:600], self.target[:600])
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +78,14 @@ def test_candidate_is_served_as_it_was_fitted(
 ) -> None:
     sample = samples[name]
     candidate = Candidate(name="one", estimator=estimator, params=params)
-    fitted = models.fit(sample.spec, candidate, sample.rows[:600], sample.target[:600], sample.folds)
-    model = OnnxModel(models.export(sample.spec, fitted.pipeline))
+    fitted = candidates.fit(sample.spec, candidate, sample.rows[:600], sample.target[:600], sample.folds)
+    model = OnnxModel(onnx_export.export(sample.spec, fitted.pipeline))
     assert model.description.features == sample.spec.features
-    found = models.agreement(fitted.pipeline, model, sample.held_out)
+    found = onnx_export.agreement(fitted.pipeline, model, sample.held_out)
     if name == "genre":
         assert set(model.description.classes) == set(sample.target)
         assert found.labels is not None
-        assert found.labels >= models.MIN_LABEL_AGREEMENT
+        assert found.labels >= onnx_export.MIN_LABEL_AGREEMENT
         assert fitted.cv_mean > 1 / 6
     else:
         assert found.labels is None
@@ -99,28 +101,28 @@ def test_code_unseen_in_training_is_served_like_the_pipeline_does(
     pipeline = sample.pipeline(estimator, **params)
     unseen = sample.held_out.assign(time_signature=7.0)
     assert 7.0 not in set(sample.rows["time_signature"])
-    models.agreement(pipeline, OnnxModel(models.export(sample.spec, pipeline)), unseen)
+    onnx_export.agreement(pipeline, OnnxModel(onnx_export.export(sample.spec, pipeline)), unseen)
     assert np.isfinite(pipeline.predict_proba(unseen) if name == "genre" else pipeline.predict(unseen)).all()
 
 
 def test_some_training_rows_travel_in_the_file_as_what_to_explain_against(energy: Sample) -> None:
     pipeline, train = energy.pipeline("sklearn.linear_model.Ridge"), energy.rows[:600]
-    first, again = (models.export(energy.spec, pipeline, train) for _ in range(2))
+    first, again = (onnx_export.export(energy.spec, pipeline, train) for _ in range(2))
     assert first == again
     rows = OnnxModel(first).description.background_rows()
     assert rows.shape == (energy.spec.background, len(energy.spec.features))
     known = {row.tobytes() for row in train.to_numpy(dtype=np.float32)}
     assert {row.tobytes() for row in rows} <= known
     # Rows of other columns, in another order, are sorted out.
-    other = models.background(energy.spec, train[train.columns[::-1]])
+    other = onnx_export.background(energy.spec, train[train.columns[::-1]])
     np.testing.assert_array_equal(np.array(other, dtype=np.float32), rows)
 
 
 def test_rows_that_must_not_leave_training_do_not(energy: Sample) -> None:
     pipeline, private = energy.pipeline("sklearn.linear_model.Ridge"), {"background": 0}
-    content = models.export(energy.spec.model_copy(update=private), pipeline, energy.rows[:600])
+    content = onnx_export.export(energy.spec.model_copy(update=private), pipeline, energy.rows[:600])
     assert OnnxModel(content).description.background == ()
-    assert content == models.export(energy.spec, pipeline)
+    assert content == onnx_export.export(energy.spec, pipeline)
 
 
 def test_same_seed_fits_the_same_model(genre: Sample) -> None:
@@ -147,7 +149,7 @@ def test_codes_are_one_hot_and_every_feature_reaches_the_model(genre: Sample) ->
 def test_estimator_that_onnx_cannot_express_is_named(genre: Sample, estimator: str, params: Any) -> None:
     pipeline = genre.pipeline(estimator, **params)
     with pytest.raises(ExportError, match=f"genre: {estimator.rpartition('.')[2]} cannot be converted"):
-        models.export(genre.spec, pipeline)
+        onnx_export.export(genre.spec, pipeline)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_estimator_that_onnx_cannot_express_is_named(genre: Sample, estimator: s
 def test_wrong_declaration_is_refused(genre: Sample, estimator: str, params: Any, why: str) -> None:
     candidate = Candidate(name="mine", estimator=estimator, params=params)
     with pytest.raises(TrainingError, match=why) as refused:
-        models.build(genre.spec, candidate)
+        candidates.build(genre.spec, candidate)
     assert "genre: " in str(refused.value)
     assert "candidate mine" in str(refused.value)
     assert estimator in str(refused.value)
@@ -174,30 +176,32 @@ def test_classifier_that_disagrees_is_refused(genre: Sample) -> None:
     fitted = genre.pipeline("sklearn.linear_model.LogisticRegression")
     other = genre.pipeline("sklearn.ensemble.RandomForestClassifier", **SMALL)
     with pytest.raises(ExportError, match="disagrees"):
-        models.agreement(fitted, OnnxModel(models.export(genre.spec, other)), genre.held_out)
+        onnx_export.agreement(fitted, OnnxModel(onnx_export.export(genre.spec, other)), genre.held_out)
 
 
 def test_regression_that_disagrees_is_refused(energy: Sample) -> None:
     fitted = energy.pipeline("sklearn.linear_model.Ridge")
     other = energy.pipeline("sklearn.linear_model.Ridge", alpha=100.0)
     with pytest.raises(ExportError, match="disagrees"):
-        models.agreement(fitted, OnnxModel(models.export(energy.spec, other)), energy.held_out)
+        onnx_export.agreement(fitted, OnnxModel(onnx_export.export(energy.spec, other)), energy.held_out)
 
 
-def fitted(name: str, mean: float, std: float = 0.01) -> models.Fitted:
+def fitted(name: str, mean: float, std: float = 0.01) -> candidates.Fitted:
     pipeline = Pipeline([("model", DummyRegressor())])
-    return models.Fitted(Candidate(name=name, estimator="sklearn.dummy.DummyRegressor"), pipeline, mean, std)
+    return candidates.Fitted(
+        Candidate(name=name, estimator="sklearn.dummy.DummyRegressor"), pipeline, mean, std
+    )
 
 
 def test_best_is_chosen_by_its_score_on_training_folds() -> None:
-    found = models.best([fitted("low", 0.2), fitted("high", 0.6, std=0.3), fitted("middle", 0.5)])
+    found = candidates.best([fitted("low", 0.2), fitted("high", 0.6, std=0.3), fitted("middle", 0.5)])
     assert found.candidate.name == "high"
-    assert models.best([fitted("worse", -0.6), fitted("better", -0.2)]).candidate.name == "better"
+    assert candidates.best([fitted("worse", -0.6), fitted("better", -0.2)]).candidate.name == "better"
 
 
 def test_scores_of_a_classification(genre: Sample) -> None:
     pipeline = genre.pipeline("sklearn.linear_model.LogisticRegression")
-    found = models.score(genre.spec, pipeline, genre.held_out, genre.target[600:])
+    found = metrics.score(genre.spec, pipeline, genre.held_out, genre.target[600:])
     assert list(found) == ["balanced_accuracy", "accuracy", "f1_macro", "log_loss"]
     right = (pipeline.predict(genre.held_out) == genre.target[600:]).mean()
     assert found["accuracy"] == pytest.approx(right)
@@ -207,7 +211,7 @@ def test_scores_of_a_classification(genre: Sample) -> None:
 def test_losses_are_positive_and_the_declared_metric_is_among_the_scores(energy: Sample) -> None:
     spec = energy.spec.model_copy(update={"metric": "neg_median_absolute_error"})
     pipeline = energy.pipeline("sklearn.linear_model.Ridge")
-    found = models.score(spec, pipeline, energy.held_out, energy.target[600:])
+    found = metrics.score(spec, pipeline, energy.held_out, energy.target[600:])
     assert list(found) == ["median_absolute_error", "r2", "mean_absolute_error", "root_mean_squared_error"]
     off = np.abs(pipeline.predict(energy.held_out) - energy.target[600:])
     assert found["mean_absolute_error"] == pytest.approx(off.mean())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.notifying import tell_outcome
-from flows.train import Outcome
+from flows.orchestration.notifications import tell_outcome
+from flows.training.outcome import Outcome
 from registry.notify.people import announce, told
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
@@ -161,7 +161,7 @@ def test_hooks_tell_how_a_flow_ended_and_do_not_change_it(
     code = f"""
 from prefect import flow
 
-from flows.notifying import HOOKS
+from flows.orchestration.notifications import HOOKS
 
 @flow(name="small", flow_run_name="small-{{number}}", **HOOKS)
 def small(number: int) -> int:

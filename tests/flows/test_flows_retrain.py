@@ -8,9 +8,9 @@ import yaml
 
 from catalog.loader import load_catalog
 from checks.comparison import NAME
-from flows.monitor import EVENT
-from flows.monitor_settings import MonitorSettings
-from flows.retrain import may_go_on
+from flows.monitoring.flow import EVENT
+from flows.monitoring.retrain import may_go_on
+from flows.monitoring.settings import MonitorSettings
 from registry.evidence.verdict import CheckOutcome, Incumbent, Status, Verdict
 from tests.conftest import ROOT
 
@@ -72,7 +72,10 @@ def deployments(entrypoint: str) -> dict[str, Any]:
 
 def test_every_model_is_monitored_and_retrained_by_its_own_event() -> None:
     names = set(load_catalog())
-    looked, trained = deployments("flows.monitor.monitor"), deployments("flows.retrain.retrain")
+    looked, trained = (
+        deployments("flows.monitoring.flow.monitor"),
+        deployments("flows.monitoring.retrain.retrain"),
+    )
     assert set(looked) == set(trained) == names
     for name in names:
         assert looked[name]["parameters"] == trained[name]["parameters"] == {"model": name}

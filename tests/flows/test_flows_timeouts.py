@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from flows.retrying import explained
+from flows.orchestration.retries import explained
 from tests.conftest import Stack
 
 HANGS = """
 import socket, sys
 from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
-from flows.retrying import BOUNDED, explained
+from flows.orchestration.retries import BOUNDED, explained
 tries = []
 
 @task(**BOUNDED)

@@ -19,7 +19,7 @@ from test_train_end_to_end import tumours
 
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES as GENRE_FEATURES
-from flows import data
+from flows.data import sources
 from tests.conftest import Stack
 from tests.receivers import http_receiver
 from tests.serving.scraped import Scraped
@@ -100,7 +100,7 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 
 
 def tracks() -> pd.DataFrame:
-    return data.read_table(get_model("genre").dataset)
+    return sources.read_table(get_model("genre").dataset)
 
 
 def like_the_training(count: int) -> pd.DataFrame:
@@ -207,9 +207,9 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
     def retrain_twice(then: Path, variables: dict[str, str]) -> None:
         """On the table as it is, and on `then` in its place."""
         code = (
-            "import os; from flows.commands import prepare_environment; "
+            "import os; from flows.training.cli import prepare_environment; "
             "from flows.settings import FlowSettings; prepare_environment(FlowSettings()); "
-            "from flows.retrain import retrain; retrain('sounds'); "
+            "from flows.monitoring.retrain import retrain; retrain('sounds'); "
             f"os.replace({str(then)!r}, {str(table)!r}); retrain('sounds')"
         )
         done = subprocess.run(

@@ -36,7 +36,7 @@ def working(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     energy = next(
         one
         for one in declared["deployments"]
-        if one["entrypoint"] == "flows.retrain.retrain" and one["name"] == "energy"
+        if one["entrypoint"] == "flows.monitoring.retrain.retrain" and one["name"] == "energy"
     )
     declaration = yaml.safe_dump(energy).replace("energy", MODEL)
     pool = {"name": "greenroom", "job_variables": {"env": {"GREENROOM_CATALOG_PATH": str(folder)}}}

@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score
 
 from catalog.loader import get_model
 from catalog.spec import FloatRange, IntRange
-from flows import data, models
+from flows.data import cleaning, sources, splits, validation
+from flows.modeling import candidates
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +46,8 @@ def test_neither_cores_nor_threads_nor_hashes_change_a_model() -> None:
 
 def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
     spec = get_model("genre")
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     # Enough of them that eight threads come to an end in another order each time.
     rows = pd.concat([rows] * 4, ignore_index=True)
     (forest,) = [one for one in spec.candidates if one.name == "random-forest"]
@@ -54,7 +55,7 @@ def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
     fold = (np.arange(2000), np.arange(2000, len(rows)))
     answers = set()
     for _ in range(4):
-        scored = models.score_fold(spec, forest, data.features(rows, spec), rows["track_genre"], fold)
+        scored = candidates.score_fold(spec, forest, cleaning.features(rows, spec), rows["track_genre"], fold)
         assert scored.unseen is not None
         answers.add(scored.unseen.probabilities.tobytes())
     assert len(answers) == 1
@@ -67,9 +68,9 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
         for check in spec.gate.checks
         if check.check == "TrainTestPerformance"
     ]
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
-    matrix, (train, test) = data.features(rows, spec), data.split(rows, spec)
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
+    matrix, (train, test) = cleaning.features(rows, spec), splits.split(rows, spec)
     target = rows["track_genre"].astype(str)
     (boosting,) = [one for one in spec.candidates if one.name == "gradient-boosting"]
     closest = {
@@ -79,8 +80,8 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
     }
     assert len(closest) == 4
     candidate = boosting.model_copy(update={"params": {**boosting.params, **closest}})
-    pipeline = models.fit_whole(
-        spec, candidate, matrix.iloc[train], target.iloc[train], (models.Scored(0.5),)
+    pipeline = candidates.fit_whole(
+        spec, candidate, matrix.iloc[train], target.iloc[train], (candidates.Scored(0.5),)
     ).pipeline
     known, held_out = (
         f1_score(target.iloc[at], pipeline.predict(matrix.iloc[at]), average="macro") for at in (train, test)

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalog.loader import get_model
-from flows import score_manifest as manifests
-from flows import score_plan as plans
-from flows.score import pin, prepare
-from flows.score_places import S3Place, place
-from flows.score_plan import PLAN, SUCCESS
+from flows.scoring import manifest
+from flows.scoring import plan as plans
+from flows.scoring.flow import pin, prepare
+from flows.scoring.plan import PLAN, SUCCESS
+from flows.scoring.storage import S3Place, place
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
 from registry.model_format.onnx_model import OnnxModel
@@ -232,11 +232,11 @@ def consistent(where: S3Place) -> int:
         assert list(where.list()) == []
         return 0
     plan, plan_digest = plans.begun(where) or pytest.fail("no plan")
-    done = manifests.look(where, plan, plan_digest)
+    done = manifest.look(where, plan, plan_digest)
     names = {one.name for one in where.list()} - {PLAN, SUCCESS}
     assert names == {plans.part_name(part) for part in done}
     if where.find(SUCCESS):
-        assert manifests.finished(where, plan, plan_digest) is not None
+        assert manifest.finished(where, plan, plan_digest) is not None
     return len(done)
 
 

@@ -11,13 +11,14 @@ import pytest
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows import data, models, score_parts
-from flows import score_manifest as manifests
-from flows import score_plan as plans
+from flows.data import cleaning, sources
 from flows.errors import DataError
-from flows.score_parts import Scorer, write_part
-from flows.score_places import FolderPlace
-from flows.score_plan import Pinned, make_plan
+from flows.modeling import candidates, onnx_export
+from flows.scoring import manifest, partition
+from flows.scoring import plan as plans
+from flows.scoring.partition import Scorer, write_part
+from flows.scoring.plan import Pinned, make_plan
+from flows.scoring.storage import FolderPlace
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.scoring import expected, model, plan_of, tracks, write
 from tests.serving.onnx_parts import divides_by_zero, regression
@@ -57,8 +58,8 @@ def test_batches_and_blocks_change_nothing(
     one: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = results(one, tracks(100), tmp_path / "whole")
-    monkeypatch.setattr(score_parts, "_BATCH", 17)
-    monkeypatch.setattr(score_parts, "_BLOCK", 5)
+    monkeypatch.setattr(partition, "_BATCH", 17)
+    monkeypatch.setattr(partition, "_BLOCK", 5)
     pd.testing.assert_frame_equal(results(one, tracks(100), tmp_path / "parts"), whole)
 
 
@@ -78,7 +79,7 @@ def test_broken_rows_are_marked_and_the_others_scored(one: OnnxModel, tmp_path: 
     assert found.loc[[1, 2, 4], "prediction"].isna().all()
     assert found.loc[[1, 2, 4], "probability_rock"].isna().all()
     assert found["row"].tolist() == list(range(6))
-    note = manifests.check_part(
+    note = manifest.check_part(
         FolderPlace(tmp_path / "out"),
         *plans.begun(FolderPlace(tmp_path / "out")),  # type: ignore[misc]
         0,
@@ -120,11 +121,11 @@ def test_metadata_of_the_file_names_the_version(one: OnnxModel, tmp_path: Path) 
 @pytest.mark.parametrize("name", ["energy", "clusters"])
 def test_other_tasks(name: str, tmp_path: Path) -> None:
     spec: ModelSpec = get_model(name)
-    rows = data.read_table(spec.dataset)
-    matrix = data.features(rows, spec)
+    rows = sources.read_table(spec.dataset)
+    matrix = cleaning.features(rows, spec)
     target = rows[spec.target] if spec.target else None
-    pipeline = models.build(spec, spec.candidates[0]).fit(matrix, target)
-    one = OnnxModel(models.export(spec, pipeline, matrix))
+    pipeline = candidates.build(spec, spec.candidates[0]).fit(matrix, target)
+    one = OnnxModel(onnx_export.export(spec, pipeline, matrix))
     frame = tracks(50)
     frame.loc[7, "loudness"] = 99.0
     write(frame, tmp_path / "in" / "a.parquet", 40)
@@ -132,7 +133,7 @@ def test_other_tasks(name: str, tmp_path: Path) -> None:
     plan, _ = make_plan(spec, pinned, str(tmp_path / "in"), keep=(), rows=1000)
     write_part(Scorer(plan, one), FolderPlace(tmp_path / "out"), "sha256:0", 0)
     found = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pandas()
-    said, _ = one.predict(data.features(frame, spec).to_numpy(np.float32))
+    said, _ = one.predict(cleaning.features(frame, spec).to_numpy(np.float32))
     column = "cluster" if name == "clusters" else "prediction"
     assert np.isnan(found[column][7])
     keep = found.index != 7
@@ -141,7 +142,7 @@ def test_other_tasks(name: str, tmp_path: Path) -> None:
         assert found["label"][keep].tolist() == [one.description.classes[place] for place in said[keep]]
 
 
-def energy_of(proto: Any, folder: Path) -> manifests.Done:
+def energy_of(proto: Any, folder: Path) -> manifest.Done:
     """Score five rows with a made-up model of `energy`."""
     spec = get_model("energy")
     one = OnnxModel(proto.SerializeToString())
@@ -166,7 +167,7 @@ def test_a_model_that_does_not_answer_row_by_row_is_refused(tmp_path: Path) -> N
 
 def test_memory_is_that_of_a_batch(one: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One row group of many rows is read, answered and written piece by piece."""
-    monkeypatch.setattr(score_parts, "_BATCH", 1_000)
+    monkeypatch.setattr(partition, "_BATCH", 1_000)
     frame = tracks(20_000)
     write(frame, tmp_path / "in" / "a.parquet", 20_000)
     plan = plan_of(one, tmp_path / "in")

@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from flows.errors import DataError
-from flows.score_places import ChangedError, FolderPlace, S3Place, place
+from flows.scoring.storage import ChangedError, FolderPlace, S3Place, place
 from registry.errors import StorageUnavailableError
 from tests.conftest import Stack
 from tests.ports import free_port

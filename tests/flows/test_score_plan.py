@@ -11,15 +11,15 @@ import pytest
 import yaml
 
 from catalog.loader import get_model
-from flows import score_manifest as manifests
-from flows import score_plan as plans
 from flows.errors import DataError
-from flows.score import TooManyRejectedError, _require_few, _spans, prepare, score
-from flows.score_manifest import Done
-from flows.score_parts import Scorer, write_part
-from flows.score_places import ChangedError, FolderPlace, place
-from flows.score_plan import Part, Piece, Plan
-from flows.score_settings import ScoreSettings, cores
+from flows.scoring import manifest
+from flows.scoring import plan as plans
+from flows.scoring.flow import TooManyRejectedError, _require_few, _spans, prepare, score
+from flows.scoring.manifest import Done
+from flows.scoring.partition import Scorer, write_part
+from flows.scoring.plan import Part, Piece, Plan
+from flows.scoring.settings import ScoreSettings, cores
+from flows.scoring.storage import ChangedError, FolderPlace, place
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.scoring import GENRE, model, plan_of, tracks, write
 
@@ -159,7 +159,7 @@ def scored_folder(one: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str
 
 def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_path: Path) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    assert {part: done.rows for part, done in manifests.look(out, plan, plan_digest).items()} == {
+    assert {part: done.rows for part, done in manifest.look(out, plan, plan_digest).items()} == {
         0: 80,
         1: 70,
     }
@@ -172,26 +172,26 @@ def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_pa
     ):
         first.write_bytes(wrong)
         with pytest.raises(DataError, match=r"part-00000\.parquet"):
-            manifests.look(out, plan, plan_digest)
+            manifest.look(out, plan, plan_digest)
     first.unlink()
-    assert list(manifests.look(out, plan, plan_digest)) == [1]
+    assert list(manifest.look(out, plan, plan_digest)) == [1]
 
 
 def test_success_is_written_of_whole_jobs_alone_and_kept_an_eye_on(
     one: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    done = manifests.look(out, plan, plan_digest)
+    done = manifest.look(out, plan, plan_digest)
     with pytest.raises(DataError, match=r"lacks part-00001\.parquet"):
-        manifests.write_success(out, plan, plan_digest, {0: done[0]})
-    assert manifests.finished(out, plan, plan_digest) is None
-    written = manifests.write_success(out, plan, plan_digest, done)
-    assert manifests.finished(out, plan, plan_digest) == written
+        manifest.write_success(out, plan, plan_digest, {0: done[0]})
+    assert manifest.finished(out, plan, plan_digest) is None
+    written = manifest.write_success(out, plan, plan_digest, done)
+    assert manifest.finished(out, plan, plan_digest) == written
     assert (written.rows, written.rejected, written.version) == (150, 0, 3)
     path = tmp_path / "out" / "part-00001.parquet"
     path.write_bytes(path.read_bytes())
     with pytest.raises(DataError, match=r"not whole any more: part-00001\.parquet"):
-        manifests.finished(out, plan, plan_digest)
+        manifest.finished(out, plan, plan_digest)
 
 
 def test_too_many_rejected_rows_fail_the_job(one: OnnxModel, source: Path) -> None:
@@ -236,6 +236,6 @@ def test_nulls_of_a_dictionary_and_many_files_make_no_second_schema(
 
 def test_the_deployment_is_this_flow() -> None:
     found = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
-    (declared,) = (one for one in found if one["entrypoint"].startswith("flows.score."))
-    assert declared["entrypoint"] == "flows.score.score"
+    (declared,) = (one for one in found if one["entrypoint"].startswith("flows.scoring.flow."))
+    assert declared["entrypoint"] == "flows.scoring.flow.score"
     assert set(declared["parameters"]) < set(inspect.signature(score.fn).parameters)

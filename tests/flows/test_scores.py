@@ -10,16 +10,19 @@ from sklearn.metrics import balanced_accuracy_score
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows import models, scores, steps
-from flows.models import Fitted
+from flows.data import splits
+from flows.evaluation import intervals, scores
+from flows.modeling import candidates
+from flows.modeling.candidates import Fitted
+from flows.training import tasks
 
 
-def means(values: np.ndarray[Any, Any], groups: Any, seed: int = 0) -> scores.Interval:
-    drawn = scores.draws(len(values), groups, seed=seed)
-    return scores.interval(float(values.mean()), np.array([values[at].mean() for at in drawn]))
+def means(values: np.ndarray[Any, Any], groups: Any, seed: int = 0) -> intervals.Interval:
+    drawn = intervals.draws(len(values), groups, seed=seed)
+    return intervals.interval(float(values.mean()), np.array([values[at].mean() for at in drawn]))
 
 
-def width(found: scores.Interval) -> float:
+def width(found: intervals.Interval) -> float:
     assert found.low is not None
     assert found.high is not None
     return found.high - found.low
@@ -62,7 +65,7 @@ def test_intervals_of_groups_hold_the_truth_about_as_often_as_they_say() -> None
 
 def test_every_draw_holds_whole_groups() -> None:
     groups = np.array(["a", "b", "b", "c", "c", "c"])
-    for at in scores.draws(6, groups, count=50):
+    for at in intervals.draws(6, groups, count=50):
         _, counts = np.unique(groups[at], return_counts=True)
         times = dict(zip(*np.unique(at, return_counts=True), strict=True))
         assert times.get(1, 0) == times.get(2, 0)
@@ -72,24 +75,24 @@ def test_every_draw_holds_whole_groups() -> None:
 
 def test_draws_without_a_score_are_left_out_and_many_of_them_leave_no_interval() -> None:
     good = np.linspace(0, 1, 400)
-    assert width(scores.interval(0.5, np.where(np.arange(400) < 10, np.nan, good))) > 0.9
-    lost = scores.interval(0.5, np.where(np.arange(400) < 100, np.nan, good))
+    assert width(intervals.interval(0.5, np.where(np.arange(400) < 10, np.nan, good))) > 0.9
+    lost = intervals.interval(0.5, np.where(np.arange(400) < 100, np.nan, good))
     assert (lost.value, lost.low, lost.high) == (0.5, None, None)
     assert str(lost) == "0.500"
 
 
 def test_a_loss_is_reported_as_a_loss() -> None:
-    found = scores.Interval(-0.3, -0.5, -0.2).turned()
+    found = intervals.Interval(-0.3, -0.5, -0.2).turned()
     assert (found.value, found.low, found.high) == (0.3, 0.2, 0.5)
 
 
 def test_the_main_group_is_what_the_split_keeps_together() -> None:
     dataset = get_model("genre").dataset
     rows = pd.DataFrame({"artists": ["Ana;Ben", "Ben;Ana", "Ana"]})
-    found = scores.main_groups(rows, dataset)
+    found = splits.main_groups(rows, dataset)
     assert found is not None
     assert list(found) == ["Ana", "Ben", "Ana"]
-    assert scores.main_groups(rows, dataset.model_copy(update={"group": None})) is None
+    assert splits.main_groups(rows, dataset.model_copy(update={"group": None})) is None
 
 
 def narrow(name: str, **changes: Any) -> ModelSpec:
@@ -121,7 +124,7 @@ def numbered(seed: int) -> Side:
 def fitted(spec: ModelSpec, train: Side, estimator: str, **params: Any) -> Fitted:
     candidate = Candidate(name="one", estimator=estimator, params=params)
     at = np.arange(len(train[0]))
-    return models.fit(spec, candidate, *train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
+    return candidates.fit(spec, candidate, *train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
 
 
 def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None:
@@ -214,16 +217,16 @@ def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
 
 def test_held_out_rows_have_no_say_in_which_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """With held-out answers by which the worse candidate is far better, the better one on folds wins."""
-    monkeypatch.setattr("flows.steps.get_run_logger", lambda: _Quiet)
+    monkeypatch.setattr("flows.training.tasks.get_run_logger", lambda: _Quiet)
     spec, train, test = narrow("energy"), numbered(1), numbered(2)
     good = fitted(spec, train, "sklearn.linear_model.Ridge")
     poor = fitted(spec, train, "sklearn.dummy.DummyRegressor", strategy="mean")
     turned = -test[1]  # type: ignore[operator]
     sides = [
-        steps.Rows(features, pd.DataFrame({"energy": answers}), "energy")
+        tasks.Rows(features, pd.DataFrame({"energy": answers}), "energy")
         for features, answers in (train, (test[0], turned))
     ]
-    winner, scored = steps.evaluate.fn(spec, [(poor, 0.1), (good, 0.1)], *sides)
+    winner, scored = tasks.evaluate.fn(spec, [(poor, 0.1), (good, 0.1)], *sides)
     held_out = {id(one): test_scores["r2"] for one, _, test_scores, _ in scored}
     assert held_out[id(good)] < held_out[id(poor)]
     assert winner is good

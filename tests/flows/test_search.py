@@ -12,9 +12,11 @@ from rich.console import Console
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, Choice, FloatRange, IntRange, ModelSpec
-from flows import models, progress, quality, search
 from flows.errors import TrainingError
-from flows.steps import Rows
+from flows.modeling import candidates, search
+from flows.orchestration import progress
+from flows.training import tasks
+from flows.training.tasks import Rows
 
 FOLDS = 3
 
@@ -31,12 +33,12 @@ def candidate(name: str = "toy", **params: Any) -> Candidate:
 def declared(
     one: Candidate, value: float, seconds: float = 3.0, state: search.State = "declared"
 ) -> search.Tried:
-    return search.Tried(one, (models.Scored(value),) * FOLDS, state, seconds)
+    return search.Tried(one, (candidates.Scored(value),) * FOLDS, state, seconds)
 
 
-def toy(one: Candidate, _: int) -> models.Scored:
+def toy(one: Candidate, _: int) -> candidates.Scored:
     """Best at alpha 2."""
-    return models.Scored(1 - abs(one.params["alpha"] - 2) / 10)
+    return candidates.Scored(1 - abs(one.params["alpha"] - 2) / 10)
 
 
 def run(trials: int, seed: int = 7, **options: Any) -> list[search.Tried]:
@@ -61,14 +63,14 @@ def test_there_are_as_many_trials_as_were_asked_for(trials: int) -> None:
 
 
 def test_what_was_pruned_is_never_chosen() -> None:
-    pruned = search.Tried(candidate(), (models.Scored(9.9),), "pruned", 1.0)
+    pruned = search.Tried(candidate(), (candidates.Scored(9.9),), "pruned", 1.0)
     start = declared(candidate(), 0.3)
     assert search.best([start, pruned]) is start
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.02])
 def test_neither_time_nor_load_has_a_say(slow: float) -> None:
-    def score(one: Candidate, number: int) -> models.Scored:
+    def score(one: Candidate, number: int) -> candidates.Scored:
         time.sleep(slow)
         return toy(one, number)
 
@@ -88,7 +90,7 @@ def test_neither_time_nor_load_has_a_say(slow: float) -> None:
     ids=["better", "little but sure", "luck on one fold", "equal", "worse"],
 )
 def test_a_trial_must_be_better_than_the_folds_are_noisy(scores: tuple[float, ...], better: bool) -> None:
-    trial = search.Tried(candidate(), tuple(map(models.Scored, scores)), "complete", 1.0)
+    trial = search.Tried(candidate(), tuple(map(candidates.Scored, scores)), "complete", 1.0)
     assert search.is_better(trial, declared(candidate(), 0.5)) is better
 
 
@@ -120,8 +122,8 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
     )
     other = candidate("other")
 
-    def score(one: Candidate, _: int) -> models.Scored:
-        return models.Scored(0.5)
+    def score(one: Candidate, _: int) -> candidates.Scored:
+        return candidates.Scored(0.5)
 
     tried = search.search([declared(kinds, 0.5), declared(other, 0.5)], score, trials=50, seed=7)
     assert {one.candidate.name for one in tried} == {"kinds", "other"}
@@ -132,8 +134,8 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
 
 
 def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
-    def score(one: Candidate, _: int) -> models.Scored:
-        return models.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
+    def score(one: Candidate, _: int) -> candidates.Scored:
+        return candidates.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
 
     tried = search.search([declared(candidate(), 0.3)], score, trials=40, seed=7)
     states = {one.state for one in tried}
@@ -142,8 +144,8 @@ def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
 
 
 def test_a_score_that_is_no_number_is_not_the_best() -> None:
-    def score(one: Candidate, _: int) -> models.Scored:
-        return models.Scored(float("nan"))
+    def score(one: Candidate, _: int) -> candidates.Scored:
+        return candidates.Scored(float("nan"))
 
     start = declared(candidate(), 0.3)
     tried = search.search([start], score, trials=6, seed=7)
@@ -240,8 +242,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def log(self, _: int, line: str, *values: Any) -> None:
             lines.append(line % values)
 
-    monkeypatch.setattr("flows.quality.get_run_logger", Log)
-    monkeypatch.setattr("flows.steps.get_run_logger", Log)
+    monkeypatch.setattr("flows.training.tasks.get_run_logger", Log)
     return lines
 
 
@@ -251,8 +252,8 @@ def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "20")
     spec, rows, folds = sides(np.random.default_rng(0))
     (tree,) = spec.candidates
-    first = models.fit(spec, tree, rows.features, rows.target, folds)
-    ((better, _),), tried = quality.search_further.fn(spec, [(first, 0.01)], rows, folds)
+    first = candidates.fit(spec, tree, rows.features, rows.target, folds)
+    ((better, _),), tried = tasks.search_further.fn(spec, [(first, 0.01)], rows, folds)
     assert better.cv_mean > first.cv_mean
     assert better.candidate.params["max_depth"] > 1
     assert better.pipeline[-1].max_depth == better.candidate.params["max_depth"]
@@ -267,8 +268,8 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "0")
     spec, rows, folds = sides(np.random.default_rng(0))
-    fitted = [(models.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
-    after, tried = quality.search_further.fn(spec, fitted, rows, folds)
+    fitted = [(candidates.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
+    after, tried = tasks.search_further.fn(spec, fitted, rows, folds)
     assert after is fitted
     assert [one.state for one in tried] == ["declared"]
     assert logged == []
@@ -281,16 +282,16 @@ def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
     spec, rows, folds = sides(np.random.default_rng(0))
     wrong = spec.candidates[0].model_copy(update={"search": {"max_depth": Choice(values=(1, -3, -4))}})
     spec = spec.model_copy(update={"candidates": (wrong,)})
-    fitted = [(models.fit(spec, wrong, rows.features, rows.target, folds), 0.01)]
+    fitted = [(candidates.fit(spec, wrong, rows.features, rows.target, folds), 0.01)]
     with pytest.raises(TrainingError, match=r"tree cannot be fitted with .*its `search` allows.*narrower"):
-        quality.search_further.fn(spec, fitted, rows, folds)
+        tasks.search_further.fn(spec, fitted, rows, folds)
 
 
 def test_negative_budget_is_refused(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "-1")
     spec, rows, folds = sides(np.random.default_rng(0))
     with pytest.raises(ValidationError, match="search_trials"):
-        quality.search_further.fn(spec, [], rows, folds)
+        tasks.search_further.fn(spec, [], rows, folds)
 
 
 def test_progress_is_a_line_for_each_quarter_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ _REFUSED = """
 import sys
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from flows.submit import submit
+from flows.submission import submit
 
 table = pd.read_parquet(sys.argv[1])
 rows, answers = table.drop(columns="diagnosis"), table["diagnosis"]

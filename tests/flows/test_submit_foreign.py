@@ -21,10 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from catalog.spec import ModelSpec
-from flows import foreign, models, plain, submitting
 from flows.errors import ExportError, SeenError, SubmissionError
-from flows.foreign import Brought
-from flows.seen import require_unseen
+from flows.modeling import onnx_export
+from flows.submission import flow, model_checks, model_sources, plain_table
+from flows.submission.leakage import require_unseen
+from flows.submission.model_sources import Brought
 from registry.model_format.onnx_model import OnnxModel
 
 _SIZE = 600
@@ -47,7 +48,7 @@ def table() -> pd.DataFrame:
 
 def declared(table: pd.DataFrame, target: str = "kind") -> ModelSpec:
     task: Any = "classification" if target == "kind" else "regression"
-    found, _ = plain.declare("trees", table.copy(), target=target, task=task)
+    found, _ = plain_table.declare("trees", table.copy(), target=target, task=task)
     return found.spec()
 
 
@@ -77,7 +78,7 @@ def to_bytes(fitted: Any, rows: pd.DataFrame, *, zipmap: bool = False) -> bytes:
 
 def describe(spec: ModelSpec, content: bytes, table: pd.DataFrame, *classes: str) -> OnnxModel:
     target = table[str(spec.target)]
-    return OnnxModel(foreign.described(spec, content, table[list(spec.features)], target, classes))
+    return OnnxModel(model_checks.described(spec, content, table[list(spec.features)], target, classes))
 
 
 def graph(width: int, outputs: list[Any], nodes: list[Any], rows: Any = "n") -> bytes:
@@ -96,7 +97,7 @@ def test_a_good_onnx_file_gets_metadata_of_ours_alone(
 ) -> None:
     proto = onnx.load_model_from_string(converted)
     helper.set_model_props(proto, {"greenroom.features": '["other"]', "secret": "x"})
-    content = foreign.described(
+    content = model_checks.described(
         spec, proto.SerializeToString(), table[list(spec.features)], table["kind"], ()
     )
     model = OnnxModel(content)
@@ -112,7 +113,7 @@ def test_a_good_onnx_file_gets_metadata_of_ours_alone(
 def test_files_are_read(tmp_path: Path, name: str, converted: bytes) -> None:
     file = tmp_path / name
     file.write_bytes(converted if name.endswith(".onnx") else pickle.dumps(LogisticRegression(C=3)))
-    brought = foreign.load(str(file))
+    brought = model_sources.load(str(file))
     assert brought.source == name
     assert (brought.onnx == converted) if brought.onnx else (brought.params["C"] == 3)
 
@@ -129,7 +130,7 @@ def test_files_are_read(tmp_path: Path, name: str, converted: bytes) -> None:
 )
 def test_what_is_no_model_is_refused(source: object, words: str) -> None:
     with pytest.raises(SubmissionError, match=words):
-        foreign.load(source)
+        model_sources.load(source)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_what_is_no_model_is_refused(source: object, words: str) -> None:
 def test_a_file_that_holds_none_is_refused(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SubmissionError, match=words):
-        foreign.load(tmp_path / name)
+        model_sources.load(tmp_path / name)
 
 
 # ONNX files
@@ -246,13 +247,13 @@ def test_a_forest_that_is_sure_of_everything_has_probabilities(table: pd.DataFra
 )
 def test_another_task_is_refused(spec: ModelSpec, table: pd.DataFrame, estimator: Any, words: str) -> None:
     with pytest.raises(SubmissionError, match=words):
-        foreign.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
+        model_checks.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
 
 
 @pytest.mark.parametrize("estimator", [LinearSVC(), SVC(), make_pipeline(StandardScaler(), LinearSVC())])
 def test_without_probabilities_it_is_refused(spec: ModelSpec, estimator: Any) -> None:
     with pytest.raises(SubmissionError, match="gives no probabilities"):
-        foreign.require_probabilities(spec, estimator)
+        model_checks.require_probabilities(spec, estimator)
 
 
 class Uncloneable(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -265,7 +266,7 @@ class Uncloneable(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def test_what_cannot_be_cloned_is_refused_unless_as_fitted(spec: ModelSpec, table: pd.DataFrame) -> None:
     with pytest.raises(SubmissionError, match=r"cannot be cloned.*--as-fitted"):
-        foreign.as_pipeline(spec, Brought(Uncloneable()), as_fitted=False, target=table["kind"])
+        model_checks.as_pipeline(spec, Brought(Uncloneable()), as_fitted=False, target=table["kind"])
 
 
 def test_as_fitted_it_must_be_fitted_on_these_features_and_classes(
@@ -273,7 +274,7 @@ def test_as_fitted_it_must_be_fitted_on_these_features_and_classes(
 ) -> None:
     def refused(estimator: Any, words: str) -> None:
         with pytest.raises(SubmissionError, match=words):
-            foreign.as_pipeline(spec, Brought(estimator), as_fitted=True, target=table["kind"])
+            model_checks.as_pipeline(spec, Brought(estimator), as_fitted=True, target=table["kind"])
 
     kinds = table["kind"]
     refused(LogisticRegression(), "is not fitted")
@@ -288,10 +289,10 @@ def test_what_onnx_cannot_hold_is_refused(spec: ModelSpec, table: pd.DataFrame, 
     class Mine(LogisticRegression):  # type: ignore[misc]
         pass
 
-    pipeline = foreign.as_pipeline(spec, Brought(Mine()), as_fitted=False, target=table["kind"])
+    pipeline = model_checks.as_pipeline(spec, Brought(Mine()), as_fitted=False, target=table["kind"])
     pipeline.fit(rows, table["kind"])
     with pytest.raises(ExportError, match="Mine cannot be converted to ONNX"):
-        models.export(spec, pipeline, rows)
+        onnx_export.export(spec, pipeline, rows)
 
 
 @pytest.mark.parametrize(
@@ -316,13 +317,13 @@ def test_what_onnx_cannot_hold_is_refused(spec: ModelSpec, table: pd.DataFrame, 
 def test_what_people_bring_becomes_an_onnx_model_that_agrees(
     spec: ModelSpec, table: pd.DataFrame, rows: pd.DataFrame, estimator: Any
 ) -> None:
-    pipeline = foreign.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
+    pipeline = model_checks.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
     pipeline.fit(rows, table["kind"])
     expected = pipeline.predict_proba(rows)
-    foreign.by_position(pipeline, spec.features)
+    model_checks.by_position(pipeline, spec.features)
     np.testing.assert_allclose(pipeline.predict_proba(rows), expected)
-    model = OnnxModel(models.export(spec, pipeline, rows))
-    found = models.agreement(pipeline, model, rows)
+    model = OnnxModel(onnx_export.export(spec, pipeline, rows))
+    found = onnx_export.agreement(pipeline, model, rows)
     assert found.labels == 1.0
     assert found.max_difference < 1e-5
     assert "sklearn." in Brought(estimator).kind
@@ -339,7 +340,7 @@ def sides(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def exported(spec: ModelSpec, table: pd.DataFrame, seed: int, leaf: int = 1) -> OnnxModel:
     forest = RandomForestClassifier(20, min_samples_leaf=leaf, random_state=seed)
     pipeline = make_pipeline(forest).fit(table[list(spec.features)], table["kind"])
-    return OnnxModel(models.export(spec, pipeline))
+    return OnnxModel(onnx_export.export(spec, pipeline))
 
 
 def test_a_model_that_has_seen_the_held_out_rows_is_refused(spec: ModelSpec, table: pd.DataFrame) -> None:
@@ -363,7 +364,7 @@ def test_a_worse_model_is_the_gates_to_refuse(spec: ModelSpec, table: pd.DataFra
 
 
 def test_a_submission_says_where_it_learned(spec: ModelSpec) -> None:
-    assert submitting.Submission(spec, Brought(LogisticRegression())).tags["greenroom.fitted"] == "here"
-    made = submitting.Submission(spec, Brought(onnx=b"", source="model.onnx"), as_fitted=True)
+    assert flow.Submission(spec, Brought(LogisticRegression())).tags["greenroom.fitted"] == "here"
+    made = flow.Submission(spec, Brought(onnx=b"", source="model.onnx"), as_fitted=True)
     assert made.tags["greenroom.fitted"] == "elsewhere"
     assert made.tags["greenroom.submitted_from"] == "model.onnx"

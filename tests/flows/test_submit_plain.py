@@ -9,9 +9,10 @@ import pytest
 from catalog.loader import get_model
 from catalog.policies import CLASSIFICATION, REGRESSION
 from catalog.table_declaration import PlainDeclaration
-from flows import data, plain
+from flows.data import cleaning, sources, splits, validation
 from flows.errors import DataError, SubmissionError
-from flows.submit import training_rows
+from flows.submission import plain_table
+from flows.submission.api import training_rows
 from registry.storage.datasets import is_dataset_id
 
 
@@ -30,7 +31,7 @@ def table(rows: int = 1200) -> pd.DataFrame:
 
 def declare(found: pd.DataFrame, **words: Any) -> PlainDeclaration:
     given: dict[str, Any] = {"target": "price", "task": "regression", "group": "town", **words}
-    return plain.declare("houses", found, **given)[0]
+    return plain_table.declare("houses", found, **given)[0]
 
 
 def test_a_table_declares_a_model() -> None:
@@ -66,9 +67,9 @@ def test_the_same_rows_have_the_same_id_and_others_another() -> None:
 @pytest.mark.parametrize("rows", [420, 500, 700, 900, 1100])
 def test_small_tables_leave_enough_rows_held_out_for_the_gate(rows: int) -> None:
     found = table(rows).drop(columns="town")
-    declared, kept = plain.declare("houses", found, target="price", task="regression")
+    declared, kept = plain_table.declare("houses", found, target="price", task="regression")
     spec = declared.spec()
-    _, held_out = data.split(plain.frame(spec, kept), spec)
+    _, held_out = splits.split(plain_table.frame(spec, kept), spec)
     assert len(held_out) >= 200
 
 
@@ -101,19 +102,21 @@ def test_too_few_rows_are_refused() -> None:
 
 def test_a_name_of_the_catalogue_is_refused() -> None:
     with pytest.raises(SubmissionError, match="The catalogue declares 'genre'"):
-        plain.declare("genre", table(), target="price", task="regression")
+        plain_table.declare("genre", table(), target="price", task="regression")
     with pytest.raises(DataError, match="must be lower-case"):
-        plain.declare("My Houses", table().drop(columns="town"), target="price", task="regression")
+        plain_table.declare("My Houses", table().drop(columns="town"), target="price", task="regression")
 
 
 def test_training_rows_are_those_of_every_training_and_no_others() -> None:
     spec = get_model("genre")
-    read = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(read, spec.dataset)[0], spec, read=len(read))
-    train, test = data.split(rows, spec)
+    read = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(read, spec.dataset)[0], spec, read=len(read))
+    train, test = splits.split(rows, spec)
     found = training_rows("genre")
     assert tuple(found.features.columns) == spec.features
-    np.testing.assert_array_equal(found.features.to_numpy(), data.features(rows, spec).iloc[train].to_numpy())
+    np.testing.assert_array_equal(
+        found.features.to_numpy(), cleaning.features(rows, spec).iloc[train].to_numpy()
+    )
     assert found.target.tolist() == rows["track_genre"].iloc[train].tolist()
     assert found.groups is not None
     held_out = {artist for artists in rows["artists"].iloc[test] for artist in artists.split(";")}

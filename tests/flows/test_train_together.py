@@ -12,8 +12,8 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows.outcome import Ended, Outcome, exit_code
-from flows.together import train_each
+from flows.training.outcome import Ended, Outcome, exit_code
+from flows.training.parallel import train_each
 from tests.conftest import Stack
 from tests.waiting import until
 

@@ -11,9 +11,9 @@ from catalog.loader import get_model
 from catalog.models.energy import MODEL
 from catalog.spotify_tracks import TRACKS
 from checks.frames import checked_frame, frame_digest
-from flows import data
+from flows.data import cleaning, sources, splits, validation
+from flows.data.uploads import contract_of, read_uploaded, trained_on
 from flows.errors import DataError
-from flows.uploaded import contract_of, read_uploaded, trained_on
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import StorageUnavailableError
@@ -58,7 +58,7 @@ MODEL = BASE.model_copy(
 @pytest.fixture(scope="module")
 def tracks() -> pd.DataFrame:
     """Two thirds of the real tracks: not the rows that the declared table has."""
-    table = data.read_table(TRACKS)[list(TRACKS.row.model_fields)]
+    table = sources.read_table(TRACKS)[list(TRACKS.row.model_fields)]
     return table[table.index % 3 > 0].reset_index(drop=True)
 
 
@@ -98,9 +98,9 @@ def test_a_model_learns_from_the_rows_that_were_uploaded(
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(tracks):,} rows of spotify_by_genre, uploaded as {dataset_id}" in done.stdout
 
-    rows, _ = data.clean(data.validate(tracks, MODEL.dataset)[0], MODEL, read=len(tracks))
-    frame = data.features(rows, MODEL).assign(energy=rows["energy"])
-    train, test = data.split(rows, MODEL)
+    rows, _ = cleaning.clean(validation.validate(tracks, MODEL.dataset)[0], MODEL, read=len(tracks))
+    frame = cleaning.features(rows, MODEL).assign(energy=rows["energy"])
+    train, test = splits.split(rows, MODEL)
     digests = {
         side: frame_digest(checked_frame(MODEL, frame.iloc[positions], side))
         for side, positions in (("train", train), ("test", test))
@@ -152,7 +152,7 @@ def test_the_flow_refuses_by_itself(
     monkeypatch.setenv("GREENROOM_CATALOG_PATH", catalogue)
     assert contract_of(dataset_id) == "spotify_by_genre"
     pd.testing.assert_frame_equal(
-        data.read_table(trained_on(MODEL, dataset_id).dataset)[list(tracks)], tracks, check_dtype=False
+        sources.read_table(trained_on(MODEL, dataset_id).dataset)[list(tracks)], tracks, check_dtype=False
     )
     with pytest.raises(DataError, match="this model learns from 'wines'"):
         read_uploaded(trained_on(get_model("wine"), dataset_id).dataset)

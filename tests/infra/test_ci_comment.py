@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from click.testing import CliRunner, Result
 
-from infra.ci.comment import MARKER, body, main
+from infra.ci.pr_comment import MARKER, body, main
 
 SHA = "a" * 40
 TOKEN = "t0ken"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ci import audit, gate_key
+from infra.ci import gate_key, vulnerabilities
 from registry.errors import KeyFileError
 from registry.evidence import keys
 from registry.settings import KeySettings
@@ -34,17 +34,17 @@ def test_package_that_cannot_be_looked_up_is_no_pass(tmp_path: Path) -> None:
     """pip-audit by itself passes what pypi.org does not know, and there may be no pypi.org at all."""
     file = tmp_path / "requirements.txt"
     file.write_text(f"greenroom-there-is-no-such-package==1.0 --hash=sha256:{'0' * 64}\n")
-    done = tool("audit", str(file))
+    done = tool("vulnerabilities", str(file))
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Not every package could be looked up" in done.stderr
 
 
 def test_each_accepted_vulnerability_says_why() -> None:
-    lines = audit.ACCEPTED.read_text().splitlines()
+    lines = vulnerabilities.ACCEPTED.read_text().splitlines()
     for number, line in enumerate(lines):
         if line and not line.startswith("#"):
             assert lines[number - 1].startswith("# "), line
-    assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in audit.accepted())
+    assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in vulnerabilities.accepted())
 
 
 # the gate's key

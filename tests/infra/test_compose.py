@@ -342,7 +342,9 @@ def test_every_container_heals_and_the_predictor_answers_meanwhile(stack: Compos
     assert versions(stack) == dict.fromkeys(load_catalog(), "1")
     assert audit_head(stack)
     assert stack.predict("genre").status_code == 200
-    stack.job("backup", "from infra.containers.objects import dump; import io; assert dump(io.BytesIO())")
+    stack.job(
+        "backup", "from infra.containers.bucket_backup import dump; import io; assert dump(io.BytesIO())"
+    )
 
 
 def _ask_until(stack: ComposeStack, over: threading.Event, answers: list[int]) -> None:

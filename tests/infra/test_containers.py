@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from catalog.loader import load_catalog
-from infra.containers import healthy, objects
+from infra.containers import bucket_backup, healthcheck
 from infra.containers.settings import PreflightSettings
 from tests.conftest import Stack
 
@@ -167,15 +167,15 @@ def answering() -> Iterator[tuple[str, list[int]]]:
 def test_health_is_a_success(answering: tuple[str, list[int]], status: int, code: int) -> None:
     url, statuses = answering
     statuses.append(status)
-    assert healthy.main(url) == code
+    assert healthcheck.main(url) == code
 
 
 def test_health_refuses_what_does_not_answer(answering: tuple[str, list[int]]) -> None:
-    assert healthy.main("http://127.0.0.1:9/health") == 1
+    assert healthcheck.main("http://127.0.0.1:9/health") == 1
 
 
 def test_the_health_check_needs_the_standard_library_alone(answering: tuple[str, list[int]]) -> None:
-    script = ROOT / "infra" / "containers" / "healthy.py"
+    script = ROOT / "infra" / "containers" / "healthcheck.py"
     done = subprocess.run(
         [sys.executable, "-I", "-S", script], env={"GREENROOM_HEALTH_URL": answering[0]}, check=False
     )
@@ -211,7 +211,9 @@ def test_the_gates_private_key_is_where_it_is_used_alone() -> None:
 
 def test_every_model_has_a_deployment() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    trained = {one["parameters"]["model"] for one in deployments if one["entrypoint"] == "flows.train.train"}
+    trained = {
+        one["parameters"]["model"] for one in deployments if one["entrypoint"] == "flows.training.flow.train"
+    }
     assert trained == set(load_catalog())
 
 
@@ -226,7 +228,7 @@ def bucket(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.setenv("GREENROOM_S3_ACCESS_KEY", secret["GREENROOM_S3_ACCESS_KEY"])
     monkeypatch.setenv("GREENROOM_S3_SECRET_KEY", secret["GREENROOM_S3_SECRET_KEY"])
     monkeypatch.setenv("GREENROOM_S3_BUCKET", "backups-under-test")
-    client = objects.bucket_client(objects.StorageSettings())
+    client = bucket_backup.bucket_client(bucket_backup.StorageSettings())
     client.create_bucket(Bucket="backups-under-test")
     yield client
     for one in client.list_objects_v2(Bucket="backups-under-test").get("Contents", []):
@@ -246,11 +248,11 @@ def fill(client: object) -> None:
 def test_a_bucket_comes_back_from_its_backup(bucket: object) -> None:
     fill(bucket)
     stream = io.BytesIO()
-    assert objects.dump(stream) == len(CONTENT)
+    assert bucket_backup.dump(stream) == len(CONTENT)
     for key in CONTENT:
         bucket.delete_object(Bucket="backups-under-test", Key=key)  # type: ignore[attr-defined]
     stream.seek(0)
-    assert objects.load(stream) == len(CONTENT)
+    assert bucket_backup.load(stream) == len(CONTENT)
     for key, content in CONTENT.items():
         found = bucket.get_object(Bucket="backups-under-test", Key=key)  # type: ignore[attr-defined]
         assert found["Body"].read() == content
@@ -260,15 +262,15 @@ def test_a_bucket_comes_back_from_its_backup(bucket: object) -> None:
 def test_a_backup_that_is_cut_off_or_changed_is_refused(bucket: object) -> None:
     fill(bucket)
     stream = io.BytesIO()
-    objects.dump(stream)
+    bucket_backup.dump(stream)
     whole = stream.getvalue()
     for cut in (len(whole) // 2, len(whole) - 11_000):
         with pytest.raises(click.ClickException, match="cut off"):
-            objects.load(io.BytesIO(whole[:cut]))
+            bucket_backup.load(io.BytesIO(whole[:cut]))
     with pytest.raises(click.ClickException, match="manifest says"):
-        objects.load(io.BytesIO(whole.replace(b"rows", b"woes", 1)))
+        bucket_backup.load(io.BytesIO(whole.replace(b"rows", b"woes", 1)))
     empty = io.BytesIO()
     with tarfile.open(fileobj=empty, mode="w|"):
         pass
     with pytest.raises(click.ClickException, match="manifest is missing"):
-        objects.load(io.BytesIO(empty.getvalue()))
+        bucket_backup.load(io.BytesIO(empty.getvalue()))

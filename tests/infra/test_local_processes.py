@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.local import process
-from infra.local.process import Service, StackError, processes, start, stop
+from infra.local import supervisor
+from infra.local.supervisor import Service, StackError, processes, start, stop
 from tests.ports import free_port
 
 WEB = "import http.server, sys; http.server.test(http.server.SimpleHTTPRequestHandler, {options})"
@@ -57,7 +57,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     yield service
     for home in tmp_path.iterdir():
         monkeypatch.setenv("GREENROOM_HOME", str(home))
-        for found, _, _ in process.marked():
+        for found, _, _ in supervisor.marked():
             found.kill()
 
 
@@ -66,7 +66,7 @@ def test_service_is_started_until_it_is_ready_and_stopped(make: Make) -> None:
     assert processes(service) == []
     start(service)
     assert answers(service.port)
-    assert process.is_current(service)
+    assert supervisor.is_current(service)
     assert len(processes(service)) == 1
     assert stop(service)
     assert not answers(service.port)
@@ -77,8 +77,8 @@ def test_service_is_started_until_it_is_ready_and_stopped(make: Make) -> None:
 def test_changed_environment_makes_a_service_stale(make: Make) -> None:
     service = make()
     start(service)
-    assert not process.is_current(make(port=service.port, env={"NEW": "1"}))
-    assert not process.is_current(make(port=service.port, uses=("other code",)))
+    assert not supervisor.is_current(make(port=service.port, env={"NEW": "1"}))
+    assert not supervisor.is_current(make(port=service.port, uses=("other code",)))
 
 
 def test_children_are_stopped_when_their_parent_was_killed(make: Make) -> None:
@@ -133,7 +133,7 @@ def test_service_that_dies_is_reported_with_the_end_of_its_log(make: Make) -> No
         start(service)
     assert "no such database" in str(refused.value)
     assert str(service.log) in str(refused.value)
-    assert not process.is_current(service)
+    assert not supervisor.is_current(service)
 
 
 def test_full_disk_in_the_log_is_explained(make: Make) -> None:
@@ -146,7 +146,7 @@ def test_service_that_never_gets_ready_is_stopped(make: Make) -> None:
     with pytest.raises(StackError, match="not ready after"):
         start(service)
     assert processes(service) == []
-    assert not process.is_current(service)
+    assert not supervisor.is_current(service)
 
 
 def test_error_while_asking_leaves_nothing_running(make: Make) -> None:
@@ -191,7 +191,7 @@ def test_services_of_another_home_are_not_touched(
     monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "home-2"))
     assert processes(ours) == []
     assert not stop(ours)
-    assert list(process.marked()) == []
+    assert list(supervisor.marked()) == []
     monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "home"))
     assert [one.status() != psutil.STATUS_ZOMBIE for one in processes(ours)] == [True]
     assert answers(ours.port)

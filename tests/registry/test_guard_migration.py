@@ -16,7 +16,7 @@ import pytest
 from psycopg2 import errors, sql
 from tracking_server import refused_start, tracking_server
 
-from infra.local.process import environment
+from infra.local.supervisor import environment
 from registry.audit import Row, broken_links
 from registry.client import audit_log
 from registry.client.registry import Registry

@@ -101,7 +101,7 @@ def started(running: Running) -> bool:
     command = pod()["startupProbe"]["exec"]["command"]
     assert command[-1] == "8000"
     port = running.url.rpartition(":")[2]
-    probe = [sys.executable, *command[1:-2], str(BASE / "started.py"), port]
+    probe = [sys.executable, *command[1:-2], str(BASE / "startup_probe.py"), port]
     return subprocess.run(probe, capture_output=True, timeout=30, check=False).returncode == 0
 
 

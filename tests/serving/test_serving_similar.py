@@ -21,7 +21,8 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES
-from flows import data, models, neighbours
+from flows.data import cleaning, sources
+from flows.modeling import candidates, onnx_export, similarity
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
 from serving.app import create_app
@@ -45,10 +46,10 @@ CHECKS = [
 
 def rows() -> pd.DataFrame:
     """Three hundred tracks, with the columns of the similarity's declaration."""
-    table = data.read_table(SIMILAR.dataset)
-    kept = data.clean(table, SIMILAR, read=len(table))[0].sample(300, random_state=2)
+    table = sources.read_table(SIMILAR.dataset)
+    kept = cleaning.clean(table, SIMILAR, read=len(table))[0].sample(300, random_state=2)
     others = kept[["track_id", "track_name", "artists", "track_genre"]].astype(str)
-    return data.features(kept, SIMILAR).join(others).reset_index(drop=True)
+    return cleaning.features(kept, SIMILAR).join(others).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +58,9 @@ def tracks() -> pd.DataFrame:
 
 
 def index(tracks: pd.DataFrame) -> bytes:
-    search: Pipeline = models.build(SIMILAR, SIMILAR.candidates[0])
-    neighbours.fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
-    return models.export(SIMILAR, search, things=tracks)
+    search: Pipeline = candidates.build(SIMILAR, SIMILAR.candidates[0])
+    similarity.fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
+    return onnx_export.export(SIMILAR, search, things=tracks)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,9 @@ def similar(tracks: pd.DataFrame) -> bytes:
 @pytest.fixture(scope="module")
 def clusters(tracks: pd.DataFrame) -> bytes:
     features = tracks[list(CLUSTERS.features)]
-    return models.export(CLUSTERS, models.build(CLUSTERS, CLUSTERS.candidates[0]).fit(features), features)
+    return onnx_export.export(
+        CLUSTERS, candidates.build(CLUSTERS, CLUSTERS.candidates[0]).fit(features), features
+    )
 
 
 @pytest.fixture
