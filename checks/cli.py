@@ -79,14 +79,12 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_mark
 
 def _find(registry: Registry, model: str, number: int | None) -> Version:
     try:
-        if number is not None:
-            return registry.version(model, number)
-        versions = registry.versions(model)
+        version = registry.newest(model) if number is None else registry.version(model, number)
     except NotFoundError as error:
         raise _CouldNotTellError(str(error)) from error
-    if not versions:
+    if version is None:
         raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
-    return versions[0]
+    return version
 
 
 def _undeclared(
@@ -124,8 +122,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
     try:
         if EVIDENCE not in version.tags:
             raise rules.missing(version.candidate)
-        trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
-        evidence = verify(version.tags[EVIDENCE], trusted)
+        evidence = verify(version.tags[EVIDENCE], keys.all_trusted(settings))
         if version.stage is Stage.PRODUCTION:  # it is up: whom it had to beat then does not matter now
             rules.require_about(evidence, version.candidate)
             rules.require_passed(evidence, version.candidate)

@@ -23,7 +23,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import KeyFileError
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
-from registry.names import EVIDENCE, OVERRIDE, Stage
+from registry.names import EVIDENCE, OVERRIDE
 from registry.settings import KeySettings
 
 
@@ -150,10 +150,8 @@ def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:
         registry = Registry(client)
-        version = registry.version(spec.name, number)
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            if version.stage is not Stage.PRODUCTION:  # a try before this one may have got that far
-                version = registry.promote(version, stage)
+        # A try before this one may have got it to Staging or Production already.
+        version = registry.promote_to_production(registry.version(spec.name, number))
         say(f"version {number} is in {version.stage}")
     return version.stage.value
 

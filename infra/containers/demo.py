@@ -11,7 +11,7 @@ from catalog.loader import get_model, load_catalog
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError
-from registry.names import GATE, Stage
+from registry.names import GATE
 from registry.notify.predictors import PredictorSettings, served_versions
 
 # A training takes about half a minute on two cores; two run at once and share them with everything else.
@@ -58,15 +58,14 @@ def _train(names: list[str]) -> None:
 
 def _promote(registry: Registry, name: str) -> None:
     """Promote the newest version through Staging, if none is in Production; the server asks for evidence."""
-    newest = next(iter(registry.versions(name)), None)
+    newest = registry.newest(name)
     if newest is None or name in registry.production_versions():
         return
     if newest.tags.get(GATE) != "passed":
         click.echo(f"{newest} was refused by the gate; `greenroom gate {name} {newest.number}` says why")
         return
     try:
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            newest = registry.promote(newest, stage, reason="The demo's first version")
+        registry.promote_to_production(newest, "The demo's first version")
     except RegistryRefusedError as error:
         click.echo(f"{newest} was not promoted. {error}")
 

@@ -8,34 +8,23 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from infra.databases import Database
+from infra.secrets import is_weak
 from registry.settings import GreenroomSettings
 from registry.storage.bucket import StorageSettings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
-# What people type to get past a form; the length keeps shorter ones out already.
-_KNOWN = (
-    "changeme",
-    "change-me",
-    "change_me",
-    "password",
-    "secret",
-    "minioadmin",
-    "example",
-    "greenroom",
-    "postgres",
-)
 
 
 def strong(value: SecretStr) -> SecretStr:
     """Return a secret that is fit to protect something; `ValueError` for any other.
 
-    Letters, digits, `_` and `-` alone, since most secrets also stand in URLs and shells; 16 at least, of
-    which 8 are different; none of the words that examples are made of.
+    Letters, digits, `_` and `-` alone, since most secrets also stand in URLs and shells, and not weak
+    (infra/secrets.py).
     """
     text = value.get_secret_value()
     if not _PLAIN.fullmatch(text):
         raise ValueError("it must be 16 to 128 letters, digits, '_' or '-'")
-    if len(set(text)) < 8 or any(word in text.lower() for word in _KNOWN):
+    if is_weak(text):
         raise ValueError("it looks like an example; `make compose-env` makes random ones")
     return value
 

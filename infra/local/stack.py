@@ -142,7 +142,7 @@ def train_what_is_missing(say: Say) -> bool:
     """
     with TrackingClient() as client:
         registry = Registry(client)
-        newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
+        newest = {name: registry.newest(name) for name in load_catalog()}
         missing = []
         for name, version in newest.items():
             if version is None or _was_cut_short(registry, version):
@@ -189,8 +189,7 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
     if current or version.stage not in (Stage.NONE, Stage.STAGING) or version.tags.get(GATE) != "passed":
         return
     try:
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            version = registry.promote(version, stage)
+        registry.promote_to_production(version)
     except RegistryRefusedError as error:
         say(f"{version} had passed the gate but is not promoted. {error}")
     else:

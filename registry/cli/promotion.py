@@ -65,9 +65,9 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
             moved = registry.override(
                 found, target, reason=reason or "", operator=getuser(), settings=KeySettings()
             )
+        elif target is Stage.PRODUCTION:
+            moved = registry.promote_to_production(found, reason)
         else:
-            if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
-                found = registry.promote(found, Stage.STAGING, reason)
             moved = registry.promote(found, target, reason)
     how = ", by override; the audit says so" if override else ""
     why = f" {getuser()} says: {reason}" if reason else ""

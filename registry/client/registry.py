@@ -5,6 +5,7 @@ move is decided by the server (registry/server); this module asks, signs and tel
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
-from registry.digests import tree_digest
+from registry.digests import digest, tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
     EvidenceError,
     ModelFormatError,
     NotFoundError,
+    RegistryError,
     RegistryRefusedError,
     TooLargeError,
 )
@@ -75,6 +77,10 @@ class Registry:
             "model-versions/search", {"filter": f"name = {_quoted(model)}"}, "model_versions"
         )
         return sorted(map(_version, found), key=lambda version: version.number, reverse=True)
+
+    def newest(self, model: str) -> Version | None:
+        """Return the newest version of a model, None if it has none."""
+        return next(iter(self.versions(model)), None)
 
     def models(self) -> list[str]:
         """Return the names of all registered models."""
@@ -152,6 +158,23 @@ class Registry:
             ) from error
         except NotFoundError as error:
             raise NotFoundError(f"{version} has no {MODEL_FILE}: only ONNX models are served.") from error
+
+    def verified_model_bytes(
+        self, version: Version, settings: KeySettings, *, max_bytes: int | None = None
+    ) -> bytes:
+        """Return the ONNX file of a version, after its bytes were compared with its evidence.
+
+        Raises what `model_bytes` raises, and the `EvidenceError` that says what is wrong with the evidence.
+        Other bytes than the evidence is about are reported to the server as well, which records them.
+        """
+        content = self.model_bytes(version, max_bytes=max_bytes)
+        try:
+            require_checked_bytes(version, content, settings)
+        except EvidenceBytesError:
+            with suppress(RegistryError):  # a caller may only be allowed to read
+                self.report_mismatch(version)
+            raise
+        return content
 
     def files(self, version: Version) -> dict[str, str]:
         """Return the SHA-256 of each of a version's files, by path, as the tracking server holds them now."""
@@ -241,6 +264,13 @@ class Registry:
             )
         return self._move(version, to, {REASON_HEADER: reason} if reason else {})
 
+    def promote_to_production(self, version: Version, reason: str | None = None) -> Version:
+        """Move a version to Production, through Staging if it is in neither; raises what `promote` raises."""
+        version = self.version(version.model, version.number)
+        if version.stage in (Stage.NONE, Stage.ARCHIVED):
+            version = self.promote(version, Stage.STAGING, reason)
+        return self.promote(version, Stage.PRODUCTION, reason)
+
     def override(
         self, version: Version, to: Stage, *, reason: str, operator: str, settings: KeySettings
     ) -> Version:
@@ -306,7 +336,7 @@ class Registry:
 def genuine_evidence(version: Version, settings: KeySettings) -> Evidence:
     """Return the evidence among a version's tags that speaks for it; see `Registry.evidence`."""
     problem: EvidenceError = rules.missing(version.candidate)
-    trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
+    trusted = keys.all_trusted(settings)
     for tag in (EVIDENCE, OVERRIDE):
         if tag not in version.tags:
             continue
@@ -319,6 +349,15 @@ def genuine_evidence(version: Version, settings: KeySettings) -> Evidence:
         else:
             return found
     raise problem
+
+
+def require_checked_bytes(version: Version, content: bytes, settings: KeySettings) -> None:
+    """Raise an `EvidenceError` unless a trusted key signed that these very bytes passed the gate."""
+    if digest(content) != digest_of(genuine_evidence(version, settings).files, MODEL_FILE):
+        raise EvidenceBytesError(
+            f"{version} does not hold the bytes that were checked: its {MODEL_FILE} was exchanged. "
+            f"`greenroom rollback {version.model} --reason …` brings the last good version back."
+        )
 
 
 def digest_of(files: Mapping[str, str], path: str) -> str | None:

@@ -145,7 +145,7 @@ def _faults(row: Row, before: Sequence[Row], used: set[str], settings: KeySettin
         yield f"{what} came to {row.to_stage} as {row.action!r}, which takes nothing there"
         return
     try:
-        evidence = verify_envelope(row.envelope or "", _trusted(settings))
+        evidence = verify_envelope(row.envelope or "", keys.all_trusted(settings))
         candidate = rules.Candidate(row.model, row.version or 0, evidence.source)
         wanted = _BY_EVIDENCE[row.action]
         if wanted not in (None, evidence.kind):
@@ -203,10 +203,6 @@ def _champion(rows: Sequence[Row]) -> int | None:
         elif row.version == champion and row.from_stage == PRODUCTION:
             champion = None
     return champion
-
-
-def _trusted(settings: KeySettings) -> dict[keys.Role, list[keys.TrustedKey]]:
-    return {role: keys.trusted(role, settings) for role in keys.ROLES}
 
 
 def _version(registry: Registry, model: str, number: int) -> Version | None:

@@ -236,7 +236,7 @@ class Judge:
         raise problem
 
     def _verify(self, envelope: str) -> Evidence:
-        return verify(envelope, {role: keys.trusted(role, self._settings) for role in keys.ROLES})
+        return verify(envelope, keys.all_trusted(self._settings))
 
     def _believed(self, envelope: str) -> Evidence | None:
         try:
