@@ -16,6 +16,6 @@ def is_example(value: str) -> bool:
 
 
 def is_weak(value: str) -> bool:
-    """Whether a secret is an example or a common name, shorter than 16 characters, or has under 8 different."""
+    """Whether a secret is an example, a common name, under 16 characters, or has under 8 different ones."""
     guessable = is_example(value) or _NAMES.search(value)
     return bool(guessable) or len(value) < SHORTEST or len(set(value)) < _DISTINCT
