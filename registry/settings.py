@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from registry.names import folded
+from registry.names import normalize_name
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
@@ -23,8 +23,8 @@ def home() -> Path:
 
     Installed as a wheel there is no checkout, and the current folder takes its place.
     """
-    if given := os.environ.get("GREENROOM_HOME"):
-        return Path(given).expanduser().resolve()
+    if folder := os.environ.get("GREENROOM_HOME"):
+        return Path(folder).expanduser().resolve()
     base = _CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()
     return base / ".greenroom"
 
@@ -94,8 +94,8 @@ class KeySettings(GreenroomSettings):
 
     @property
     def production_alias_names(self) -> frozenset[str]:
-        """The aliases that mean Production, as `registry.names.folded` writes them."""
-        return frozenset(folded(name) for name in self.production_aliases.split(",") if name.strip())
+        """The aliases that mean Production, as `registry.names.normalize_name` writes them."""
+        return frozenset(normalize_name(name) for name in self.production_aliases.split(",") if name.strip())
 
     @property
     def gate_key_path(self) -> Path:
@@ -113,8 +113,8 @@ class KeySettings(GreenroomSettings):
         return _path(self.trusted_keys) or home() / "keys" / "trusted"
 
 
-def _path(given: str) -> Path | None:
-    return Path(given).expanduser().resolve() if given else None
+def _path(value: str) -> Path | None:
+    return Path(value).expanduser().resolve() if value else None
 
 
 class RegistrySettings(KeySettings):

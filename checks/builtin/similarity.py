@@ -156,8 +156,8 @@ def _nearest_rows(context: CheckContext, queries: Floats, k: int) -> Places:
     return pick(neighbours, nearest_others(neighbours != _positions(context)[:, None], k), -1)
 
 
-def _overlap(one: Places, other: Places) -> float:
-    pairs = zip(one.tolist(), other.tolist(), strict=True)
+def _overlap(first: Places, second: Places) -> float:
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
     return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in pairs]))
 
 

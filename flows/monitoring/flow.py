@@ -33,7 +33,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import MODEL
-from registry.notify.people import announce
+from registry.notify.people import notify
 
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"
@@ -241,7 +241,7 @@ def _told_lately(seen: Seen, settings: MonitorSettings) -> bool:
 def _raise_alarm(seen: Seen, run_id: str) -> None:
     why = "\n".join(seen.reasons)
     title = f"Greenroom: {seen.model} version {seen.version} drifts"
-    announce("drift", title, f"{seen.rows:,} predictions.\n{why}\nMLflow's run {run_id} has the report.")
+    notify("drift", title, f"{seen.rows:,} predictions.\n{why}\nMLflow's run {run_id} has the report.")
     emit_event(
         EVENT,
         resource={

@@ -16,7 +16,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
 from registry.evidence.verdict import Verdict
 from registry.names import Stage
-from registry.notify.people import announce
+from registry.notify.people import notify
 
 REASON = "Trained because of drift"
 
@@ -49,7 +49,7 @@ def retrain(model: str) -> Retrained:
             tell_outcome(outcome)
             return
         version = f"{outcome.model} version {outcome.version}"
-        announce("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
 
     outcome = training(model, last=last, tell=tell)
     if outcome.passed and outcome.refusals:

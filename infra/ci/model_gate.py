@@ -22,7 +22,7 @@ from infra.ci.shell import greenroom, names, program, run
 from registry.client import version_diff
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
-from registry.client.version_diff import Line
+from registry.client.version_diff import DiffLine
 from registry.errors import NotFoundError, RegistryError
 from registry.evidence.verdict import Verdict
 from registry.names import METRIC, SCORE, Stage
@@ -40,7 +40,7 @@ class Result:
     version: Version | None = None
     verdict: Verdict | None = None
     reason: str | None = None
-    changed: list[Line] = field(default_factory=list)
+    changed: list[DiffLine] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:

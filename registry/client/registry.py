@@ -26,7 +26,7 @@ from registry.errors import (
     TooLargeError,
 )
 from registry.evidence import keys, rules
-from registry.evidence.attestation import Evidence, attest_override, attest_verdict, peek, verify
+from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified, verify
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
@@ -60,9 +60,9 @@ class Version:
         return f"{self.model} version {self.number}"
 
     @property
-    def candidate(self) -> rules.Candidate:
+    def ref(self) -> rules.VersionRef:
         """The version, as the rules of promotion speak of it."""
-        return rules.Candidate(self.model, self.number, self.source)
+        return rules.VersionRef(self.model, self.number, self.source)
 
 
 class Registry:
@@ -73,10 +73,10 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         """Return all versions of a model, newest first; none if the model is not registered."""
-        found = self._client.pages(
+        raw = self._client.pages(
             "model-versions/search", {"filter": f"name = {_quoted(model)}"}, "model_versions"
         )
-        return sorted(map(_version, found), key=lambda version: version.number, reverse=True)
+        return sorted(map(_version, raw), key=lambda version: version.number, reverse=True)
 
     def newest(self, model: str) -> Version | None:
         """Return the newest version of a model, None if it has none."""
@@ -84,8 +84,8 @@ class Registry:
 
     def models(self) -> list[str]:
         """Return the names of all registered models."""
-        found = self._client.pages("registered-models/search", {}, "registered_models")
-        return sorted(str(model["name"]) for model in found)
+        registered = self._client.pages("registered-models/search", {}, "registered_models")
+        return sorted(str(model["name"]) for model in registered)
 
     def version(self, model: str, number: int) -> Version:
         """Return one version; `NotFoundError` if there is none."""
@@ -103,16 +103,18 @@ class Registry:
             )
         except NotFoundError:
             return None
-        found = answer.get("model_versions", [])
-        return _version(found[0]) if found else None
+        latest = answer.get("model_versions", [])
+        return _version(latest[0]) if latest else None
 
     def production_versions(self) -> dict[str, Version]:
         """Return the version in Production of every model that has one, in one request per 1,000 models.
 
         MLflow's search leaves out what is marked as a prompt; ask `in_stage` before relying on an absence.
         """
-        found = self._client.pages("registered-models/search", {"max_results": 1000}, "registered_models")
-        versions = (_version(raw) for model in found for raw in model.get("latest_versions", []))
+        registered = self._client.pages(
+            "registered-models/search", {"max_results": 1000}, "registered_models"
+        )
+        versions = (_version(raw) for model in registered for raw in model.get("latest_versions", []))
         return {version.model: version for version in versions if version.stage is Stage.PRODUCTION}
 
     # What a version is made of
@@ -134,8 +136,8 @@ class Registry:
         if not version.run_id:
             raise NotFoundError(f"{version} was not made by a run, so there is no evidence to look at.")
         answer = self._client.get("runs/get", {"run_id": version.run_id})
-        found: dict[str, Any] = self._client.require(answer, "run")
-        return found
+        run: dict[str, Any] = self._client.require(answer, "run")
+        return run
 
     def artifact(self, version: Version, path: str) -> bytes:
         """Return the bytes of an artifact of the run that made a version."""
@@ -196,8 +198,8 @@ class Registry:
     def evidence_identity(self, version: Version) -> Incumbent:
         """Return which version this is, by the files that its evidence is about: as the server names it."""
         for tag in (EVIDENCE, OVERRIDE):
-            if tag in version.tags and (found := peek(version.tags[tag])):
-                return Incumbent(version=version.number, digest=found.files_digest)
+            if tag in version.tags and (evidence := read_unverified(version.tags[tag])):
+                return Incumbent(version=version.number, digest=evidence.files_digest)
         return self.identity(version)
 
     # Evidence
@@ -224,10 +226,10 @@ class Registry:
             signer=signer,
         )
         self.tag(version, EVIDENCE, envelope)
-        made = peek(envelope)
-        if made is None:
+        evidence = read_unverified(envelope)
+        if evidence is None:
             raise AssertionError("a statement that was just made can be read")
-        return made
+        return evidence
 
     def evidence(self, version: Version, settings: KeySettings) -> Evidence:
         """Return the evidence that speaks for a version: the gate's, else an operator's override.
@@ -335,19 +337,19 @@ class Registry:
 
 def genuine_evidence(version: Version, settings: KeySettings) -> Evidence:
     """Return the evidence among a version's tags that speaks for it; see `Registry.evidence`."""
-    problem: EvidenceError = rules.missing(version.candidate)
+    problem: EvidenceError = rules.missing(version.ref)
     trusted = keys.all_trusted(settings)
     for tag in (EVIDENCE, OVERRIDE):
         if tag not in version.tags:
             continue
         try:
-            found = verify(version.tags[tag], trusted)
-            rules.require_about(found, version.candidate)
-            rules.require_passed(found, version.candidate)
+            evidence = verify(version.tags[tag], trusted)
+            rules.require_about(evidence, version.ref)
+            rules.require_passed(evidence, version.ref)
         except EvidenceError as error:
             problem = error
         else:
-            return found
+            return evidence
     raise problem
 
 

@@ -76,16 +76,16 @@ class Description(BaseModel):
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ONNX metadata properties that say the same."""
-        said = {
+        properties = {
             TASK_KEY: json.dumps(self.task),
             FEATURES_KEY: json.dumps(self.features),
             CLASSES_KEY: json.dumps(self.classes),
         }
         if self.background:
-            said[BACKGROUND_KEY] = json.dumps(self.background)
+            properties[BACKGROUND_KEY] = json.dumps(self.background)
         if self.items:
-            said[ITEMS_KEY] = self.items.model_dump_json()
-        return said
+            properties[ITEMS_KEY] = self.items.model_dump_json()
+        return properties
 
 
 class OnnxModel:

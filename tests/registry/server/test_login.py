@@ -12,7 +12,7 @@ import pytest
 
 from checks.comparison import find_incumbent
 from registry import audit
-from registry.audit import Row
+from registry.audit import AuditEntry
 from registry.client import audit_log
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
@@ -55,7 +55,7 @@ class Login:
     def registry(self, user: str) -> Registry:
         return Registry(self.client(user))
 
-    def history(self, version: Version, user: str = "olga") -> list[Row]:
+    def history(self, version: Version, user: str = "olga") -> list[AuditEntry]:
         return audit_log.history(self.client(user), version.model)
 
     def send(
