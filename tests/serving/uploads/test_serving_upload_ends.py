@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv
+from uploading import MIB, NOWHERE, PATH, TABLE, Launch, Uploading, form, generated, raw, rows, to_csv
 
 from registry.datasets import dataset_key
 from registry.storage import StorageSettings
@@ -38,7 +38,7 @@ def test_a_sender_who_leaves_leaves_nothing(usual: Uploading) -> None:
 def test_storage_that_hangs_is_given_up_and_a_sender_who_leaves_ends_it(
     launch: Launch, black_hole: str
 ) -> None:
-    stuck = launch(s3_endpoint_url=black_hole, CHECK_TIMEOUT="4")
+    stuck = launch("runner.MAX_SECONDS = 4", s3_endpoint_url=black_hole)
     with begin(stuck, whole=True):
         until(stuck.workers)
     until(lambda: not stuck.workers())
@@ -112,6 +112,11 @@ def test_a_disk_that_takes_nothing_is_said(launch: Launch, tmp_path: Any) -> Non
     (tmp_path / "file").touch()
     full = launch(FOLDER=str(tmp_path / "file" / "below"))
     full.refuses(503, "no_room", **form(to_csv(TABLE)))
+
+
+def test_a_disk_that_fills_up_is_said(launch: Launch) -> None:
+    small = launch(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))")
+    small.refuses(503, "no_room", **raw(b"".join(generated(5 * MIB))))
 
 
 def test_without_keys_for_storage_it_says_what_to_set(launch: Launch) -> None:
