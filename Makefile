@@ -142,7 +142,7 @@ bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outa
 	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
 .PHONY: bench-quality
-bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=seconds)
+bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=trials)
 	@$(BIN)/python -m bench.quality $(if $(SEARCH),--search $(SEARCH))
 
 .PHONY: bench-drift

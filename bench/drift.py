@@ -23,11 +23,11 @@ from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.monitoring import Answered, Limits, answered, by_rows, find_drift, measure_performance
+from checks.drift import Answered, Limits, answered, by_rows, find_drift, measure_performance
 from flows import data, models, neighbours
 from flows.monitor_settings import MonitorSettings
 from flows.scores import draws
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 MODELS = ("genre", "energy", "popularity", "clusters", "similar")
 # Of candidates, one that trains fast and answers like the others: drift is of rows, not of scores.

@@ -15,7 +15,7 @@ from catalog.loader import load_catalog
 from catalog.spec import Candidate, ModelSpec, Split
 from flows import data, models, scores, search
 from flows.scores import Interval, Measured
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 SEEDS = (7, 11, 23, 42, 101)
 
@@ -24,7 +24,7 @@ def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the splits")
-    parser.add_argument("--search", type=float, default=0, help="seconds of search per model and split")
+    parser.add_argument("--search", type=int, default=0, help="trials of search per model and split")
     parser.add_argument("--models", nargs="*", help="only these")
     asked = parser.parse_args()
     for spec in load_catalog().values():
@@ -32,7 +32,7 @@ def main() -> None:
             _print(spec, asked.seeds, asked.search)
 
 
-def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
+def _print(spec: ModelSpec, seeds: list[int], trials: int) -> None:
     out = sys.stdout
     found = []
     out.write(f"\n`{spec.name}`, {spec.metric.removeprefix('neg_')}:\n\n")
@@ -41,11 +41,11 @@ def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
     )
     out.write("|---:|---|---:|---:|---:|---|---|---:|\n")
     for seed in seeds:
-        winner, measured, size, trials = _train(spec.model_copy(update={"split": _with(spec, seed)}), seconds)
+        winner, measured, size, tried = _train(spec.model_copy(update={"split": _with(spec, seed)}), trials)
         found.append(measured)
         cells = (
             str(seed),
-            f"{winner.candidate.name} ({trials})",
+            f"{winner.candidate.name} ({tried})",
             f"{winner.cv_mean:.3f}",
             f"{measured.baseline.value:.3f}",
             *map(_text, (measured.forest, measured.headline, measured.over_forest)),
@@ -58,7 +58,7 @@ def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
     out.write(f"\nBetter than the default forest on {better}, by {np.mean(differences):+.3f} on average.\n")
 
 
-def _train(spec: ModelSpec, seconds: float) -> tuple[models.Fitted, Measured, float, int]:
+def _train(spec: ModelSpec, trials: int) -> tuple[models.Fitted, Measured, float, int]:
     table = data.read_table(spec.dataset)
     rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
     matrix = data.features(rows, spec)
@@ -81,7 +81,7 @@ def _train(spec: ModelSpec, seconds: float) -> tuple[models.Fitted, Measured, fl
     def score(candidate: Candidate, number: int) -> models.Scored:
         return models.score_fold(spec, candidate, *own, folds[number])
 
-    tried = search.search(declared, score, seconds=seconds, seed=spec.split.seed)
+    tried = search.search(declared, score, trials=trials, seed=spec.split.seed)
     best = search.best([*declared, *tried])
     winner = models.best(fitted)
     if best.state != "declared":

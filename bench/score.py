@@ -37,8 +37,8 @@ from flows import data, models
 from flows.score_parts import Scorer, write_part
 from flows.score_places import FolderPlace, S3Place
 from flows.score_plan import Pinned, make_plan
-from registry.client import TrackingClient
-from registry.onnx_model import OnnxModel
+from registry.client.tracking_client import TrackingClient
+from registry.model_format.onnx_model import OnnxModel
 
 _DECLARATION = """\
 from catalog.models.genre import MODEL as BASE

@@ -22,8 +22,8 @@ from catalog.spec import Dataset, ModelSpec
 from flows import data
 from flows.errors import DataError
 from flows.settings import FlowSettings
-from registry.datasets import is_dataset_id
 from registry.settings import home
+from registry.storage.datasets import is_dataset_id
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash

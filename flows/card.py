@@ -15,13 +15,13 @@ import pandas as pd
 from pydantic.fields import FieldInfo
 
 from catalog.spec import ModelSpec
-from checks.summary import checks_table, one_line
+from checks.markdown import checks_table, one_line
 from flows.calibration import BINS
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.scores import DRAWS, Interval, Measured
 from flows.search import Tried
-from registry.evidence import Verdict
+from registry.evidence.verdict import Verdict
 
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
 # A class below it is recognised less than half as well as could be.
@@ -44,7 +44,6 @@ class Facts:
     agreement: Agreement
     verdict: Verdict
     run_id: str
-    search_seconds: float
     # Of a model that was submitted: where it comes from.
     origin: str = ""
 
@@ -148,7 +147,7 @@ def _chosen(facts: Facts) -> str:
         for name, one in best.items()
     ]
     searched = (
-        f"then {trials} trials in {facts.search_seconds:g} s around them (Optuna's tree-structured Parzen "
+        f"then {trials} trials around them (Optuna's tree-structured Parzen "
         f"estimator, seed {spec.split.seed}; all of them are in `search/trials.csv`)"
         if trials
         else "and nothing else: there was no search"

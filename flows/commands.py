@@ -13,7 +13,7 @@ from flows.outcome import Ended, exit_code
 from flows.settings import FlowSettings
 from flows.together import summary, train_each
 from flows.uploaded import contract_of, trained_on
-from registry.client import TrackingClient
+from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryUnavailableError, StorageUnavailableError
 from registry.settings import home
 

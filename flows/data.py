@@ -22,7 +22,7 @@ from flows.data_settings import DataSettings
 from flows.errors import DataError
 from flows.rowrules import RowRules
 from flows.uploaded import fetch_uploaded, read_uploaded
-from registry.datasets import is_dataset_id
+from registry.storage.datasets import is_dataset_id
 
 Positions = npt.NDArray[np.intp]
 _SHOWN = 3

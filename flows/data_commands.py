@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from catalog.spec import ModelSpec
-    from registry.evidence import CheckOutcome
+    from registry.evidence.verdict import CheckOutcome
 
 REPORT_FILE = "data-validation.md"
 
@@ -71,7 +71,7 @@ def check_data(models: tuple[str, ...], dataset: str | None, report: Path | None
 
 def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
     # Imported here: pandas and scikit-learn take seconds, and `--help` should not.
-    from checks.rows import check_rows  # noqa: PLC0415
+    from checks.data_checks import check_rows  # noqa: PLC0415
     from flows import data  # noqa: PLC0415
 
     found = Found(spec.name)
@@ -102,7 +102,7 @@ def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
 
 def markdown(found: list[Found]) -> str:
     """Return what was found as Markdown, for a pull request."""
-    from checks.summary import one_line, outcomes_table  # noqa: PLC0415
+    from checks.markdown import one_line, outcomes_table  # noqa: PLC0415
 
     parts = ["## Data validation"]
     for one in found:

@@ -9,14 +9,13 @@ from typing import Any
 import click
 import mlflow
 
-from catalog.plain import DECLARATION_FILE
 from catalog.spec import ModelSpec
+from catalog.table_declaration import DECLARATION_FILE
 from flows import card, data, models, quality, resuming, search, steps, tracking
 from flows.outcome import Outcome
 from registry.errors import RegistryRefusedError
-from registry.evidence import Verdict
-from registry.stage import Stage
-from registry.tags import FLOW_RUN, SCORE
+from registry.evidence.verdict import Verdict
+from registry.names import FLOW_RUN, SCORE, Stage
 
 # What is done with a version that passed and is signed: where it is then, and why it was refused, if it was.
 LastStep = Callable[[ModelSpec, int], tuple[str, list[str]]]
@@ -40,7 +39,6 @@ class Made:
     content: bytes
     found: models.Agreement
     folds: Any = None
-    search_seconds: float = 0
     origin: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     declaration: str = ""
@@ -106,7 +104,6 @@ def finish(made: Made, name: str, tags: Mapping[str, str], last: LastStep | None
                     agreement=made.found,
                     verdict=verdict,
                     run_id=run.info.run_id,
-                    search_seconds=made.search_seconds,
                     origin=made.origin,
                 )
             )

@@ -27,7 +27,7 @@ from catalog.spec import ModelSpec
 from flows.errors import SubmissionError
 from flows.models import background
 from registry.errors import ModelFormatError
-from registry.onnx_model import Description, OnnxModel
+from registry.model_format.onnx_model import Description, OnnxModel
 
 _PICKLES = (".pkl", ".pickle", ".joblib")
 # Labels and probabilities of an ONNX file must say the same; a tie may fall either way.

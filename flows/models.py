@@ -13,7 +13,6 @@ from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from catalog.spec import Candidate, ModelSpec
 from checks.encoding import encoder
@@ -21,7 +20,8 @@ from flows import calibration, clusters, neighbours
 from flows.calibration import Calibration, Unseen
 from flows.data import Positions
 from flows.errors import ExportError, TrainingError
-from registry.onnx_model import Description, OnnxModel
+from flows.threads import one_thread
+from registry.model_format.onnx_model import Description, OnnxModel
 
 # The newest that skl2onnx 1.20 writes for ai.onnx and that onnxruntime 1.32 reads.
 _OPSET = {"": 18, "ai.onnx.ml": 3}
@@ -137,6 +137,17 @@ def score_fold(
     train, test = fold
     seen, answers = rows.iloc[train], None if target is None else target.iloc[train]
     pipeline = _fit(spec, build(spec, candidate), seen, answers)
+    with one_thread():
+        return _score_fold(spec, pipeline, rows, target, test)
+
+
+def _score_fold(
+    spec: ModelSpec,
+    pipeline: Pipeline,
+    rows: pd.DataFrame,
+    target: "pd.Series[Any] | None",
+    test: Positions,
+) -> Scored:
     asked = rows.iloc[test]
     if target is None:
         return Scored(clusters.scorer(pipeline, asked))
@@ -153,11 +164,12 @@ def _fit(
     if spec.task == "similarity":
         assert target is not None  # noqa: S101 - the declaration has seen to it
         return neighbours.fit(pipeline, rows, target)
-    # Threads of k-means wait by spinning, which beside another training takes many times as long.
-    with threadpool_limits(None if spec.supervised else 1):
+    # A forest's own threads (`n_jobs`) change nothing: each tree has a seed of its own.
+    with one_thread(jobs=True):
         return pipeline.fit(rows, target)
 
 
+@one_thread()
 def calibrate(spec: ModelSpec, winner: Fitted, rows: pd.DataFrame, target: "pd.Series[Any] | None") -> Fitted:
     """Return a classifier with calibrated probabilities, if training folds say that it helps; others as
     given.
@@ -176,6 +188,7 @@ def best(fitted: list[Fitted]) -> Fitted:
     return max(fitted, key=lambda one: one.cv_mean)
 
 
+@one_thread()
 def score(
     spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any] | None"
 ) -> dict[str, float]:
@@ -208,13 +221,14 @@ def background(spec: ModelSpec, rows: pd.DataFrame) -> tuple[tuple[float, ...], 
     return tuple(tuple(float(str(value)) for value in row) for row in matrix[drawn])
 
 
+@one_thread()
 def export(
     spec: ModelSpec,
     pipeline: Pipeline,
     train: pd.DataFrame | None = None,
     things: pd.DataFrame | None = None,
 ) -> bytes:
-    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry.onnx_model).
+    """Return the fitted pipeline as the bytes of one self-describing ONNX file (registry/model_format).
 
     With the training rows' features in `train`, a few of them go with it, see `background`; without them it
     cannot be explained, and a clustering cannot be named. A similarity finds `things`, which have the columns

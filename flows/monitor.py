@@ -16,21 +16,21 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from checks.drift import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
-from checks.monitoring import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
 from flows import living, tracking
 from flows.gauges import write_gauges
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS
 from flows.records import Window, open_bucket, read_feedback, read_predictions
 from flows.retrying import RETRIES
-from registry.announcing import announce
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
-from registry.onnx_model import OnnxModel
-from registry.stages import Registry
-from registry.tags import MODEL
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import MODEL
+from registry.notify.people import announce
 
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import MAX_NEIGHBOURS, ModelSpec
 from flows.errors import TrainingError
-from registry.items import Items
+from registry.model_format.similarity_index import Items
 
 _K = 10
 _SAME = 1e-9

@@ -5,7 +5,7 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from registry.announcing import Event, NotifySettings, announce
+from registry.notify.people import Event, NotifySettings, announce
 
 if TYPE_CHECKING:
     from prefect import Flow

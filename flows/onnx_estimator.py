@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.pipeline import Pipeline
 
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 
 class OnnxEstimator(BaseEstimator):  # type: ignore[misc]

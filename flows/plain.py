@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 from pydantic.errors import PydanticUserError
 
 from catalog.loader import load_catalog
-from catalog.plain import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
 from catalog.spec import ModelSpec
+from catalog.table_declaration import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
 from flows.errors import DataError, SubmissionError
 from flows.uploaded import fetch_rows, storage
-from registry.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
+from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
 
 # A class needs rows on both sides of the split and in each fold; more classes than this are numbers.
 _MOST_CLASSES = 100

@@ -16,22 +16,22 @@ from flows.steps import Rows, step
 CARD_ARTIFACT = "model-card.md"
 
 
-@task(name="search")
+@task(name="search", **COMPUTING)
 def search_further(
     spec: ModelSpec, fitted: list[tuple[models.Fitted, float]], train: Rows, folds: Any
 ) -> tuple[list[tuple[models.Fitted, float]], list[search.Tried]]:
-    """Search around the declared candidates for GREENROOM_SEARCH_SECONDS, on training folds alone.
+    """Search around the declared candidates for the declared number of trials, on training folds alone.
 
     Returns each candidate with the best parameters there are now, and everything that was tried, the declared
-    ones first.
+    ones first. A candidate keeps its declared parameters unless a trial is better beyond the folds' noise.
     """
     search.require_spaces(spec)
-    seconds = FlowSettings().search_seconds
+    trials = search_trials(spec)
     declared = [
         search.Tried(one.candidate, one.folds, "declared", took * len(one.folds) / (len(one.folds) + 1))
         for one, took in fitted
     ]
-    if seconds == 0 or not any(candidate.search for candidate in spec.candidates):
+    if trials == 0 or not any(candidate.search for candidate in spec.candidates):
         return fitted, declared
 
     def score(candidate: Candidate, number: int) -> models.Scored:
@@ -45,29 +45,35 @@ def search_further(
 
     with step(spec, "search") as say:
         log = get_run_logger()
-        with progress.budget(f"{spec.name} search", seconds, log.info) as advance:
+        with progress.budget(f"{spec.name} search", trials, log.info) as advance:
             tried = search.search(
                 declared,
                 score,
-                seconds=seconds,
+                trials=trials,
                 seed=spec.split.seed,
-                tell=lambda over, trials, top: advance(
-                    over, f"{trials} trials, best {spec.metric} {top.mean:.3f} ({top.candidate.name})"
+                tell=lambda count, top: advance(
+                    count, f"best {spec.metric} {top.mean:.3f} ({top.candidate.name})"
                 ),
             )
         better = []
-        for one, took in fitted:
+        for (one, took), start in zip(fitted, declared, strict=True):
             top = search.best([*declared, *tried], one.candidate.name)
-            if top.state == "declared":
+            if top.state == "declared" or not search.is_better(top, start):
                 better.append((one, took))
                 continue
             began = time.monotonic()
             whole = models.fit_whole(spec, top.candidate, train.features, train.target, top.folds)
             better.append((whole, top.seconds + time.monotonic() - began))
             say(f"{whole.candidate.name}: {spec.metric} {one.cv_mean:.3f} to {whole.cv_mean:.3f}")
-        whole_ones = sum(one.state == "complete" for one in tried)
-        say(f"{len(tried)} trials in {seconds:g} s, {whole_ones} of them on all folds")
+        complete = sum(one.state == "complete" for one in tried)
+        say(f"{len(tried)} trials, {complete} of them on all folds")
     return better, [*declared, *tried]
+
+
+def search_trials(spec: ModelSpec) -> int:
+    """Return how many trials a search makes: what the declaration says, unless a setting says otherwise."""
+    chosen = FlowSettings().search_trials
+    return spec.search_trials if chosen is None else chosen
 
 
 @task(**COMPUTING)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from catalog.spec import ModelSpec
 from flows.errors import DataError
 from registry.errors import StorageMissingError
-from registry.storage import Bucket, StorageSettings
+from registry.storage.bucket import Bucket, StorageSettings
 
 
 @dataclass(frozen=True)

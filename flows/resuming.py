@@ -14,10 +14,9 @@ from mlflow.exceptions import MlflowException
 from catalog.spec import ModelSpec
 from flows import living, tracking
 from flows.caching import code_digest, declaration_digest, source_digest
-from registry.client import TrackingClient
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import FLOW_RUN, MODEL, TRAINING
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
+from registry.names import FLOW_RUN, MODEL, TRAINING, Stage
 
 # The newest runs that are looked at; older ones were, when they were newer.
 _MOST = 200

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger, task
 
 from catalog.spec import ModelSpec
-from checks.comparing import NAME as COMPARISON
+from checks.comparison import NAME as COMPARISON
 from flows.monitor_settings import MonitorSettings
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
 from flows.retrying import BOUNDED
 from flows.train import training
-from registry.announcing import announce
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
-from registry.evidence import Verdict
-from registry.nudging import nudge
-from registry.stage import Stage
-from registry.stages import Registry
+from registry.evidence.verdict import Verdict
+from registry.names import Stage
+from registry.notify.people import announce
+from registry.notify.predictors import nudge
 
 REASON = "Trained because of drift"
 

@@ -25,13 +25,13 @@ from flows.score_parts import RESERVED, Job, score_part
 from flows.score_places import place
 from flows.score_plan import Pinned, Plan
 from flows.score_settings import ScoreSettings
-from registry.client import TrackingClient
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
+from registry.client.tracking_client import TrackingClient
+from registry.digests import digest
 from registry.errors import EvidenceBytesError, NotFoundError
-from registry.evidence import digest
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 
 # A task run costs Prefect a few requests: of more partitions than these, several go into one.
 _MOST_TASKS = 256

@@ -25,10 +25,10 @@ from flows.rowrules import RowRules
 from flows.score_manifest import Done, Note, check_part
 from flows.score_places import Place, place
 from flows.score_plan import PLAN, Piece, Plan, begun, part_name
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError
-from registry.onnx_model import OnnxModel, Rows
-from registry.stages import Registry
+from registry.model_format.onnx_model import OnnxModel, Rows
 
 _log = logging.getLogger("greenroom.score")
 

@@ -21,9 +21,9 @@ from flows.errors import DataError
 from flows.rowrules import RowRules
 from flows.score_places import ChangedError, Found, Place, S3Place, place
 from flows.uploaded import contract_of
-from registry.datasets import dataset_key, is_dataset_id
-from registry.evidence import digest
-from registry.storage import StorageSettings
+from registry.digests import digest
+from registry.storage.bucket import StorageSettings
+from registry.storage.datasets import dataset_key, is_dataset_id
 
 PLAN, SUCCESS = "_plan.json", "_SUCCESS"
 _SUFFIX = ".parquet"

@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.metrics import get_scorer, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from catalog.spec import Dataset, ModelSpec
-from checks.comparing import KnownClassifier, KnownRegressor
+from checks.comparison import KnownClassifier, KnownRegressor
 from checks.encoding import encoder
 from flows import calibration, clusters, models, neighbours
+from flows.threads import one_thread
 
 Floats = npt.NDArray[np.float64]
 Groups = npt.NDArray[Any]
@@ -137,6 +138,7 @@ def interval(value: float, drawn: Floats) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+@one_thread()
 def measure(
     spec: ModelSpec,
     pipeline: Pipeline,
@@ -192,7 +194,8 @@ def default_forest(spec: ModelSpec, rows: pd.DataFrame, target: "pd.Series[Any]"
     """Return a RandomForest with scikit-learn's defaults, fitted on the same encoded features."""
     kind = RandomForestClassifier if spec.task == "classification" else RandomForestRegressor
     forest = kind(random_state=spec.split.seed, n_jobs=-1)  # the threads change its speed alone
-    return Pipeline([("features", encoder(spec)), ("model", forest)]).fit(rows, target)
+    with parallel_config(backend="threading"):
+        return Pipeline([("features", encoder(spec)), ("model", forest)]).fit(rows, target)
 
 
 def _by_row(
@@ -215,8 +218,7 @@ def _rivals(
     """Return what the baseline is called, it, and for a target the default forest."""
     (rows, known), (asked, target), seed = train, test, spec.split.seed
     if spec.task == "clustering":
-        with threadpool_limits(1):
-            naive = clone(pipeline).fit(clusters.shuffled(rows, seed))
+        naive = clone(pipeline).fit(clusters.shuffled(rows, seed))
         return "the same on shuffled features", [
             clusters.silhouettes(naive, clusters.shuffled(asked, seed + 1))
         ]

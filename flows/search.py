@@ -1,7 +1,8 @@
-"""Search over candidates and their parameters, on training folds, until a budget of seconds is over.
+"""Search over candidates and their parameters, on training folds, for a number of trials.
 
-Optuna proposes (Akiba et al., KDD 2019; its tree-structured Parzen estimator, seeded). What is declared is
-tried before and counts as the first trials. No function here is given held-out rows.
+Optuna proposes (Akiba et al., KDD 2019; its tree-structured Parzen estimator, seeded). The declared
+candidates are scored before and are Optuna's first trials. The budget is trials, not seconds: every machine
+tries the same. No function here is given held-out rows.
 """
 
 import time
@@ -19,18 +20,17 @@ from catalog.spec import Candidate, Choice, ModelSpec, Space
 from flows.errors import TrainingError
 from flows.models import Scored, build
 
-State = Literal["declared", "complete", "given up", "cut"]
+State = Literal["declared", "complete", "pruned"]
 _CANDIDATE = "candidate"
-# More trials find little, and each costs Optuna more time than the last.
-_MOST = 1000
 
 
 @dataclass(frozen=True)
 class Tried:
     """One point of the search: a candidate with the parameters that were tried, and what came of it.
 
-    `state` is `complete`, `given up` (its first folds were worse than the middle of those before), `cut`
-    (the budget was over) or `declared` (before the search). Only complete and declared ones can be chosen.
+    `state` is `declared` (before the search), `complete`, or `pruned` (its first folds were worse than the
+    median of earlier trials; its other folds were not scored). Only declared and complete ones can be chosen.
+    `seconds` is for people to read: nothing depends on it.
     """
 
     candidate: Candidate
@@ -46,55 +46,45 @@ class Tried:
 
 # A fold's score of a candidate, by the fold's number.
 Score = Callable[[Candidate, int], Scored]
-# Is told the seconds that are over, the trials so far, and the best of those that can be chosen.
-Tell = Callable[[float, int, Tried], None]
+# Is told the number of trials so far, and the best of those that can be chosen.
+Tell = Callable[[int, Tried], None]
 
 
 def search(
     declared: Sequence[Tried],
     score: Score,
     *,
-    seconds: float,
+    trials: int,
     seed: int,
-    clock: Callable[[], float] = time.monotonic,
     tell: Tell = lambda *_: None,
 ) -> list[Tried]:
-    """Return what was tried in `seconds` (by `clock`), in order; nothing without a budget or a space.
+    """Return what was tried in so many `trials`, in order; nothing without trials or a space.
 
-    `declared` are all candidates with their declared parameters, each scored on every fold. Before each
-    fold it is asked whether the time that is left suffices for it, by what the candidate's slowest fold has
-    taken; if not, the trial is cut there and the search is over.
+    `declared` are all candidates with their declared parameters, each scored on every fold. The same
+    declarations, scores, trials and seed give the same list, but for its seconds.
     """
     candidates = {one.candidate.name: one.candidate for one in declared}
-    if seconds <= 0 or not any(one.search for one in candidates.values()):
+    if trials <= 0 or not any(one.search for one in candidates.values()):
         return []
-    study, folds = _study(declared, seed), len(declared[0].folds)
-    takes = {one.candidate.name: one.seconds / folds for one in declared}
-    began, tried = clock(), list[Tried]()
-    state: State = "complete"
-    while state != "cut" and len(tried) < _MOST:
+    study, folds, tried = _study(declared, seed), len(declared[0].folds), list[Tried]()
+    for count in range(1, trials + 1):
         trial = study.ask()
         candidate = _proposed(trial, candidates)
-        start, scores, state = clock(), list[Scored](), "complete"
+        start, scores = time.monotonic(), list[Scored]()
+        state: State = "complete"
         for number in range(folds):
-            before = clock()
-            if before - began + takes[candidate.name] > seconds:
-                state = "cut"
-                break
             scores.append(score(candidate, number))
-            takes[candidate.name] = max(takes[candidate.name], clock() - before)
             trial.report(scores[-1].score, number)
             if number + 1 < folds and trial.should_prune():
-                state = "given up"
+                state = "pruned"
                 break
-        done = Tried(candidate, tuple(scores), state, clock() - start)
+        done = Tried(candidate, tuple(scores), state, time.monotonic() - start)
+        tried.append(done)
         if state == "complete" and np.isfinite(done.mean):
             study.tell(trial, done.mean)
         else:
-            study.tell(trial, state=TrialState.PRUNED if state == "given up" else TrialState.FAIL)
-        if scores:
-            tried.append(done)
-        tell(min(clock() - began, seconds), len(tried), best([*declared, *tried]))
+            study.tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+        tell(count, best([*declared, *tried]))
     return tried
 
 
@@ -103,6 +93,17 @@ def best(tried: Sequence[Tried], name: str | None = None) -> Tried:
     whole = [one for one in tried if one.state in ("declared", "complete") and np.isfinite(one.mean)]
     mine = [one for one in whole if name in (None, one.candidate.name)]
     return max(mine or list(tried), key=lambda one: one.mean)
+
+
+def is_better(trial: Tried, declared: Tried) -> bool:
+    """Whether a trial beats its declared candidate by more than a standard error of their paired folds.
+
+    The best of several trials is lucky by about that much, and whatever replaces a declaration must earn it
+    (the one-standard-error rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4).
+    """
+    gains = np.array([t.score - d.score for t, d in zip(trial.folds, declared.folds, strict=True)])
+    error = float(gains.std(ddof=1)) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(gains.mean() > error)
 
 
 def require_spaces(spec: ModelSpec) -> None:

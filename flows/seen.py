@@ -8,11 +8,11 @@ here knows. Neither score says how it does on new rows (docs/decisions/020-submi
 import pandas as pd
 
 from catalog.spec import ModelSpec
-from checks.comparing import Rival, compare
+from checks.comparison import Rival, compare
 from checks.frames import checked_frame
 from flows.errors import SeenError
-from registry.evidence import Incumbent
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Incumbent
+from registry.model_format.onnx_model import OnnxModel
 
 
 def require_unseen(
@@ -21,7 +21,7 @@ def require_unseen(
     """Return by how much the headline metric of the model as fitted is above that of the one fitted here.
 
     `train` and `test` have the columns of `spec`. Raises `SeenError` when the whole 95 % interval of the
-    difference (paired bootstrap, checks/comparing.py) is above 0, or when there is none.
+    difference (paired bootstrap, checks/comparison.py) is above 0, or when there is none.
     """
     strict = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.0})})
     held_out = checked_frame(spec, test, "held-out")

@@ -19,21 +19,20 @@ import pandas as pd
 from prefect import get_run_logger, task
 
 from catalog.spec import Candidate, ModelSpec
-from checks.comparing import find_rival
+from checks.comparison import find_rival
 from checks.gate import run_gate
-from checks.rerunning import rerun_gate
+from checks.rerun import rerun_gate
 from flows import caching, data, models, neighbours, pictures, scores, tracking
 from flows.retrying import BOUNDED, COMPUTING, RETRIES
-from registry.client import TrackingClient
-from registry.datasets import is_dataset_id
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import KeyFileError
-from registry.evidence import Verdict
-from registry.nudging import nudge
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import EVIDENCE, OVERRIDE, Stage
+from registry.notify.predictors import nudge
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, OVERRIDE
+from registry.storage.datasets import is_dataset_id
 
 
 @dataclass(frozen=True)

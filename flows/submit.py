@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catalog.loader import get_model
-from catalog.plain import PlainDeclaration, PlainTask
 from catalog.spec import ModelSpec
+from catalog.table_declaration import PlainDeclaration, PlainTask
 from flows.commands import prepare_environment
 from flows.errors import DataError, SubmissionError
 from flows.settings import FlowSettings

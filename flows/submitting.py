@@ -14,8 +14,8 @@ from prefect import flow, task
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 
-from catalog.plain import PlainDeclaration
 from catalog.spec import Candidate, ModelSpec
+from catalog.table_declaration import PlainDeclaration
 from flows import finishing, foreign, living, models, resuming, steps, tracking
 from flows.errors import SubmissionError
 from flows.finishing import Made
@@ -26,7 +26,7 @@ from flows.outcome import Outcome
 from flows.retrying import COMPUTING
 from flows.search import Tried
 from flows.seen import require_unseen
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
 SUBMITTER = "greenroom.submitted_by"

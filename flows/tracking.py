@@ -18,21 +18,21 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame, frame_digest
-from checks.summary import checks_table
+from checks.markdown import checks_table
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.onnx_estimator import OnnxEstimator
 from flows.settings import FlowSettings
 from flows.uploaded import source_url
-from registry.datasets import is_dataset_id
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import GATE, METRIC, MODEL, SCORE, check_tag
 from registry.settings import RegistrySettings
-from registry.tags import GATE, METRIC, MODEL, SCORE, check_tag
+from registry.storage.datasets import is_dataset_id
 
 # The source of a dataset that is not a URL: the parameter `dataset` names the package's file.
 _CODE = CodeDatasetSource(tags={})
-# Tags of runs and versions that a comparison is filtered by, beside those of registry.tags.
+# Tags of runs and versions that a comparison is filtered by, beside those of registry.names.
 DATASET = "greenroom.dataset"
 COMMIT = "greenroom.commit"
 # Named, because MLflow would otherwise load each model once more in a new process to find out.
@@ -229,7 +229,7 @@ def _source(source: str) -> str | CodeDatasetSource:
 
 
 def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
-    """The signature of the ONNX graph: one matrix in; what a task answers (registry.onnx_model) out."""
+    """The signature of the ONNX graph: one matrix in; what a task answers (registry/model_format) out."""
     model = OnnxModel(onnx_bytes)
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(spec.features)))])
     outputs: list[ColSpec | TensorSpec]

@@ -8,7 +8,6 @@ from flows import finishing, living, quality, resuming, steps, tracking
 from flows.finishing import LastStep, Made, Tell
 from flows.notifying import HOOKS, tell_outcome
 from flows.outcome import Outcome
-from flows.settings import FlowSettings
 from flows.uploaded import trained_on
 
 
@@ -33,7 +32,7 @@ def training(
     with living.held() as flow_run:
         spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
         tracking.connect()
-        key = resuming.training_key(spec)
+        key = resuming.training_key(spec, f"{quality.search_trials(spec)} trials")
         if unfinished := resuming.take_over(spec, key, flow_run):
             return finishing.go_on(spec, unfinished, flow_run, last, tell)
         tags = resuming.run_tags(spec, key, flow_run)
@@ -60,5 +59,4 @@ def _trained(spec: ModelSpec) -> Made:
         content=content,
         found=found,
         folds=folds,
-        search_seconds=FlowSettings().search_seconds,
     )

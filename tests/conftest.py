@@ -113,7 +113,7 @@ class Stack:
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
-        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_SECONDS": "0"}
+        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
         return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property

@@ -17,11 +17,11 @@ from bench.serving.models import FIVE
 from bench.serving.processes import Running, clean_environment, start, wait
 from catalog.loader import load_catalog
 from infra.local.process import marked
-from registry.client import TrackingClient
-from registry.evidence import CheckOutcome, Verdict, policy_digest
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
+from registry.client.tracking_client import TrackingClient
+from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest
+from registry.names import Stage
 from registry.settings import KeySettings, RegistrySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Registry, Version, digest_of
 
 PREDICTOR = (sys.executable, "-m", "serving")
 

@@ -13,8 +13,8 @@ from catalog.contract import request_model
 from catalog.loader import load_catalog
 from catalog.spec import ModelSpec
 from flows import data, models
-from registry.evidence import digest
-from registry.onnx_model import OnnxModel
+from registry.digests import digest
+from registry.model_format.onnx_model import OnnxModel
 
 ROWS = 1000
 # Five models in Production: three forests of 200 trees and two small ones, by declaration and candidate.

@@ -28,7 +28,7 @@ from bench.serving.__main__ import cache_folder
 from bench.serving.flatness import Finding, Sample, flat
 from bench.serving.load import Caller, Tally, call
 from bench.serving.models import FIVE, declare, exported, forest, records
-from registry.stages import Registry
+from registry.client.registry import Registry
 
 CALLERS = 64
 MODEL = "genre"

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import click
 
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 
 # The last member: what the others must be, so that a stream that was cut off does not pass for a whole one.
 _MANIFEST = "greenroom-manifest.json"

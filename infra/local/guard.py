@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.local.process import StackError, environment
 from infra.local.services import mlflow_database
 from infra.local.settings import LocalSettings
-from registry import keys
+from registry.evidence import keys
 from registry.settings import KeySettings, home
 
 

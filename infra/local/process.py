@@ -128,11 +128,16 @@ def start(service: Service) -> None:
                 f"or choose another: {service.variable}=PORT make up."
             )
     service.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    marker = {_MARKER: f"{home()}|{service.name}|{service.fingerprint}"}
+    extra = {_MARKER: f"{home()}|{service.name}|{service.fingerprint}"}
+    if service.user is None:
+        # Prefect's worker keeps its files there under one fixed name, which the first user would own.
+        temporary = home() / "tmp"
+        temporary.mkdir(exist_ok=True, mode=0o700)
+        extra["TMPDIR"] = str(temporary)
     with service.log.open("ab") as log:
         process = subprocess.Popen(
             list(service.command),
-            env=environment({**service.env, **marker}),
+            env=environment({**service.env, **extra}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

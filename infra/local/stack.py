@@ -28,13 +28,12 @@ from infra.local.process import (
 )
 from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
-from registry.client import TrackingClient
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
-from registry.nudging import NudgeSettings, nudge
+from registry.names import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING, Stage
+from registry.notify.predictors import NudgeSettings, nudge
 from registry.settings import home
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING
 
 Say = Callable[[str], None]
 
@@ -181,7 +180,7 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
         # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            from checks.rerunning import rerun_gate  # noqa: PLC0415
+            from checks.rerun import rerun_gate  # noqa: PLC0415
 
             try:
                 rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from catalog.contract import request_model
 from catalog.spec import Dataset, ModelSpec, Task
-from registry.onnx_model import Description
+from registry.model_format.onnx_model import Description
 from serving.inference.parsing import object_bytes
 from serving.inference.similarity_query import Asking, asking
 

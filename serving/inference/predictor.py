@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import RootModel
 
 from catalog.spec import ModelSpec, Task
-from registry.items import Items
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
+from registry.model_format.similarity_index import Items
 from serving.errors import (
     Detail,
     InvalidInputError,

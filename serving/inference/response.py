@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from registry.items import Items
-from registry.onnx_model import OnnxModel, Rows
+from registry.model_format.onnx_model import OnnxModel, Rows
+from registry.model_format.similarity_index import Items
 from serving.errors import PredictionFailedError, PredictorError
 from serving.inference.served_model import ServedModel
 

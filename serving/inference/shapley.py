@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 
 Method = Literal["shapley_exact", "shapley_permutations"]
 Floats = npt.NDArray[np.float64]

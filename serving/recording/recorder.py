@@ -18,7 +18,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
 from serving.ids import file_name
 from serving.inference.predictor import Made
 from serving.recording.spool import Spool, SpoolFullError

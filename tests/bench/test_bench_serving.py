@@ -10,7 +10,7 @@ from bench.serving.models import records
 from bench.serving.servers import ECHO, PEERS
 from bench.serving.targets import NO_MODEL, OURS, Beside, Target, targets
 from bench.serving.wrk import Load, LoadError, median, parse
-from catalog.tracks import TrackFeatures
+from catalog.spotify_tracks import TrackFeatures
 
 OUTPUT = """\
 Running 4s test @ http://127.0.0.1:8901/api/predict/genre

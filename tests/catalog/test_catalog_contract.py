@@ -11,7 +11,7 @@ from catalog.loader import load_catalog
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
-from catalog.tracks import FEATURES, Track, TrackFeatures
+from catalog.spotify_tracks import FEATURES, Track, TrackFeatures
 
 EXAMPLE: dict[str, Any] = TrackFeatures.model_json_schema()["examples"][0]
 ROW = {

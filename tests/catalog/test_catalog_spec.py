@@ -9,7 +9,7 @@ from catalog.loader import load_catalog
 from catalog.models.genre import MODEL as GENRE
 from catalog.policies import CLASSIFICATION, REGRESSION
 from catalog.spec import Candidate, Check, GatePolicy, ModelSpec, Split
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 
 CHECK = Check(check="A", suite="data_integrity", condition="c", why="w")
 

@@ -12,8 +12,8 @@ from catalog.loader import get_model
 from catalog.policies import WEAK_SIGNAL_REGRESSION
 from catalog.spec import Check, Dataset, GatePolicy, ModelSpec
 from checks.gate import run_gate
-from registry.evidence import CheckOutcome, Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome, Verdict
+from registry.model_format.onnx_model import OnnxModel
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, PowerTransformer, StandardScaler
 
 from catalog.spec import ModelSpec
-from registry.evidence import CheckOutcome, Verdict
-from registry.onnx_model import Description, OnnxModel
+from registry.evidence.verdict import CheckOutcome, Verdict
+from registry.model_format.onnx_model import Description, OnnxModel
 
 Rows = tuple[pd.DataFrame, pd.DataFrame]
 Small = tuple[ModelSpec, Rows, OnnxModel]

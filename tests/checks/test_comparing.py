@@ -13,10 +13,10 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from catalog.spec import ModelSpec
-from checks.comparing import NAME, Rival, compare
+from checks.comparison import NAME, Rival, compare
 from checks.gate import run_gate
-from registry.evidence import CheckOutcome, Incumbent
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome, Incumbent
+from registry.model_format.onnx_model import OnnxModel
 
 INCUMBENT = Incumbent(version=7, digest="sha256:7")
 INTERVAL = re.compile(r"95 % interval ([+-]\S+) to ([+-]\S+);")

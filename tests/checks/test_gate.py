@@ -16,8 +16,8 @@ from sklearn.tree import DecisionTreeClassifier
 from catalog.spec import Check, GatePolicy, ModelSpec
 from checks.frames import frame_digest
 from checks.gate import run_gate
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.slow
 

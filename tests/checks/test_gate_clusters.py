@@ -8,12 +8,12 @@ from sklearn.cluster import KMeans
 from unlabelled import Sides, sides
 
 from catalog.spec import Check, GatePolicy
-from checks.comparing import Rival, compare
+from checks.builtin.context import Look
+from checks.builtin.run import is_own, look
+from checks.comparison import Rival, compare
 from checks.gate import run_gate
-from checks.looking import Look
-from checks.own import is_own, look
-from registry.evidence import CheckOutcome, Incumbent, Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
+from registry.model_format.onnx_model import OnnxModel
 
 
 @pytest.fixture(scope="module")

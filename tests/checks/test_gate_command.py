@@ -10,17 +10,17 @@ from click.testing import CliRunner, Result
 from sample_models import Small, StandIn, onnx_bytes
 from sklearn.ensemble import GradientBoostingRegressor
 
-from checks import commands
+from checks import cli
 from checks.errors import GateInputError, GateUnavailableError
 from checks.gate import run_gate
-from registry import keys
-from registry.attestation import peek
+from registry.client.registry import Registry, Version
 from registry.errors import NotFoundError, RegistryUnavailableError
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence import keys
+from registry.evidence.attestation import peek
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import EVIDENCE
 from registry.settings import KeySettings
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE
 
 PASSED = """cat > $3/outcomes.json <<'END'
 {"outcomes": [{"check": "First", "status": "passed", "reason": "a [good] one"},
@@ -131,13 +131,13 @@ def client(add: Add, small: Small, monkeypatch: pytest.MonkeyPatch) -> MemoryCli
     """A registry with one version that passed."""
     client = MemoryClient()
     add(client)
-    monkeypatch.setattr(commands, "TrackingClient", client)
-    monkeypatch.setattr(commands, "get_model", lambda _: small[0])
+    monkeypatch.setattr(cli, "TrackingClient", client)
+    monkeypatch.setattr(cli, "get_model", lambda _: small[0])
     return client
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(commands.gate, ["energy", *arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(cli.gate, ["energy", *arguments], env={"COLUMNS": "200"})
 
 
 def test_stored_verdict_that_passed(client: MemoryClient) -> None:
@@ -256,7 +256,7 @@ def test_evidence_of_another_policy_is_refused(
 ) -> None:
     spec, *_ = small
     looser = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.1})})
-    monkeypatch.setattr(commands, "get_model", lambda _: looser)
+    monkeypatch.setattr(cli, "get_model", lambda _: looser)
     result = run()
     assert result.exit_code == 1
     assert "was made under another gate policy" in result.output
@@ -344,6 +344,6 @@ def test_rerun_without_stored_rows(client: MemoryClient) -> None:
 
 
 def test_unknown_model() -> None:
-    result = CliRunner().invoke(commands.gate, ["nosuch"])
+    result = CliRunner().invoke(cli.gate, ["nosuch"])
     assert result.exit_code == 2
     assert "There is no model 'nosuch'" in result.output

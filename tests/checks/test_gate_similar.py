@@ -12,14 +12,14 @@ from sklearn.preprocessing import FunctionTransformer
 from unlabelled import Sides, sides
 
 from catalog.spec import GatePolicy
-from checks.comparing import Rival, compare
+from checks.builtin.run import is_own
+from checks.comparison import Rival, compare
 from checks.errors import GateInputError
 from checks.gate import run_gate
-from checks.own import is_own
 from flows import models, neighbours
-from registry.evidence import CheckOutcome, Incumbent, Verdict
-from registry.items import Items
-from registry.onnx_model import Description, OnnxModel
+from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
+from registry.model_format.onnx_model import Description, OnnxModel
+from registry.model_format.similarity_index import Items
 
 EXACT = ("IndexIntegrity", "NeighbourRecall")
 

@@ -12,8 +12,8 @@ from catalog.spec import Check, GatePolicy, ModelSpec
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest, from_parquet, to_parquet
 from checks.gate import judge, run_gate
-from checks.process import RawOutcome, WorkerRun
-from registry.evidence import Status, Verdict, policy_digest
+from checks.worker_process import RawOutcome, WorkerRun
+from registry.evidence.verdict import Status, Verdict, policy_digest
 
 POLICY = GatePolicy(
     checks=(

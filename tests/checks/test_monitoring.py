@@ -12,9 +12,9 @@ from scipy.stats import ks_2samp
 from unlabelled import sides
 
 from catalog.spec import ModelSpec
+from checks.drift import REPORT_FILE, Answered, Limits, answered, find_drift, measure_performance
 from checks.errors import GateUnavailableError
-from checks.monitoring import REPORT_FILE, Answered, Limits, answered, find_drift, measure_performance
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 LIMITS = Limits(0.2, 0.2)
 

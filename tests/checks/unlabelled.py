@@ -12,7 +12,7 @@ from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame
 from flows import data, models, neighbours
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 
 @dataclass(frozen=True)

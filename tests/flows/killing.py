@@ -29,9 +29,9 @@ import psutil
 from mlflow import MlflowClient
 
 from flows.train import train
+from registry.client.registry import Registry
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Registry
 
 
 def _die(*_: Any, **__: Any) -> NoReturn:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from catalog.loader import get_model
 from flows import data
 from flows.score_plan import Pinned, Plan, make_plan
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from tests.serving.onnx_parts import classifier
 
 GENRE = get_model("genre")

@@ -15,7 +15,7 @@ from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
 from flows import calibration, models
 from flows.errors import ExportError
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 FEATURES = ("danceability", "energy", "valence", "acousticness")
 SURE = ("sklearn.tree.DecisionTreeClassifier", {"min_samples_leaf": 3})

@@ -14,7 +14,7 @@ from flows.calibration import Calibration
 from flows.data import Cleaning
 from flows.models import Agreement, Fitted
 from flows.scores import ClassScore, Interval, Measured
-from registry.evidence import CheckOutcome, Incumbent, Verdict
+from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 
 SPEC = get_model("genre")
 QUALITY = {"log_loss": 0.9, "brier": 0.5, "ece": 0.04}
@@ -63,7 +63,7 @@ def facts(**changes: Any) -> card.Facts:
         search.Tried(first, (models.Scored(0.55),) * 3, "declared", 1.0),
         search.Tried(second, (models.Scored(0.58),) * 3, "declared", 1.0),
         search.Tried(second, (models.Scored(0.6),) * 3, "complete", 1.0),
-        search.Tried(first, (models.Scored(0.9),), "cut", 1.0),
+        search.Tried(first, (models.Scored(0.9),), "pruned", 1.0),
     ]
     random = np.random.default_rng(0)
     rows = pd.DataFrame(random.uniform(size=(50, len(SPEC.features))), columns=list(SPEC.features))
@@ -78,7 +78,6 @@ def facts(**changes: Any) -> card.Facts:
         "agreement": Agreement(1.0, 0.01),
         "verdict": verdict(),
         "run_id": "f" * 32,
-        "search_seconds": 15.0,
     }
     return card.Facts(**{**plain, **changes})
 
@@ -104,7 +103,7 @@ def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> 
         "80 were kept: 50 to train on, 20 held out, and 10 that share a value with both left out of both",
         "Split by `artists`",
         "(250 of them held out)",
-        "then 2 trials in 15 s",
+        "then 2 trials around them",
         "| **random-forest** | `sklearn.ensemble.RandomForestClassifier` |",
         "Scaled by the temperature 0.700",
         "| expected calibration error, 15 bins | 0.1800 | 0.0400 |",

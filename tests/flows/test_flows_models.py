@@ -12,7 +12,7 @@ from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
 from flows import data, models
 from flows.errors import ExportError, TrainingError
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.slow
 

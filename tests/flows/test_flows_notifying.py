@@ -10,7 +10,7 @@ import pytest
 
 from flows.notifying import tell_outcome
 from flows.train import Outcome
-from registry.announcing import announce, told
+from registry.notify.people import announce, told
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
 
@@ -126,7 +126,7 @@ def test_dead_receivers_are_logged_by_their_place_alone(
 
 
 def test_a_process_ends_though_a_receiver_never_answers() -> None:
-    code = "from registry.announcing import announce; announce('drift', 'title', 'text'); print('on')"
+    code = "from registry.notify.people import announce; announce('drift', 'title', 'text'); print('on')"
     with silent_receiver() as silent:
         urls = f"json://127.0.0.1:{silent}/{TOKEN}?rto=600&cto=600"
         variables = {"GREENROOM_NOTIFY_URLS": urls, "GREENROOM_NOTIFY_TIMEOUT": "0.5"}

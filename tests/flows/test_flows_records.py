@@ -13,7 +13,7 @@ from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from flows.errors import DataError
 from flows.records import Window, open_bucket, read_feedback, read_predictions
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
 from tests.conftest import Stack
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from catalog.loader import load_catalog
-from checks.comparing import NAME
+from checks.comparison import NAME
 from flows.monitor import EVENT
 from flows.monitor_settings import MonitorSettings
 from flows.retrain import may_go_on
-from registry.evidence import CheckOutcome, Incumbent, Status, Verdict
+from registry.evidence.verdict import CheckOutcome, Incumbent, Status, Verdict
 from tests.conftest import ROOT
 
 

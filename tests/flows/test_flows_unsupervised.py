@@ -13,7 +13,7 @@ from catalog.spec import MAX_NEIGHBOURS, Candidate, ModelSpec
 from flows import clusters, data, models, neighbours
 from flows.errors import ExportError, TrainingError
 from registry.errors import ModelFormatError
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 CLUSTERS, SIMILAR = get_model("clusters"), get_model("similar")
 
@@ -144,7 +144,7 @@ def test_a_list_of_questions_is_answered_in_parts(
     model = OnnxModel(models.export(SIMILAR, search(tracks, "euclidean"), things=tracks))
     rows = tracks[list(SIMILAR.features)].to_numpy(np.float32)
     whole = model.predict(rows)
-    monkeypatch.setattr("registry.onnx_model._DISTANCES", 700 * 64)
+    monkeypatch.setattr("registry.model_format.onnx_model._DISTANCES", 700 * 64)
     for one, other in zip(whole, model.predict(rows), strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from test_train_end_to_end import tumours
 
 from catalog.loader import get_model
-from catalog.tracks import FEATURES as GENRE_FEATURES
+from catalog.spotify_tracks import FEATURES as GENRE_FEATURES
 from flows import data
 from tests.conftest import Stack
 from tests.receivers import http_receiver

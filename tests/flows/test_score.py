@@ -27,9 +27,9 @@ from flows import score_plan as plans
 from flows.score import pin, prepare
 from flows.score_places import S3Place, place
 from flows.score_plan import PLAN, SUCCESS
-from registry.client import TrackingClient
+from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from tests.conftest import Stack
 from tests.flows.scoring import DECLARE, GENRE, expected, tracks
 from tests.ports import free_port

@@ -18,7 +18,7 @@ from flows.errors import DataError
 from flows.score_parts import Scorer, write_part
 from flows.score_places import FolderPlace
 from flows.score_plan import Pinned, make_plan
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from tests.flows.scoring import expected, model, plan_of, tracks, write
 from tests.serving.onnx_parts import divides_by_zero, regression
 

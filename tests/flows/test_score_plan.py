@@ -20,7 +20,7 @@ from flows.score_parts import Scorer, write_part
 from flows.score_places import ChangedError, FolderPlace, place
 from flows.score_plan import Part, Piece, Plan
 from flows.score_settings import ScoreSettings, cores
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from tests.flows.scoring import GENRE, model, plan_of, tracks, write
 
 

@@ -1,7 +1,6 @@
-"""The search: it stops at its budget, finds what is better by training rows alone, refuses bad spaces."""
+"""The search: as many trials as asked for, by training rows alone, the same each time; no bad spaces."""
 
-import functools
-import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,16 +19,6 @@ from flows.steps import Rows
 FOLDS = 3
 
 
-class Clock:
-    """Time that passes only when work is done."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def candidate(name: str = "toy", **params: Any) -> Candidate:
     return Candidate(
         name=name,
@@ -45,73 +34,75 @@ def declared(
     return search.Tried(one, (models.Scored(value),) * FOLDS, state, seconds)
 
 
-def toy(clock: Clock, seconds: float = 1.0) -> Callable[[Candidate, int], models.Scored]:
-    """Best at alpha 2; each fold takes as many seconds."""
-
-    def score(one: Candidate, _: int) -> models.Scored:
-        clock.now += seconds
-        return models.Scored(1 - abs(one.params["alpha"] - 2) / 10)
-
-    return score
+def toy(one: Candidate, _: int) -> models.Scored:
+    """Best at alpha 2."""
+    return models.Scored(1 - abs(one.params["alpha"] - 2) / 10)
 
 
-def run(seconds: float, cost: float = 1.0, seed: int = 7, **options: Any) -> list[search.Tried]:
-    clock = Clock()
-    first = options.pop("declared", [declared(candidate(), 0.3, FOLDS * cost)])
-    score = options.pop("score", toy(clock, cost))
-    return search.search(first, score, seconds=seconds, seed=seed, clock=clock, **options)
+def run(trials: int, seed: int = 7, **options: Any) -> list[search.Tried]:
+    first = options.pop("declared", [declared(candidate(), 0.3)])
+    return search.search(first, options.pop("score", toy), trials=trials, seed=seed, **options)
 
 
 def test_a_better_point_than_the_declared_one_is_found() -> None:
     start = declared(candidate(), 0.3)
-    found = search.best([start, *run(120)])
+    found = search.best([start, *run(40)])
     assert found.state == "complete"
     assert found.mean > 0.95
     assert found.candidate.params["alpha"] == pytest.approx(2, abs=0.5)
     assert found.candidate.name == "toy"
 
 
-@pytest.mark.parametrize("seconds", [1, 2, 3, 4, 5, 10, 30.5])
-def test_no_fold_is_begun_that_would_end_after_the_budget(seconds: float) -> None:
-    clock = Clock()
-    tried = search.search([declared(candidate(), 0.3)], toy(clock), seconds=seconds, seed=7, clock=clock)
-    folds = sum(len(one.folds) for one in tried)
-    assert folds == int(seconds), "all of the budget, and not a fold more"
-    assert clock.now - 1000 <= seconds
-    assert [one.state for one in tried].count("cut") <= 1
+@pytest.mark.parametrize("trials", [1, 2, 7, 30])
+def test_there_are_as_many_trials_as_were_asked_for(trials: int) -> None:
+    told = list[int]()
+    assert len(run(trials, tell=lambda count, _: told.append(count))) == trials
+    assert told == list(range(1, trials + 1))
 
 
-def test_a_trial_that_is_cut_is_told_and_never_chosen() -> None:
-    tried = run(5)
-    assert (tried[-1].state, len(tried[-1].folds)) == ("cut", 2)
-    perfect = search.Tried(candidate(), (models.Scored(9.9),), "cut", 1.0)
-    given_up = search.Tried(candidate(), (models.Scored(9.9),), "given up", 1.0)
+def test_what_was_pruned_is_never_chosen() -> None:
+    pruned = search.Tried(candidate(), (models.Scored(9.9),), "pruned", 1.0)
     start = declared(candidate(), 0.3)
-    assert search.best([start, perfect, given_up]) is start
+    assert search.best([start, pruned]) is start
 
 
-def test_a_fold_slower_than_ever_is_what_the_next_ones_are_expected_to_take() -> None:
-    clock = Clock()
-    costs = iter([1.0, 8.0])
-
+@pytest.mark.parametrize("slow", [0.0, 0.02])
+def test_neither_time_nor_load_has_a_say(slow: float) -> None:
     def score(one: Candidate, number: int) -> models.Scored:
-        return toy(clock, next(costs))(one, number)
+        time.sleep(slow)
+        return toy(one, number)
 
-    tried = search.search([declared(candidate(), 0.3)], score, seconds=15, seed=7, clock=clock)
-    assert [(one.state, len(one.folds)) for one in tried] == [("cut", 2)]
+    points = [(one.candidate.params["alpha"], one.state, one.mean) for one in run(9, score=score)]
+    assert points == [(one.candidate.params["alpha"], one.state, one.mean) for one in run(9)]
 
 
 @pytest.mark.parametrize(
-    ("seconds", "spaces"), [(0, {"alpha": FloatRange(low=0, high=10)}), (60, {})], ids=["budget", "space"]
+    ("scores", "better"),
+    [
+        ((0.6, 0.6, 0.6), True),
+        ((0.51, 0.52, 0.515), True),
+        ((0.9, 0.4, 0.5), False),
+        ((0.5, 0.5, 0.5), False),
+        ((0.4, 0.4, 0.4), False),
+    ],
+    ids=["better", "little but sure", "luck on one fold", "equal", "worse"],
 )
-def test_without_a_budget_or_a_space_nothing_is_tried(seconds: float, spaces: Any) -> None:
+def test_a_trial_must_be_better_than_the_folds_are_noisy(scores: tuple[float, ...], better: bool) -> None:
+    trial = search.Tried(candidate(), tuple(map(models.Scored, scores)), "complete", 1.0)
+    assert search.is_better(trial, declared(candidate(), 0.5)) is better
+
+
+@pytest.mark.parametrize(
+    ("trials", "spaces"), [(0, {"alpha": FloatRange(low=0, high=10)}), (9, {})], ids=["trials", "space"]
+)
+def test_without_trials_or_a_space_nothing_is_tried(trials: int, spaces: Any) -> None:
     plain = candidate().model_copy(update={"search": spaces})
-    assert run(seconds, declared=[declared(plain, 0.3)]) == []
+    assert run(trials, declared=[declared(plain, 0.3)]) == []
 
 
 def test_the_seed_drives_what_is_tried() -> None:
     def points(seed: int) -> list[float]:
-        return [one.candidate.params["alpha"] for one in run(40, seed=seed)]
+        return [one.candidate.params["alpha"] for one in run(13, seed=seed)]
 
     assert points(3) == points(3) != points(4)
 
@@ -128,15 +119,11 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
         },
     )
     other = candidate("other")
-    clock = Clock()
 
     def score(one: Candidate, _: int) -> models.Scored:
-        clock.now += 1
         return models.Scored(0.5)
 
-    tried = search.search(
-        [declared(kinds, 0.5), declared(other, 0.5)], score, seconds=150, seed=7, clock=clock
-    )
+    tried = search.search([declared(kinds, 0.5), declared(other, 0.5)], score, trials=50, seed=7)
     assert {one.candidate.name for one in tried} == {"kinds", "other"}
     points = [one.candidate.params for one in tried if one.candidate.name == "kinds"]
     assert {point["shape"] for point in points} == {(8,), (8, 8), None}
@@ -144,35 +131,29 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
     assert all(isinstance(point["depth"], int) and point["seed"] == 5 for point in points)
 
 
-def test_what_is_plainly_worse_is_given_up_after_a_fold() -> None:
-    clock = Clock()
-
+def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
     def score(one: Candidate, _: int) -> models.Scored:
-        clock.now += 1
         return models.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
 
-    tried = search.search([declared(candidate(), 0.3)], score, seconds=90, seed=7, clock=clock)
+    tried = search.search([declared(candidate(), 0.3)], score, trials=40, seed=7)
     states = {one.state for one in tried}
-    assert "given up" in states
-    assert all(len(one.folds) < FOLDS for one in tried if one.state == "given up")
+    assert "pruned" in states
+    assert all(len(one.folds) < FOLDS for one in tried if one.state == "pruned")
 
 
 def test_a_score_that_is_no_number_is_not_the_best() -> None:
-    clock = Clock()
-
     def score(one: Candidate, _: int) -> models.Scored:
-        clock.now += 1
         return models.Scored(float("nan"))
 
     start = declared(candidate(), 0.3)
-    tried = search.search([start], score, seconds=20, seed=7, clock=clock)
+    tried = search.search([start], score, trials=6, seed=7)
     assert len(tried) > 3
     assert search.best([start, *tried]) is start
 
 
 def test_the_table_has_a_line_for_every_trial() -> None:
     spec = get_model("energy")
-    tried = [declared(candidate(), 0.3), *run(20)]
+    tried = [declared(candidate(), 0.3), *run(7)]
     table = search.table(spec, tried)
     assert len(table) == len(tried)
     assert table["state"][0] == "declared"
@@ -264,18 +245,10 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second for each look at the clock."""
-    seconds = itertools.count()
-    timed = functools.partial(search.search, clock=lambda: float(next(seconds)))
-    monkeypatch.setattr("flows.quality.search.search", timed)
-
-
 def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
-    logged: list[str], counted: None, monkeypatch: pytest.MonkeyPatch
+    logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "60")
+    monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "20")
     spec, rows, folds = sides(np.random.default_rng(0))
     (tree,) = spec.candidates
     first = models.fit(spec, tree, rows.features, rows.target, folds)
@@ -286,13 +259,13 @@ def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
     np.testing.assert_allclose(better.pipeline.predict(rows.features), rows.target, atol=0.13)
     assert tried[0].state == "declared"
     assert any("tree: r2" in line for line in logged)
-    assert any(" of 60 s; " in line for line in logged)
+    assert any(" of 20 trials; " in line for line in logged)
 
 
 def test_with_a_budget_of_nothing_the_step_changes_nothing(
     logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "0")
+    monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "0")
     spec, rows, folds = sides(np.random.default_rng(0))
     fitted = [(models.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
     after, tried = quality.search_further.fn(spec, fitted, rows, folds)
@@ -302,9 +275,9 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
 
 
 def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
-    logged: list[str], counted: None, monkeypatch: pytest.MonkeyPatch
+    logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "60")
+    monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "20")
     spec, rows, folds = sides(np.random.default_rng(0))
     wrong = spec.candidates[0].model_copy(update={"search": {"max_depth": Choice(values=(1, -3, -4))}})
     spec = spec.model_copy(update={"candidates": (wrong,)})
@@ -314,18 +287,18 @@ def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
 
 
 def test_negative_budget_is_refused(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GREENROOM_SEARCH_SECONDS", "-1")
+    monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "-1")
     spec, rows, folds = sides(np.random.default_rng(0))
-    with pytest.raises(ValidationError, match="search_seconds"):
+    with pytest.raises(ValidationError, match="search_trials"):
         quality.search_further.fn(spec, [], rows, folds)
 
 
 def test_progress_is_a_line_for_each_quarter_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     logged: list[str] = []
     with progress.budget("energy search", 20, logged.append) as advance:
-        for second in range(21):
-            advance(second, f"{second} trials")
-    assert logged == [f"energy search: {at} of 20 s; {at} trials" for at in (5, 10, 15, 20)]
+        for trial in range(21):
+            advance(trial, f"{trial} done")
+    assert logged == [f"energy search: {at} of 20 trials; {at} done" for at in (5, 10, 15, 20)]
     assert capsys.readouterr().out.count("energy search") == 4
 
 
@@ -337,5 +310,8 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_the_log(
     with progress.budget("energy search", 20, logged.append) as advance:
         advance(10, "best r2 0.750")
         advance(20, "best r2 0.760")
-    assert logged == ["energy search: 10 of 20 s; best r2 0.750", "energy search: 20 of 20 s; best r2 0.760"]
+    assert logged == [
+        "energy search: 10 of 20 trials; best r2 0.750",
+        "energy search: 20 of 20 trials; best r2 0.760",
+    ]
     assert "━" in capsys.readouterr().out

@@ -25,7 +25,7 @@ from flows import foreign, models, plain, submitting
 from flows.errors import ExportError, SeenError, SubmissionError
 from flows.foreign import Brought
 from flows.seen import require_unseen
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 
 _SIZE = 600
 

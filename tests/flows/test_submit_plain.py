@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from catalog.loader import get_model
-from catalog.plain import PlainDeclaration
 from catalog.policies import CLASSIFICATION, REGRESSION
+from catalog.table_declaration import PlainDeclaration
 from flows import data, plain
 from flows.errors import DataError, SubmissionError
 from flows.submit import training_rows
-from registry.datasets import is_dataset_id
+from registry.storage.datasets import is_dataset_id
 
 
 def table(rows: int = 1200) -> pd.DataFrame:

@@ -16,10 +16,10 @@ from selenium import webdriver
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_breast_cancer
 
-from registry import audit
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import MODEL_FILE, Registry, digest_of
+from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
-from registry.stages import MODEL_FILE, Registry, digest_of
 from tests.conftest import Stack
 from tests.evidence import key_settings
 
@@ -178,7 +178,7 @@ def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tup
         assert evidence.report_digest == registry.report_digest(version)
         assert evidence.policy_digest == verdict.policy_digest
         assert evidence.incumbent is None, "there was no other version"
-        rows = audit.history(tracking, "tumour")
+        rows = audit_log.history(tracking, "tumour")
     assert f"signed {evidence.digest[:19]}" in printed
     moves = [(row.action, row.to_stage) for row in rows if row.version == 1][:2]
     assert moves == [("staged", "Staging"), ("promoted", "Production")]
@@ -377,7 +377,7 @@ def test_training_again_is_compared_with_what_is_in_production(
         verdict = registry.verdict(registry.version("tumour", int(newest.version)))
         evidence = registry.evidence(registry.version("tumour", int(newest.version)), key_settings(stack))
         assert verdict.incumbent == evidence.incumbent == registry.identity(registry.version("tumour", 1))
-        last = audit.history(tracking, "tumour")
+        last = audit_log.history(tracking, "tumour")
     promoted = [row for row in last if row.action == "promoted"][-1]
     assert (promoted.version, promoted.incumbent) == (int(newest.version), 1)
     (compared,) = [o for o in verdict.outcomes if o.check == "IncumbentComparison"]

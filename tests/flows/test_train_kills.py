@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 from test_train_end_to_end import tumours
 
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
-from registry.stages import Registry
 from tests.conftest import Stack
 from tests.evidence import key_settings
 

@@ -9,15 +9,15 @@ from mlflow import MlflowClient
 
 from catalog.loader import get_model
 from catalog.models.energy import MODEL
-from catalog.tracks import TRACKS
+from catalog.spotify_tracks import TRACKS
 from checks.frames import checked_frame, frame_digest
 from flows import data
 from flows.errors import DataError
 from flows.uploaded import contract_of, read_uploaded, trained_on
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import StorageUnavailableError
 from registry.settings import RegistrySettings
-from registry.stages import Registry
 from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.ports import free_port

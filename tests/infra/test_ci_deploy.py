@@ -11,12 +11,13 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from registry import audit
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Version
 from tests.conftest import ROOT, Stack, free_port
 from tests.evidence import Gate, key_settings
 from tests.serving.onnx_parts import WEIGHTS, divides_by_zero, register, regression
@@ -84,7 +85,7 @@ class Place:
         return int(answer["models"][self.name]["version"])
 
     def history(self) -> list[audit.Row]:
-        return audit.history(self.client, self.name)
+        return audit_log.history(self.client, self.name)
 
 
 @pytest.fixture

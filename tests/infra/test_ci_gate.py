@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from infra.ci.model_gate import Result, exit_code, render
-from registry.diffing import Line
-from registry.stage import Stage
-from registry.stages import Version
+from registry.client.registry import Version
+from registry.client.version_diff import Line
+from registry.names import Stage
 from tests.conftest import ROOT, Stack
 from tests.flows.test_train_end_to_end import tumours
 

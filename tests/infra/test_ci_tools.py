@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.ci import audit, gate_key
-from registry import keys
 from registry.errors import KeyFileError
+from registry.evidence import keys
 from registry.settings import KeySettings
 from tests.conftest import ROOT
 

@@ -204,3 +204,12 @@ def test_services_of_one_home_are_told_apart(make: Make) -> None:
     assert stop(first)
     assert not answers(first.port)
     assert answers(second.port)
+
+
+def test_its_temporary_files_are_in_the_home_and_nobody_elses(make: Make, tmp_path: Path) -> None:
+    port = free_port()
+    asks = "import os, pathlib, tempfile; pathlib.Path('said').write_text(tempfile.gettempdir());"
+    start(make(asks + web(port), port=port))
+    temporary = tmp_path / "home" / "tmp"
+    assert (tmp_path / "home" / "said").read_text() == str(temporary)
+    assert temporary.stat().st_mode & 0o777 == 0o700

@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 from registered import Registrar
 
-from registry.client import TrackingClient
+from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import key_settings

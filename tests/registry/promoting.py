@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 
 import httpx
 
-from registry import keys
-from registry.attestation import attest_verdict
-from registry.client import TrackingClient
-from registry.evidence import Incumbent, Verdict, tree_digest
+from registry.client.registry import MODEL_FILE, Registry, digest_of
+from registry.client.tracking_client import TrackingClient
+from registry.digests import tree_digest
+from registry.evidence import keys
+from registry.evidence.attestation import attest_verdict
+from registry.evidence.verdict import Incumbent, Verdict
 from registry.settings import KeySettings, RegistrySettings
-from registry.stages import MODEL_FILE, Registry, digest_of
 from tests.evidence import outcome
 
 

@@ -4,10 +4,11 @@ from typing import Any
 from uuid import uuid4
 
 from catalog.spec import Check, GatePolicy
-from registry.client import TrackingClient
-from registry.evidence import VERDICT_ARTIFACT, CheckOutcome, Verdict, digest, policy_digest
+from registry.client.registry import MODEL_FILE, Registry, Version
+from registry.client.tracking_client import TrackingClient
+from registry.digests import digest
+from registry.evidence.verdict import VERDICT_ARTIFACT, CheckOutcome, Verdict, policy_digest
 from registry.settings import KeySettings
-from registry.stages import MODEL_FILE, Registry, Version
 from tests.evidence import Gate, outcome
 
 POLICY = GatePolicy(

@@ -20,8 +20,17 @@ from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
 from registered import verdict
 
-from registry import keys
-from registry.attestation import (
+from registry.digests import tree_digest
+from registry.errors import (
+    EvidenceError,
+    EvidenceForgedError,
+    EvidenceUnreadableError,
+    EvidenceUnsignedError,
+    EvidenceWrongKeyError,
+    KeyFileError,
+)
+from registry.evidence import keys
+from registry.evidence.attestation import (
     OVERRIDE,
     PAYLOAD_TYPE,
     STATEMENT_TYPE,
@@ -32,15 +41,7 @@ from registry.attestation import (
     peek,
     verify,
 )
-from registry.errors import (
-    EvidenceError,
-    EvidenceForgedError,
-    EvidenceUnreadableError,
-    EvidenceUnsignedError,
-    EvidenceWrongKeyError,
-    KeyFileError,
-)
-from registry.evidence import Incumbent, tree_digest
+from registry.evidence.verdict import Incumbent
 from registry.settings import KeySettings
 from tests.evidence import outcome
 

@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 from registered import Registrar, verdict
 
-from registry.stage import Stage
-from registry.stages import MODEL_FILE
+from registry.client.registry import MODEL_FILE
+from registry.names import Stage
 from tests.conftest import Stack
 from tests.evidence import key_settings
 
@@ -115,7 +115,7 @@ def test_override(greenroom: Any, registrar: Registrar) -> None:
 
 def test_verify(greenroom: Any, stack: Stack) -> None:
     """All is well in what the guard did; what SQL did, a missing row and exchanged bytes are found."""
-    from registry.client import TrackingClient  # noqa: PLC0415
+    from registry.client.tracking_client import TrackingClient  # noqa: PLC0415
     from registry.settings import RegistrySettings  # noqa: PLC0415
 
     with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:

@@ -8,13 +8,11 @@ import psycopg2
 import pytest
 from registered import Registrar, verdict
 
-from registry import audit, verifying
-from registry.client import TrackingClient
+from registry.client import audit_log, verification
+from registry.client.registry import MODEL_FILE
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryRefusedError
-from registry.headers import ACTION_HEADER, REASON_HEADER
-from registry.stage import Stage
-from registry.stages import MODEL_FILE
-from registry.tags import EVIDENCE, GATE
+from registry.names import ACTION_HEADER, EVIDENCE, GATE, REASON_HEADER, Stage
 
 PROMPT = {"key": "mlflow.prompt.is_prompt", "value": "true"}
 
@@ -26,7 +24,7 @@ def move(registrar: Registrar, number: int, stage: str, headers: dict[str, str] 
 
 def found(registrar: Registrar) -> tuple[list[str], list[str]]:
     """What `greenroom verify` says of this model: problems (but for the made-up reports) and notes."""
-    said = verifying.verify(registrar.client, registrar.gate.settings, [registrar.name])
+    said = verification.verify(registrar.client, registrar.gate.settings, [registrar.name])
     mine = [p for p in said.problems if registrar.name in p and "gate's reports" not in p]
     return mine, [note for note in said.notes if registrar.name in note]
 
@@ -95,9 +93,9 @@ def test_a_model_hidden_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
         "INSERT INTO model_version_tags (name, version, key, value) VALUES (%s, 1, %s, 'true')",
         (registrar.name, PROMPT["key"]),
     )
-    assert len(audit.history(registrar.client, registrar.name)) > len(notes)
+    assert len(audit_log.history(registrar.client, registrar.name)) > len(notes)
     assert registrar.registry.versions(registrar.name) == []  # hidden, and looked at all the same
-    assert any(row.action == "sql" for row in audit.history(registrar.client, registrar.name)[-1:])
+    assert any(row.action == "sql" for row in audit_log.history(registrar.client, registrar.name)[-1:])
 
 
 def forge(sql: Any, context: dict[str, Any], *statements: tuple[str, tuple[Any, ...]]) -> None:
@@ -132,7 +130,7 @@ def test_sql_that_speaks_like_the_guard_has_no_evidence_that_holds(registrar: Re
     problems, _ = found(registrar)
     assert any("on evidence that does not hold" in problem for problem in problems), problems
     forge(sql, context, (SET, ("Archived", name, 2)), (SET, ("Production", name, 1)))
-    last = audit.history(registrar.client, name)[-1]
+    last = audit_log.history(registrar.client, name)[-1]
     assert last.action == "sql"  # nothing that would be evidence at all
     assert any("was set to Production by SQL" in problem for problem in found(registrar)[0])
 
@@ -141,7 +139,7 @@ def test_making_room_is_no_way_up(registrar: Registrar, sql: Any) -> None:
     registrar.version()
     context = {"action": "promoted", "actor": "alice", "proven": True, "version": 99, "envelope": "x"}
     forge(sql, context, (SET, ("Production", registrar.name, 1)))
-    assert audit.history(registrar.client, registrar.name)[-1].action == "sql"
+    assert audit_log.history(registrar.client, registrar.name)[-1].action == "sql"
     assert any("by SQL" in problem for problem in found(registrar)[0])
 
 
@@ -179,14 +177,14 @@ def test_an_alias_set_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
 @pytest.mark.parametrize("context", ["{}", '{"action": "alias"}', "nonsense", "[]", "7"])
 def test_tags_changed_under_any_context_leave_a_row(registrar: Registrar, sql: Any, context: str) -> None:
     registrar.in_production()
-    before = len(audit.history(registrar.client, registrar.name))
+    before = len(audit_log.history(registrar.client, registrar.name))
     sql.execute("BEGIN")
     sql.execute("SELECT set_config('greenroom.context', %s, true)", (context,))
     sql.execute(
         "UPDATE model_version_tags SET value = 'refused' WHERE name = %s AND key = %s", (registrar.name, GATE)
     )
     sql.execute("COMMIT")
-    rows = audit.history(registrar.client, registrar.name)[before:]
+    rows = audit_log.history(registrar.client, registrar.name)[before:]
     assert [(row.action, row.role) for row in rows] == [("sql", "mlflow")]
 
 
@@ -201,7 +199,7 @@ def test_tags_changed_under_any_context_leave_a_row(registrar: Registrar, sql: A
 def test_no_row_is_in_the_way_for_good(registrar: Registrar, sql: Any, entry: dict[str, Any]) -> None:
     sql.execute("SELECT greenroom.record(%s)", (json.dumps({**entry, "model": registrar.name}),))
     registrar.in_production()
-    rows = audit.history(registrar.client, registrar.name)
+    rows = audit_log.history(registrar.client, registrar.name)
     assert [row.action for row in rows] == [entry["action"], "staged", "promoted"]
     assert rows[0].actor == "mlflow"
     assert len(rows[0].message or "") <= 2_000
@@ -221,13 +219,13 @@ def test_a_name_with_a_quote_stops_no_verification(registrar: Registrar) -> None
     registrar.client.post("registered-models/create", {"name": f"o'{registrar.name}\"s"})
     registrar.in_production()
     names = [registrar.name, f"o'{registrar.name}", f"o'{registrar.name}\"s"]
-    said = verifying.verify(registrar.client, registrar.gate.settings, names)
+    said = verification.verify(registrar.client, registrar.gate.settings, names)
     assert f"{registrar.name} version 1 in Production" in said.checked
     assert any("both kinds of quotes" in problem for problem in said.problems)
 
 
 def test_a_head_that_is_gone_is_missed_even_if_there_is_nothing_else(registrar: Registrar) -> None:
-    said = verifying.verify(registrar.client, registrar.gate.settings, ["nobody"], expected_head="f" * 64)
+    said = verification.verify(registrar.client, registrar.gate.settings, ["nobody"], expected_head="f" * 64)
     assert any("its end was cut off" in problem for problem in said.problems)
     assert any("no model 'nobody'" in problem for problem in said.problems)
 
@@ -251,7 +249,7 @@ def test_a_huge_key_fills_no_audit(registrar: Registrar) -> None:
     version = registrar.version()
     with pytest.raises(RegistryRefusedError):
         registrar.registry.tag(version, GATE + " " * 100_000, "x")
-    assert sum(len(r.model_dump_json()) for r in audit.history(registrar.client, registrar.name)) < 5_000
+    assert sum(len(r.model_dump_json()) for r in audit_log.history(registrar.client, registrar.name)) < 5_000
 
 
 @pytest.mark.parametrize("source", ["dbfs:/x", "local:/etc", "nosuch://x"])
@@ -262,7 +260,7 @@ def test_a_source_that_cannot_be_read_is_refused_like_any_other(registrar: Regis
         return  # MLflow refuses it before
     with pytest.raises(RegistryRefusedError, match="has no evidence of the gate"):
         move(registrar, 1, "Production")
-    assert audit.history(registrar.client, registrar.name)[-1].code == "missing"
+    assert audit_log.history(registrar.client, registrar.name)[-1].code == "missing"
 
 
 def test_a_version_without_files_is_refused_in_words(registrar: Registrar) -> None:
@@ -281,7 +279,7 @@ def test_a_version_made_anew_under_an_old_number_is_no_target_of_a_rollback(regi
     move(registrar, 1, "Archived")
     new_name = f"{registrar.name}-away"
     registrar.client.post("registered-models/rename", {"name": registrar.name, "new_name": new_name})
-    assert audit.history(registrar.client, registrar.name)[-1].action == "renamed"
+    assert audit_log.history(registrar.client, registrar.name)[-1].action == "renamed"
     registrar.client.post("registered-models/create", {"name": registrar.name})
     body = {"name": registrar.name, "source": first.source, "model_id": first.source.removeprefix("models:/")}
     registrar.client.post("model-versions/create", body)
@@ -308,10 +306,10 @@ def test_the_same_override_again_is_no_news(registrar: Registrar) -> None:
     version = registrar.version(verdict(registrar.name))
     options = {"reason": "fire", "operator": "olga", "settings": registrar.gate.settings}
     registrar.registry.override(version, Stage.STAGING, **options)
-    rows = len(audit.history(registrar.client, registrar.name))
+    rows = len(audit_log.history(registrar.client, registrar.name))
     for _ in range(3):
         move(registrar, version.number, "Staging")
-    assert len(audit.history(registrar.client, registrar.name)) == rows
+    assert len(audit_log.history(registrar.client, registrar.name)) == rows
 
 
 def test_evidence_in_another_writing_is_not_taken(registrar: Registrar) -> None:
@@ -323,4 +321,4 @@ def test_evidence_in_another_writing_is_not_taken(registrar: Registrar) -> None:
 
 def test_the_chain_is_the_same_whoever_asks(registrar: Registrar, client: TrackingClient) -> None:
     registrar.in_production()
-    assert audit.chain(client, registrar.name) == audit.chain(client, "nobody-has-this-name")
+    assert audit_log.chain(client, registrar.name) == audit_log.chain(client, "nobody-has-this-name")

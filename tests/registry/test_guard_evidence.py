@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from registered import Registrar, verdict
 
-from registry import audit, keys
-from registry.attestation import attest_override
+from registry import audit
+from registry.client import audit_log
+from registry.client.registry import MODEL_FILE, Version
 from registry.errors import KeyFileError, RegistryRefusedError
-from registry.evidence import Incumbent
+from registry.evidence import keys
+from registry.evidence.attestation import attest_override
+from registry.evidence.verdict import Incumbent
+from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Version
-from registry.tags import EVIDENCE, GATE, OVERRIDE
 
 
 def refuse_tag(registrar: Registrar, version: Version, key: str, value: str, *why: str) -> None:
@@ -39,7 +40,7 @@ def refuse_move(
 
 
 def last(registrar: Registrar) -> audit.Row:
-    return audit.history(registrar.client, registrar.name)[-1]
+    return audit_log.history(registrar.client, registrar.name)[-1]
 
 
 def new(registrar: Registrar) -> Version:
@@ -213,7 +214,7 @@ def test_an_override_promotes_and_stands_out(registrar: Registrar) -> None:
     )
     assert moved.stage is Stage.PRODUCTION
     assert registrar.registry.version(version.model, champion.number).stage is Stage.ARCHIVED
-    row = next(r for r in audit.history(registrar.client, registrar.name) if r.action == "override")
+    row = next(r for r in audit_log.history(registrar.client, registrar.name) if r.action == "override")
     assert (row.version, row.to_stage, row.reason) == (version.number, "Production", "the shop is on fire")
     assert (row.message or "").startswith("Overrode: The gate refused")
     assert row.incumbent == champion.number
@@ -290,7 +291,7 @@ def test_rollback_goes_to_the_last_good_version_and_not_back(registrar: Registra
 
 
 def last_move(registrar: Registrar) -> audit.Row:
-    rows = audit.history(registrar.client, registrar.name)
+    rows = audit_log.history(registrar.client, registrar.name)
     return next(row for row in reversed(rows) if row.to_stage == "Production")
 
 

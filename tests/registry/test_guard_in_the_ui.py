@@ -17,10 +17,10 @@ from selenium.common.exceptions import (
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from registry import audit
-from registry.client import TrackingClient
-from registry.stage import Stage
-from registry.stages import Version
+from registry.client import audit_log
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.slow
@@ -126,7 +126,7 @@ def test_a_version_without_evidence_is_refused_and_the_person_reads_why(
 
     assert page.sees(STAGE, "") == "None"
     assert stages(registrar) == {version.number: Stage.NONE}
-    rows = audit.history(client, registrar.name)
+    rows = audit_log.history(client, registrar.name)
     assert [(row.action, row.version, row.code) for row in rows] == [("refused", version.number, "missing")]
 
 
@@ -143,7 +143,7 @@ def test_a_version_with_evidence_moves_and_takes_the_place_of_the_one_before(
     assert asked == [(str(version.number), "Production", archive)]
 
     assert stages(registrar) == {before.number: Stage.ARCHIVED, version.number: Stage.PRODUCTION}
-    rows = [row for row in audit.history(client, registrar.name) if row.version == version.number]
+    rows = [row for row in audit_log.history(client, registrar.name) if row.version == version.number]
     (promoted,) = [row for row in rows if row.action == "promoted"]
     assert (promoted.from_stage, promoted.to_stage) == ("None", "Production")
     assert promoted.incumbent == before.number

@@ -12,15 +12,15 @@ import pytest
 from registered import Registrar
 from tracking_server import log_of, tracking_server
 
-from checks.comparing import find_rival
+from checks.comparison import find_rival
 from registry import audit
 from registry.audit import Row
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError
-from registry.headers import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER, ROLLBACK
+from registry.names import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER, ROLLBACK, Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Registry, Version
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ class Login:
         return Registry(self.client(user))
 
     def history(self, version: Version, user: str = "olga") -> list[Row]:
-        return audit.history(self.client(user), version.model)
+        return audit_log.history(self.client(user), version.model)
 
     def send(
         self, user: str | None, method: str, path: str, body: dict[str, Any], **headers: str
@@ -346,12 +346,12 @@ def test_the_history_is_for_those_who_may_read_the_model(login: Login, live: Ver
             "Staging",
             "Production",
         ]
-        assert audit.chain(login.client(user), live.model)
+        assert audit_log.chain(login.client(user), live.model)
     for user in ("nina", "dora"):
         with pytest.raises(RegistryRefusedError, match=r"403.*Permission denied"):
             login.history(live, user)
         with pytest.raises(RegistryRefusedError, match=r"403.*Permission denied"):
-            audit.chain(login.client(user), live.model)
+            audit_log.chain(login.client(user), live.model)
     for kind in (audit.HISTORY, audit.CHAIN):
         page = {"name": live.model, "alias": f"{audit.ALIAS_PREFIX}{kind}-0"}
         for prefix in ("api/2.0", "ajax-api/2.0"):
@@ -390,7 +390,7 @@ def test_the_right_to_read_one_model_shows_no_history_of_another(
 
 def test_a_refusal_of_the_reader_does_not_say_that_there_is_no_guard(login: Login, live: Version) -> None:
     with pytest.raises(RegistryRefusedError) as refusal:
-        audit.history(login.client("nina"), live.model)
+        audit_log.history(login.client("nina"), live.model)
     assert "has no guard" not in str(refusal.value)
 
 
@@ -448,7 +448,9 @@ def test_without_both_the_name_is_a_claim(stack: Stack, registrar: Registrar) ->
     assert local.move("olga", third, "Staging").is_success
     assert local.move(None, first, "Production", **{ACTOR_HEADER: "olga"}).is_success
     rows = [
-        row for row in audit.history(registrar.client, first.model) if row.action in ("staged", "promoted")
+        row
+        for row in audit_log.history(registrar.client, first.model)
+        if row.action in ("staged", "promoted")
     ]
     assert [(row.actor, row.proven) for row in rows] == [
         ("Zoë of the ops", False),

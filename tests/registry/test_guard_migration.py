@@ -17,12 +17,12 @@ from psycopg2 import errors, sql
 from tracking_server import refused_start, tracking_server
 
 from infra.local.process import environment
-from registry import audit
 from registry.audit import Row, broken_links
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Registry
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.slow
@@ -681,9 +681,9 @@ def test_the_server_starts_and_tells_what_was_found(guarded: Site, client: Track
     production = registry.in_stage("twice", Stage.PRODUCTION)
     assert production is not None
     assert production.number == 3
-    rows = [row for row in audit.history(client, "twice") if row.action == "found"]
+    rows = [row for row in audit_log.history(client, "twice") if row.action == "found"]
     assert [(row.version, row.to_stage) for row in rows] == [(2, "Archived"), (3, "Production")]
-    assert not list(broken_links(audit.chain(client, "twice")))
+    assert not list(broken_links(audit_log.chain(client, "twice")))
 
 
 OWNERS_WORK = (
@@ -849,7 +849,7 @@ def test_changes_by_sql_leave_rows_that_name_the_role(guarded: Site, client: Tra
     ]
     assert [row.changed and row.changed["tag"] for row in rows[7:10]] == ["greenroom.evidence"] * 3
     # And whoever may read the model reads them through the server.
-    assert audit.history(client, "idle")[-len(rows) :] == rows
+    assert audit_log.history(client, "idle")[-len(rows) :] == rows
 
 
 def test_what_is_no_matter_of_stages_leaves_no_row(guarded: Site) -> None:
@@ -898,7 +898,7 @@ def test_the_chain_shows_what_a_superuser_did_to_a_row(
     guarded.run(
         guarded.app, "SELECT greenroom.record(%s)", json.dumps({"action": "refused", "model": "idle"})
     )
-    assert not list(broken_links(audit.chain(client, "idle")))
+    assert not list(broken_links(audit_log.chain(client, "idle")))
     row = guarded.run(
         guarded.owner, "SELECT id, model, body, previous, hash FROM greenroom.audit WHERE id = 2"
     )[0]
@@ -907,10 +907,10 @@ def test_the_chain_shows_what_a_superuser_did_to_a_row(
     else:
         guarded.as_superuser("UPDATE greenroom.audit SET body = '{{}}' WHERE id = 2")
     try:
-        found = list(broken_links(audit.chain(client, "idle")))
+        found = list(broken_links(audit_log.chain(client, "idle")))
     finally:
         guarded.as_superuser("DELETE FROM greenroom.audit WHERE id = 2")
         guarded.as_superuser("INSERT INTO greenroom.audit VALUES (%s, %s, %s, %s, %s)", values=row)
     assert found
     assert "row 2 of the audit" in found[0]
-    assert not list(broken_links(audit.chain(client, "idle")))
+    assert not list(broken_links(audit_log.chain(client, "idle")))

@@ -22,6 +22,7 @@ from promoting import Promoter
 from registered import Registrar
 
 from registry import audit
+from registry.client import audit_log
 from registry.settings import KeySettings
 from tests.conftest import Stack
 from tests.evidence import key_settings
@@ -103,7 +104,7 @@ def promote_many(url: str, name: str, settings: KeySettings) -> Counter[str]:
 
 def test_two_hundred_promotions_at_once(stack: Stack, pair: Registrar) -> None:
     settings = key_settings(stack)
-    before = len(audit.history(pair.client, pair.name))
+    before = len(audit_log.history(pair.client, pair.name))
     with Watcher(stack, pair.name) as watcher, ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         jobs = [pool.submit(promote_many, stack.tracking_url, pair.name, settings) for _ in range(PROCESSES)]
         outcomes = sum((job.result() for job in jobs), Counter[str]())
@@ -113,14 +114,14 @@ def test_two_hundred_promotions_at_once(stack: Stack, pair: Registrar) -> None:
     # Who met another's promotion is refused for the incumbent (403) or told to try again (409), never a 500.
     # How many do is the scheduler's affair: hundreds on one machine, a handful on another.
     assert set(outcomes) <= {"promoted", "403", "409"}, outcomes
-    rows = audit.history(pair.client, pair.name)[before:]
+    rows = audit_log.history(pair.client, pair.name)[before:]
     actions = Counter(row.action for row in rows)
     # Whoever asks for what somebody else did a moment before is told that it is so, and no row is written.
     assert 10 < actions["promoted"] <= outcomes["promoted"]
     assert actions["archived"] == actions["promoted"]
     assert actions["refused"] == outcomes["403"]
     assert len({row.evidence for row in rows if row.action == "promoted"}) == actions["promoted"]
-    assert list(audit.broken_links(audit.chain(pair.client, pair.name))) == []
+    assert list(audit.broken_links(audit_log.chain(pair.client, pair.name))) == []
 
 
 @contextmanager
@@ -201,7 +202,7 @@ def test_killed_fifty_times_in_the_middle(stack: Stack, pair: Registrar, tmp_pat
         assert disagreements(connection, pair.name) == []
     assert outcomes["no answer"] > 0, outcomes
     assert outcomes["promoted"] > 5, outcomes
-    assert list(audit.broken_links(audit.chain(pair.client, pair.name))) == []
-    actions = Counter(row.action for row in audit.history(pair.client, pair.name))
+    assert list(audit.broken_links(audit_log.chain(pair.client, pair.name))) == []
+    actions = Counter(row.action for row in audit_log.history(pair.client, pair.name))
     assert actions["promoted"] > 7  # the first two came before
     assert actions["archived"] == actions["promoted"] - 1

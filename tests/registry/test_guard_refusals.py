@@ -11,11 +11,10 @@ import pytest
 from registered import Registrar, verdict
 
 from registry import audit
+from registry.client import audit_log
+from registry.client.registry import MODEL_FILE, Version
 from registry.errors import RegistryRefusedError
-from registry.headers import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Version
-from registry.tags import EVIDENCE, GATE, OVERRIDE, REPORT
+from registry.names import ACTION_HEADER, ACTOR_HEADER, EVIDENCE, GATE, OVERRIDE, REASON_HEADER, REPORT, Stage
 from tests.conftest import Stack
 
 PREFIXES = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -55,7 +54,7 @@ class Stand:
         )
 
     def refusals(self) -> list[audit.Row]:
-        return [row for row in audit.history(self.registrar.client, self.name) if row.action == "refused"]
+        return [row for row in audit_log.history(self.registrar.client, self.name) if row.action == "refused"]
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +314,7 @@ def test_bytes_exchanged_before_a_promotion(registrar: Registrar) -> None:
         body = {"name": registrar.name, "version": str(version.number), "stage": stage.value}
         with pytest.raises(RegistryRefusedError, match=r"does not hold the bytes.*model\.onnx \(differs\)"):
             registrar.client.post("model-versions/transition-stage", body)
-    rows = audit.history(registrar.client, registrar.name)
+    rows = audit_log.history(registrar.client, registrar.name)
     assert [(row.action, row.code) for row in rows] == [("refused", "bytes")] * 2
 
 
@@ -349,7 +348,7 @@ def test_bytes_exchanged_in_production_are_reported_and_recorded(registrar: Regi
     registrar.client.put_artifact(registrar.artifact_uri(version), MODEL_FILE, b"other bytes")
     registrar.registry.report_mismatch(version)
     registrar.registry.report_mismatch(version)  # said once is enough
-    rows = audit.history(registrar.client, registrar.name)
+    rows = audit_log.history(registrar.client, registrar.name)
     assert [row.action for row in rows] == ["staged", "promoted", "mismatch"]
     assert "model.onnx (differs)" in (rows[-1].message or "")
 
@@ -357,7 +356,7 @@ def test_bytes_exchanged_in_production_are_reported_and_recorded(registrar: Regi
 def test_sql_is_recorded(registrar: Registrar, sql: Any) -> None:
     version = registrar.version()
     sql.execute("UPDATE model_versions SET current_stage = 'Production' WHERE name = %s", (registrar.name,))
-    row = audit.history(registrar.client, registrar.name)[-1]
+    row = audit_log.history(registrar.client, registrar.name)[-1]
     moved = (row.action, row.version, row.from_stage, row.to_stage)
     assert moved == ("sql", version.number, "None", "Production")
     assert (row.actor, row.proven, row.role) == ("mlflow", False, "mlflow")
@@ -402,6 +401,6 @@ def test_with_evidence_every_one_of_them_works(stack: Stack, registrar: Registra
         assert http.post(f"{prefix}/registered-models/rename", json=body).status_code == 200
         gone = http.request("DELETE", f"{prefix}/registered-models/delete", json={"name": f"{name}-renamed"})
         assert gone.status_code == 200, gone.text
-    actions = [row.action for row in audit.history(client, name)]
+    actions = [row.action for row in audit_log.history(client, name)]
     assert actions.count("promoted") == 2
     assert "refused" not in actions

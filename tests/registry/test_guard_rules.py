@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registry.attestation import Evidence
 from registry.audit import Link, Row, broken_links, good_versions, link_hash, rollback_targets
 from registry.errors import (
     EvidenceBytesError,
@@ -17,9 +16,10 @@ from registry.errors import (
     EvidenceStaleError,
     EvidenceUsedError,
 )
-from registry.evidence import Incumbent
-from registry.rules import Candidate, Situation, require_bytes, require_good
-from registry.tags import is_reserved
+from registry.evidence.attestation import Evidence
+from registry.evidence.rules import Candidate, Situation, require_bytes, require_good
+from registry.evidence.verdict import Incumbent
+from registry.names import is_reserved
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FILES = {"model.onnx": "a" * 64, "MLmodel": "b" * 64}

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from registered import Registrar
 
-from registry import audit
-from registry.client import TrackingClient
-from registry.stage import Stage
-from registry.tags import EVIDENCE, GATE
+from registry.client import audit_log
+from registry.client.tracking_client import TrackingClient
+from registry.names import EVIDENCE, GATE, Stage
 from tests.conftest import Stack
 
 pytestmark = pytest.mark.slow
@@ -166,7 +165,7 @@ def test_it_registers_a_version_and_moves_it_with_evidence_alone(
     assert stock("get_latest_versions", name=name, stages=["Staging"]) == []
 
     # One row for each refusal: the client takes it for an answer and does not try again.
-    actions = [row.action for row in audit.history(client, name) if row.version == 1]
+    actions = [row.action for row in audit_log.history(client, name) if row.version == 1]
     assert [a for a in actions if a != "evidence"] == [*["refused"] * 3, "staged", "promoted"]
 
 

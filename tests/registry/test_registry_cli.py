@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 from registered import Registrar, verdict
 
-from registry import audit
-from registry.cli import cli
-from registry.client import TrackingClient
-from registry.stage import Stage
+from registry.cli.main import cli
+from registry.client import audit_log
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from tests.conftest import Stack
 
 
@@ -61,7 +61,7 @@ def test_a_command_of_an_absent_room_says_so_and_the_help_still_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     point = EntryPoint("sing", "room_of_nobody.commands:sing", "greenroom.commands")
-    monkeypatch.setattr("registry.cli.entry_points", lambda **_: [point])
+    monkeypatch.setattr("registry.cli.main.entry_points", lambda **_: [point])
     runner = CliRunner()
     listed = runner.invoke(cli, ["--help"])
     assert listed.exit_code == 0, listed.output
@@ -110,7 +110,7 @@ def test_promote_brings_an_archived_version_back_through_staging(
     assert ended.returncode == 0, ended.stderr
     assert registrar.registry.version(registrar.name, first.number).stage is Stage.PRODUCTION
     assert registrar.registry.version(registrar.name, second.number).stage is Stage.ARCHIVED
-    rows = [row for row in audit.history(client, registrar.name) if row.reason]
+    rows = [row for row in audit_log.history(client, registrar.name) if row.reason]
     assert {(row.to_stage, row.reason) for row in rows} >= {
         ("Staging", "the audience wants it"),
         ("Production", "the audience wants it"),

@@ -11,13 +11,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from registry import audit
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
-from registry.headers import ACTOR_HEADER, REASON_HEADER
+from registry.names import ACTOR_HEADER, REASON_HEADER, Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Registry
 
 
 @contextmanager
@@ -159,7 +158,7 @@ def test_a_server_without_a_guard_is_told_apart(said: bytes) -> None:
         connect(url) as client,
         pytest.raises(RegistryRefusedError, match=r"has no guard: it would let anyone promote anything"),
     ):
-        audit.require_guard(client, "genre")
+        audit_log.require_guard(client, "genre")
 
 
 def test_artifacts_that_are_not_proxied_are_refused() -> None:

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from registered import CONTENT, POLICY, outcome, verdict
 
 from catalog.spec import GatePolicy
-from registry.evidence import Status, Verdict, digest, policy_digest
+from registry.digests import digest
+from registry.evidence.verdict import Status, Verdict, policy_digest
 
 
 def test_all_required_passed_is_passed() -> None:

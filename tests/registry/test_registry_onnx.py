@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from registry.digests import digest
 from registry.errors import ModelFormatError
-from registry.evidence import digest
-from registry.onnx_model import (
+from registry.model_format.onnx_model import (
     BACKGROUND_KEY,
     CLASSES_KEY,
     FEATURES_KEY,

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from registered import CONTENT, Registrar, outcome, verdict
 
-from registry import audit, keys
-from registry.attestation import peek
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import MODEL_FILE, Registry, Version
+from registry.client.tracking_client import TrackingClient
+from registry.digests import digest, tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
@@ -23,11 +24,11 @@ from registry.errors import (
     RegistryRefusedError,
     RegistryUnavailableError,
 )
-from registry.evidence import VERDICT_ARTIFACT, Incumbent, Verdict, digest, tree_digest
+from registry.evidence import keys
+from registry.evidence.attestation import peek
+from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
+from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Registry, Version
-from registry.tags import EVIDENCE, GATE, OVERRIDE
 
 FILES = {"MLmodel": sha256(b"flavors: {}").hexdigest(), MODEL_FILE: sha256(CONTENT).hexdigest()}
 
@@ -168,7 +169,7 @@ def test_a_stale_view_of_a_version_is_not_believed(registrar: Registrar) -> None
 def test_a_reason_is_written_down_as_it_was_given(registrar: Registrar, client: TrackingClient) -> None:
     reason = "Für die Tournée: 50 % mehr 🎸"
     version = registrar.registry.promote(registrar.good(), Stage.STAGING, reason)
-    row = audit.history(client, registrar.name)[-1]
+    row = audit_log.history(client, registrar.name)[-1]
     assert (row.action, row.version, row.to_stage) == ("staged", version.number, "Staging")
     assert row.reason == reason
 
@@ -309,7 +310,7 @@ def test_bytes_that_changed_are_reported_and_written_down_once(
     client.put_artifact(registrar.artifact_uri(version), MODEL_FILE, b"other bytes")
     for _ in range(2):
         registrar.registry.report_mismatch(version)
-    rows = [row for row in audit.history(client, registrar.name) if row.action == "mismatch"]
+    rows = [row for row in audit_log.history(client, registrar.name) if row.action == "mismatch"]
     assert [(row.version, row.code) for row in rows] == [(version.number, "bytes")]
 
 

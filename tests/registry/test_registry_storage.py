@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from registry.errors import StorageMissingError, StorageUnavailableError
-from registry.storage import Bucket, StorageSettings
+from registry.storage.bucket import Bucket, StorageSettings
 from tests.conftest import Stack
 from tests.ports import free_port
 

@@ -15,7 +15,7 @@ def _files(home: Path, code: str) -> list[str]:
 
 
 def test_onnx_runtime_stays_quiet(tmp_path: Path) -> None:
-    assert _files(tmp_path, "import registry.onnx_model") == []
+    assert _files(tmp_path, "import registry.model_format.onnx_model") == []
 
 
 @pytest.mark.skipif(

@@ -16,11 +16,11 @@ import pytest
 from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
 from predictor_process import Published, Running, Start
 
-from catalog.tracks import FEATURES
-from registry.client import TrackingClient
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import MODEL_FILE
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.ports import free_port

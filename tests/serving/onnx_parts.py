@@ -9,10 +9,10 @@ from onnx import TensorProto, helper
 from skl2onnx import to_onnx
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from registry.client import TrackingClient
-from registry.onnx_model import Description
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
+from registry.model_format.onnx_model import Description
 from registry.settings import RegistrySettings
-from registry.stages import Version
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 

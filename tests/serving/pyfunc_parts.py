@@ -15,7 +15,7 @@ import pandas as pd
 from mlflow.models import infer_signature
 from sklearn.neighbors import KNeighborsRegressor
 
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from serving.models.pyfunc import PyfuncFiles
 from serving.settings import PyfuncSettings
 

@@ -9,8 +9,8 @@ import pytest
 from onnx_parts import BIAS, CLASSES, WEIGHTS, classifier, json_of
 from predictor_process import Running
 
-from catalog.tracks import FEATURES
-from registry.onnx_model import OnnxModel
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import OnnxModel
 from serving.http_errors import ErrorBody
 
 

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
-from catalog.tracks import FEATURES
-from registry.onnx_model import OnnxModel
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import OnnxModel
 from serving.api.predict import Predicting
 from serving.api.schemas import ClassPrediction, ClassPredictions, NumberPredictions
 from serving.errors import InvalidInputError, PredictionFailedError

@@ -9,9 +9,10 @@ import pytest
 from onnx_parts import BIAS, WEIGHTS, json_of, regression
 from predictor_process import Published, Running, Start
 
-from catalog.tracks import FEATURES
-from registry import audit, keys
-from registry.client import TrackingClient
+from catalog.spotify_tracks import FEATURES
+from registry.client import audit_log
+from registry.client.tracking_client import TrackingClient
+from registry.evidence import keys
 from registry.settings import KeySettings, RegistrySettings
 from serving.http_errors import ErrorBody
 
@@ -52,7 +53,7 @@ def test_exchanged_bytes_are_not_served_and_written_down_once(
     assert f"its bytes are sha256:{found}, its evidence is about sha256:{checked}" in log
     assert "Traceback" not in log
     with TrackingClient(RegistrySettings(tracking_uri=published.url)) as client:
-        rows = [row for row in audit.history(client, name) if row.action == "mismatch"]
+        rows = [row for row in audit_log.history(client, name) if row.action == "mismatch"]
     assert [(row.version, row.code) for row in rows] == [(1, "bytes")]
     assert "model.onnx (differs)" in (rows[0].message or "")
 

@@ -17,8 +17,8 @@ from onnx_parts import BIAS, CLASSES, WEIGHTS, classifier, divides_by_zero, json
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 
-from catalog.tracks import FEATURES
-from registry.onnx_model import Description, OnnxModel, Rows
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import Description, OnnxModel, Rows
 from serving.api import explain_routes
 from serving.app import create_app
 from serving.http_errors import ErrorBody

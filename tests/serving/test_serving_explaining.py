@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 from serving.inference.shapley import Floats, Model, shapley
 
 BUDGET = 8192

@@ -16,11 +16,11 @@ from onnx_parts import regression
 from predictor_process import Running, Start
 
 from catalog.models.energy import MODEL as ENERGY
-from catalog.tracks import FEATURES
-from registry.client import TrackingClient
-from registry.onnx_model import OnnxModel
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
+from registry.model_format.onnx_model import OnnxModel
 from registry.settings import RegistrySettings
-from registry.stages import Version
 from serving.inference.batching import Together
 from serving.inference.predictor import Asked, Predictor, Served
 from serving.inference.response import Outputs

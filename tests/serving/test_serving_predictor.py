@@ -14,10 +14,10 @@ from pydantic import BaseModel, ValidationError
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Registry
 from registry.errors import ModelFormatError
-from registry.onnx_model import OnnxModel
-from registry.stages import Registry
+from registry.model_format.onnx_model import OnnxModel
 from serving.api.openapi import OpenApi
 from serving.api.routes import describe_predict
 from serving.api.schemas import NumberPrediction

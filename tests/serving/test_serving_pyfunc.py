@@ -23,11 +23,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec, Task
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Version
 from registry.errors import EvidenceBytesError, ModelFormatError
-from registry.onnx_model import OnnxModel, Rows
-from registry.stage import Stage
-from registry.stages import Version
+from registry.model_format.onnx_model import OnnxModel, Rows
+from registry.names import Stage
 from serving.app import create_app
 from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.inference.contracts import declared

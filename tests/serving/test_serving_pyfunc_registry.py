@@ -22,10 +22,10 @@ from onnx_parts import register as register_onnx
 from predictor_process import Running, Start
 from pyfunc_parts import READS, Evil, neighbours
 
-from registry import audit
-from registry.client import TrackingClient
+from registry.client import audit_log
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
-from registry.stages import Version
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 
@@ -119,7 +119,7 @@ def test_allowed_it_answers_as_signed_or_not_at_all_and_outlives_its_process(
     pickle.loads(pickle.dumps(Evil(mark)))  # noqa: S301 - the proof that it would have shown
     assert mark.exists()
     with TrackingClient(RegistrySettings(tracking_uri=stack.tracking_url)) as client:
-        rows = [row for row in audit.history(client, EXCHANGED) if row.action == "mismatch"]
+        rows = [row for row in audit_log.history(client, EXCHANGED) if row.action == "mismatch"]
     assert [(row.version, row.code) for row in rows] == [(1, "bytes")]
 
     fitted, _ = neighbours()

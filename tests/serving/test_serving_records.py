@@ -21,9 +21,9 @@ from scraped import Scraped
 
 from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
-from catalog.tracks import FEATURES
-from registry.onnx_model import OnnxModel
-from registry.storage import Bucket, StorageSettings
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import OnnxModel
+from registry.storage.bucket import Bucket, StorageSettings
 from serving.inference.predictor import Predictor, Served
 from serving.recording.recorder import Outcome, Recorder
 from serving.recording.spool import Spool, SpoolFullError

@@ -24,8 +24,8 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.openapi import from_url
 from schemathesis.specs.openapi import checks
 
-from catalog.tracks import FEATURES
-from registry.onnx_model import Description, OnnxModel
+from catalog.spotify_tracks import FEATURES
+from registry.model_format.onnx_model import Description, OnnxModel
 from tests.conftest import Stack
 
 # As many made up for each operation, beside the ones that follow from its schema one by one.

@@ -20,10 +20,10 @@ from schemathesis.specs.openapi import checks
 from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
-from catalog.tracks import FEATURES
+from catalog.spotify_tracks import FEATURES
 from flows import data, models, neighbours
 from registry.errors import ModelFormatError
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from serving.app import create_app
 from serving.inference.contracts import declared
 from serving.inference.predictor import Made, Served

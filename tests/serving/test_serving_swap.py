@@ -19,11 +19,11 @@ import pytest
 from onnx_parts import WEIGHTS, divides_by_zero, register, regression
 from predictor_process import Running, Start
 
-from catalog.tracks import FEATURES
-from registry.client import TrackingClient
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import Version
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import Version
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.waiting import until

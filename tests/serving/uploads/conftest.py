@@ -7,7 +7,7 @@ import pytest
 from predictor_process import Start
 from uploading import NOWHERE, Launch, Uploading
 
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 from tests.conftest import Stack
 
 _IMPORTS = "from serving.__main__ import main\nfrom serving.uploads import receiver, runner"

@@ -33,9 +33,9 @@ from uploading import (
     wide,
 )
 
-from registry.datasets import dataset_key, fetch_dataset
 from registry.errors import DatasetDamagedError, DatasetMissingError
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
+from registry.storage.datasets import dataset_key, fetch_dataset
 from serving.http_errors import ErrorBody
 from tests.waiting import until
 

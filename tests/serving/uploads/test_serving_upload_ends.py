@@ -9,8 +9,8 @@ from typing import Any
 
 from uploading import MIB, NOWHERE, PATH, TABLE, Launch, Uploading, form, generated, raw, rows, to_csv
 
-from registry.datasets import dataset_key
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
+from registry.storage.datasets import dataset_key
 from tests.ports import free_port
 from tests.waiting import until
 

@@ -14,7 +14,7 @@ from uploading import COLUMNS, MIB, TABLE, generated, row, to_csv, varied
 
 from catalog.loader import get_model
 from catalog.spec import Dataset, ModelSpec
-from catalog.tracks import TRACKS, Track, TrackFeatures
+from catalog.spotify_tracks import TRACKS, Track, TrackFeatures
 from serving.uploads import csv_lines
 from serving.uploads.columns import Column, columns_of
 from serving.uploads.csv_checker import CsvChecker

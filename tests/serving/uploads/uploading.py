@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 from predictor_process import Running
 
-from catalog.tracks import Track
-from registry.storage import Bucket, StorageSettings
+from catalog.spotify_tracks import Track
+from registry.storage.bucket import Bucket, StorageSettings
 from serving.http_errors import ErrorBody
 
 NOWHERE = "http://127.0.0.1:9"
