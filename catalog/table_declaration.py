@@ -118,7 +118,7 @@ class PlainDeclaration(BaseModel):
             features=names,
             candidates=(Candidate(name="submitted", estimator=self.estimator),),
             metric=_METRICS[self.task],
-            # A half is as much as a split takes, and 0.4 comes to every second row (flows/data.py).
+            # A half is as much as a split takes, and 0.4 comes to every second row (flows/data/sources.py).
             split=Split(test_fraction=0.4 if parts == 2 else 1 / parts),
             gate=_POLICIES[self.task],
         )

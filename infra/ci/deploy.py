@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from catalog.contract import request_model, to_row
 from catalog.spec import ModelSpec, Task
-from infra.ci.running import declared, greenroom
+from infra.ci.shell import declared, greenroom
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import ModelFormatError, NotFoundError, RegistryError

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 import click
 
 from checks.markdown import markdown, one_line
-from infra.ci import actions, gate_key
-from infra.ci.running import greenroom, names, program, run
+from infra.ci import gate_key, github_outputs
+from infra.ci.shell import greenroom, names, program, run
 from registry.client import version_diff
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
@@ -82,7 +82,7 @@ def main(
         raise StackError(str(error)) from error
     text = render(results)
     report.write_text(text, "utf-8")
-    actions.summary(text)
+    github_outputs.summary(text)
     click.echo(f"\n{text}\nThe report is {report}.")
     sys.exit(exit_code(results))
 

@@ -10,7 +10,7 @@ import sys
 import click
 import psycopg2
 
-from infra.containers.objects import bucket_client
+from infra.containers.bucket_backup import bucket_client
 from infra.containers.settings import DatabaseSettings
 from infra.databases import ensure
 from registry.evidence import keys

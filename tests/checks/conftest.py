@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sample_models import Gate, Refusal, Rows, Small, StandIn, rows_of, trained
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
 
 from catalog.loader import get_model
@@ -14,6 +13,7 @@ from catalog.spec import Check, Dataset, GatePolicy, ModelSpec
 from checks.gate import run_gate
 from registry.evidence.verdict import CheckOutcome, Verdict
 from registry.model_format.onnx_model import OnnxModel
+from tests.checks.support.sample_models import Gate, Refusal, Rows, Small, StandIn, rows_of, trained
 
 
 @pytest.fixture(scope="session")

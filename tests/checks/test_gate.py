@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sample_models import Gate, Refusal, Rows, trained
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
@@ -18,6 +17,7 @@ from checks.frames import frame_digest
 from checks.gate import run_gate
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
+from tests.checks.support.sample_models import Gate, Refusal, Rows, trained
 
 pytestmark = pytest.mark.slow
 

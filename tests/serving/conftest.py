@@ -13,8 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
-from predictor_process import Published, Running, Start
 
 from catalog.spotify_tracks import FEATURES
 from registry.client.registry import MODEL_FILE
@@ -24,6 +22,17 @@ from registry.settings import RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.ports import free_port
+from tests.serving.support.onnx_parts import (
+    BIAS,
+    WEIGHTS,
+    classifier,
+    divides_by_zero,
+    publish,
+    register,
+    regression,
+    undescribed,
+)
+from tests.serving.support.predictor_process import Published, Running, Start
 from tests.waiting import answers, until
 
 STARTED: list[Running] = []
