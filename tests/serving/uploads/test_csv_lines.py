@@ -1,4 +1,4 @@
-"""What counts as a good CSV and what does not, and where it is said to be wrong. No server is needed."""
+"""Which CSV files are accepted, which are refused, and which places the errors name. No server is needed."""
 
 import csv
 import gzip

@@ -78,11 +78,12 @@ def test_every_form_stores_the_same_rows_under_one_id(usual: Uploading, tmp_path
 
 def test_the_id_is_of_the_rows_not_of_how_they_are_written(usual: Uploading) -> None:
     table = rows(2)
+    respelled = [{**track, "valence": "2.5e-1"} for track in table]
     ids = [
         usual.post(**raw(content)).json()["id"]
         for content in (
             to_csv(table),
-            b"\xef\xbb\xbf" + to_csv([{**one, "valence": "2.5e-1"} for one in table], columns=COLUMNS[::-1]),
+            b"\xef\xbb\xbf" + to_csv(respelled, columns=COLUMNS[::-1]),
             to_csv(table[::-1]),
         )
     ]
@@ -208,23 +209,23 @@ def test_checking_has_a_time_limit(launch: Launch) -> None:
 
 
 def test_one_upload_at_a_time(tight: Uploading) -> None:
-    seen: list[httpx.Response] = []
+    busy: list[httpx.Response] = []
 
     def slow() -> Iterator[bytes]:
         content = to_csv(TABLE)
         yield content[:100]
         deadline = time.monotonic() + 5
-        while not seen and time.monotonic() < deadline:
+        while not busy and time.monotonic() < deadline:
             answer = tight.post(**form(content))
             if answer.status_code == 503:
-                seen.append(answer)
+                busy.append(answer)
         # Others are answered meanwhile.
         assert tight.predictor.get("/healthz").is_success
         yield content[100:]
 
     assert tight.post(content=slow(), headers=CSV).is_success
-    assert seen[0].headers["retry-after"] == "5"
-    assert ErrorBody.model_validate(seen[0].json()).error.code == "upload_busy"
+    assert busy[0].headers["retry-after"] == "5"
+    assert ErrorBody.model_validate(busy[0].json()).error.code == "upload_busy"
 
 
 def test_api_keys_guard_it(launch: Launch) -> None:
@@ -256,7 +257,7 @@ def test_settings_that_make_no_sense_stop_the_start() -> None:
 
 
 def test_what_is_stored_is_held_against_its_id(usual: Uploading, tmp_path: Any) -> None:
-    one, other = (usual.post(**raw(to_csv(rows(5, seed)))).json()["id"] for seed in ("one", "other"))
+    dataset, other = (usual.post(**raw(to_csv(rows(5, seed)))).json()["id"] for seed in ("one", "other"))
     bucket: Bucket = usual.bucket
     with pytest.raises(DatasetMissingError, match="upload-dataset"):
         fetch_dataset(bucket, f"sha256:{0:064}", tmp_path / "rows")
@@ -265,8 +266,8 @@ def test_what_is_stored_is_held_against_its_id(usual: Uploading, tmp_path: Any) 
     bucket.get(dataset_key(other), tmp_path / "other")
     (tmp_path / "junk").write_bytes(b"PAR1 or not")
     for content in (tmp_path / "other", tmp_path / "junk"):
-        bucket.put(dataset_key(one), content)
+        bucket.put(dataset_key(dataset), content)
         with pytest.raises(DatasetDamagedError, match="Upload the rows again"):
-            fetch_dataset(bucket, one, tmp_path / "rows")
-    assert usual.post(**raw(to_csv(rows(5, "one")))).json()["id"] == one
-    assert fetch_dataset(bucket, one, tmp_path / "rows") == "spotify_by_genre"
+            fetch_dataset(bucket, dataset, tmp_path / "rows")
+    assert usual.post(**raw(to_csv(rows(5, "one")))).json()["id"] == dataset
+    assert fetch_dataset(bucket, dataset, tmp_path / "rows") == "spotify_by_genre"

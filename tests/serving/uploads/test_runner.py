@@ -70,8 +70,8 @@ def test_an_upload_ends_with_its_predictor(launch: Launch, black_hole: str) -> N
         killed.predictor.process.send_signal(signal.SIGKILL)
         killed.predictor.process.wait()
     until(lambda: not killed.workers())
-    for one in (stopped, killed):
-        assert list((one.predictor.log.parent / "serving-uploads").iterdir()) == []
+    for uploading in (stopped, killed):
+        assert list((uploading.predictor.log.parent / "serving-uploads").iterdir()) == []
 
 
 def test_storage_that_is_down_is_said_without_its_secrets(launch: Launch, storage: StorageSettings) -> None:
