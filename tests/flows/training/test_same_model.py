@@ -20,13 +20,13 @@ pytestmark = pytest.mark.slow
 
 # A calibrated forest, whose threads share a sum; a model that BLAS computes; k-means; an index.
 MODELS = ("genre:random-forest", "energy:ridge", "clusters", "similar")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def trained(cores: set[int], **environment: str) -> dict[str, str]:
     """The digests of the models' files, from a process that may use so many cores."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.flows.model_bytes", *MODELS],
+        [sys.executable, "-m", "tests.flows.support.model_bytes", *MODELS],
         env={**os.environ, **environment},
         cwd=ROOT,
         stdout=subprocess.PIPE,
