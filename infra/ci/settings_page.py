@@ -71,7 +71,7 @@ _KINDS = {
     bool: "true or false",
     str: "text",
     Path: "path",
-    SecretStr: "secret",
+    SecretStr: "secret",  # pragma: allowlist secret
 }
 
 
