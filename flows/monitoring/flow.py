@@ -17,9 +17,10 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.drift import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
+from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
+from checks.precomputed import ScoredRows, score_rows
 from flows import mlflow_connection
 from flows.monitoring.prediction_log import Window, open_bucket, read_feedback, read_predictions
 from flows.monitoring.prometheus import write_gauges
@@ -33,7 +34,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import MODEL
-from registry.notify.people import announce
+from registry.notify.people import notify
 
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"
@@ -47,8 +48,8 @@ class _Reference:
     `width` is the width of the headline score's interval, None if the training did not log one.
     """
 
-    train: Answered
-    held_out: tuple[Answered, npt.NDArray[Any]] | None
+    train: ScoredRows
+    held_out: tuple[ScoredRows, npt.NDArray[Any]] | None
     model: OnnxModel
     width: float | None
 
@@ -160,32 +161,36 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
         model = OnnxModel(registry.model_bytes(version), threads=2)
     held_out = None
     if spec.supervised:
-        held_out = (answered(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
+        held_out = (score_rows(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
     metrics = mlflow.get_run(version.run_id).data.metrics if version.run_id else {}
     low, high = (metrics.get(f"test_{spec.metric.removeprefix('neg_')}_{end}") for end in ("low", "high"))
     width = None if low is None or high is None else high - low
-    return _Reference(answered(spec, model, stored["train"]), held_out, model, width)
+    return _Reference(score_rows(spec, model, stored["train"]), held_out, model, width)
 
 
-def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
+def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows:
     """Return the features and predictions that the log holds."""
     features = rows[[f"input_{name}" for name in spec.features]].astype(np.float64)
     features.columns = pd.Index(spec.features)
     if spec.task == "similarity":
         # The log holds the neighbours; drift is judged by the distance to the nearest other one.
-        return answered(spec, model, features)
+        return score_rows(spec, model, features)
     if spec.task == "regression":
-        return Answered(features, rows["prediction"].to_numpy(np.float64))
+        return ScoredRows(features, rows["prediction"].to_numpy(np.float64))
     if spec.task == "clustering":
-        return Answered(features, rows["prediction"].to_numpy().astype(str))
+        return ScoredRows(features, rows["prediction"].to_numpy().astype(str))
     classes = list(model.description.classes)
     shares = rows[[f"probability_{name}" for name in classes]].astype(np.float64)
     shares.columns = pd.Index(classes)
-    return Answered(features, rows["prediction"].to_numpy().astype(str), shares)
+    return ScoredRows(features, rows["prediction"].to_numpy().astype(str), shares)
 
 
 def _performance(
-    spec: ModelSpec, logged: Answered, joined: pd.DataFrame, reference: _Reference, settings: MonitorSettings
+    spec: ModelSpec,
+    logged: ScoredRows,
+    joined: pd.DataFrame,
+    reference: _Reference,
+    settings: MonitorSettings,
 ) -> tuple[Performance | None, tuple[str, ...]]:
     if reference.held_out is None:
         return None, ()
@@ -252,9 +257,7 @@ def _alarmed_lately(result: MonitoringResult, settings: MonitorSettings) -> bool
 def _raise_alarm(result: MonitoringResult, run_id: str) -> None:
     reasons = "\n".join(result.reasons)
     title = f"Greenroom: {result.model} version {result.version} drifts"
-    announce(
-        "drift", title, f"{result.rows:,} predictions.\n{reasons}\nMLflow's run {run_id} has the report."
-    )
+    notify("drift", title, f"{result.rows:,} predictions.\n{reasons}\nMLflow's run {run_id} has the report.")
     emit_event(
         EVENT,
         resource={

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger, task
 
 from catalog.spec import ModelSpec
-from checks.comparison import NAME as COMPARISON
+from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitoring.settings import MonitorSettings
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import BOUNDED
@@ -16,8 +16,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
 from registry.evidence.verdict import Verdict
 from registry.names import Stage
-from registry.notify.people import announce
-from registry.notify.predictors import nudge
+from registry.notify.people import notify
 
 REASON = "Trained because of drift"
 
@@ -63,7 +62,7 @@ class _DriftPromotion:
             notify_outcome(outcome)
             return
         version = f"{outcome.model} version {outcome.version}"
-        announce("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {self.why}")
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {self.why}")
 
 
 @task(**BOUNDED)
@@ -82,7 +81,6 @@ def promote_by_policy(model: str, number: int, policy: str) -> tuple[str, str, b
             allowed, why = may_go_to_production(registry.verdict(version), policy)
             if allowed:
                 version = registry.promote(version, Stage.PRODUCTION, f"{REASON}; {why}")
-                nudge(lambda text: get_run_logger().warning(text))
         except (RegistryRefusedError, EvidenceError) as error:
             return version.stage.value, str(error), True
     return version.stage.value, why, False
@@ -94,7 +92,7 @@ def may_go_to_production(verdict: Verdict, policy: str) -> tuple[bool, str]:
         return False, "it waits in Staging for a person (GREENROOM_RETRAIN_PROMOTES=staging)"
     if verdict.incumbent is None:
         return True, "there is no version in Production to compare with"
-    comparison = next((o for o in verdict.outcomes if o.check == COMPARISON), None)
+    comparison = next((o for o in verdict.outcomes if o.check == INCUMBENT_COMPARISON), None)
     if comparison is None or comparison.status != "passed" or comparison.value is None:
         return False, "it waits in Staging: the gate did not compare it"
     if comparison.value <= 0:

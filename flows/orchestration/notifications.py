@@ -5,7 +5,8 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from registry.notify.people import Event, NotifySettings, announce
+from registry.notify import people
+from registry.notify.people import Event, NotifySettings
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -78,12 +79,12 @@ def notify(event: Event, title: str, text: str, settings: NotifySettings) -> Non
 
 
 def _completed(flow: "Flow[..., Any]", run: "FlowRun", _state: "State[Any]") -> None:
-    announce("completed", f"Greenroom: {run.name} completed", f"The flow {flow.name} completed.")
+    people.notify("completed", f"Greenroom: {run.name} completed", f"The flow {flow.name} completed.")
 
 
 def _failed(flow: "Flow[..., Any]", run: "FlowRun", state: "State[Any]") -> None:
     message = f" {state.message}" if state.message else ""
-    announce("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{message}")
+    people.notify("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{message}")
 
 
 HOOKS: dict[str, Any] = {"on_completion": [_completed], "on_failure": [_failed], "on_crashed": [_failed]}

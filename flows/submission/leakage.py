@@ -8,7 +8,8 @@ its score does not say how well it does on new rows (docs/decisions/020-submitte
 import pandas as pd
 
 from catalog.spec import ModelSpec
-from checks.comparison import Rival, compare
+from checks.builtin.context import CheckContext
+from checks.comparison import IncumbentModel, compare
 from checks.frames import checked_frame
 from flows.errors import LeakageError
 from registry.evidence.verdict import Incumbent
@@ -25,8 +26,9 @@ def require_no_leakage(
     """
     strict = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.0})})
     held_out = checked_frame(spec, test, "held-out")
-    rival = Rival(Incumbent(version=1, digest=as_fitted.digest), lambda: as_fitted)
-    comparison = compare(strict, held_out, refitted, rival, train=checked_frame(spec, train, "training"))
+    context = CheckContext(strict, checked_frame(spec, train, "training"), held_out, refitted)
+    incumbent = IncumbentModel(Incumbent(version=1, digest=as_fitted.digest), lambda: as_fitted)
+    comparison = compare(context, incumbent)
     if comparison.value is None:
         raise LeakageError(
             f"{spec.name}: the model as fitted cannot be compared with the same one fitted here: "
@@ -35,8 +37,8 @@ def require_no_leakage(
     if comparison.status != "passed":
         raise LeakageError(
             f"{spec.name}: on held-out rows the model as fitted has {spec.metric} {-comparison.value:.3f} "
-            "more than the same estimator fitted on the training rows alone, which is beyond noise. So it has "
-            "seen held-out rows, or rows that are not in the data, and the gate cannot tell how good it is. "
+            "more than the same estimator fitted on the training rows alone, which is beyond noise. So it "
+            "has seen held-out rows, or rows that are not in the data, and the gate cannot judge it. "
             f"Submit it without --as-fitted (as_fitted=True), or fit it on training_rows({spec.name!r})."
         )
     return -comparison.value

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from registry.notify.people import announce
+from registry.notify.people import notify
 
 Result = Literal["promoted", "passed", "refused", "failed"]
 
@@ -83,8 +83,6 @@ def notify_outcome(outcome: Outcome) -> None:
     """Notify people of a version that was refused, by the gate or the server, or promoted."""
     version = f"{outcome.model} version {outcome.version}"
     if outcome.refusals:
-        announce("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
+        notify("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
     elif outcome.stage != "None":
-        announce(
-            "promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}."
-        )
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}.")

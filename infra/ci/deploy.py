@@ -24,7 +24,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import ModelFormatError, NotFoundError, RegistryError
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import Stage
-from registry.notify.predictors import NudgeSettings
+from registry.notify.predictors import PredictorSettings
 from registry.settings import GreenroomSettings
 
 _PAUSE = 0.5  # seconds between two questions to a predictor that has not loaded the version yet
@@ -141,7 +141,7 @@ def smoke(model: str) -> None:
 
 
 def _predictors() -> list[str]:
-    urls = NudgeSettings().predictor_urls
+    urls = PredictorSettings().predictor_urls
     if not urls:
         raise DeployError("No predictor to ask. Name them in GREENROOM_PREDICTORS, separated by commas.")
     return urls

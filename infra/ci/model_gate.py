@@ -22,7 +22,7 @@ from infra.ci.shell import greenroom, names, program, run
 from registry.client import version_diff
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
-from registry.client.version_diff import Line
+from registry.client.version_diff import DiffLine
 from registry.errors import NotFoundError, RegistryError
 from registry.evidence.verdict import Verdict
 from registry.names import METRIC, SCORE, Stage
@@ -40,7 +40,7 @@ class Result:
     version: Version | None = None
     verdict: Verdict | None = None
     reason: str | None = None
-    changed: list[Line] = field(default_factory=list)
+    changed: list[DiffLine] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -167,13 +167,13 @@ def _catalogue(checkout: Path) -> list[str]:
 
 def _train(registry: Registry, name: str, options: list[str]) -> Result:
     result = Result(name, registry.in_stage(name, Stage.PRODUCTION))
-    before = _newest(registry, name)
+    before = registry.newest(name)
     click.secho(f"$ greenroom train {' '.join([*options, name])}", bold=True)
     done = subprocess.run(
         [program(), "train", *options, name], stderr=subprocess.PIPE, text=True, check=False
     )
     click.echo(done.stderr, err=True, nl=False)
-    found = _newest(registry, name)
+    found = registry.newest(name)
     if found is None or (before and found.number <= before.number):
         result.reason = f"It could not be trained: {done.stderr.strip()[-_TAIL:] or done.returncode}"
         return result
@@ -197,10 +197,6 @@ def _train(registry: Registry, name: str, options: list[str]) -> Result:
         except NotFoundError as error:
             click.echo(f"{name}: nothing to compare with: {error}", err=True)
     return result
-
-
-def _newest(registry: Registry, name: str) -> Version | None:
-    return next(iter(registry.versions(name)), None)
 
 
 def render(results: list[Result]) -> str:

@@ -120,7 +120,6 @@ def _predictor(settings: LocalSettings) -> Service:
         "GREENROOM_HOME": str(home()),
         "GREENROOM_TRACKING_URI": settings.mlflow_url,
         "GREENROOM_SERVING_PORT": str(settings.serving_port),
-        "GREENROOM_SERVING_ADMIN_TOKEN": settings.serving_admin_token.get_secret_value(),
     }
     if path := CatalogSettings().catalog_path:
         env["GREENROOM_CATALOG_PATH"] = path

@@ -108,10 +108,10 @@ class Bucket:
 
         selector = fs.FileSelector(self._path(prefix.rstrip("/")), recursive=True, allow_not_found=True)
         try:
-            found = self._files.get_file_info(selector)
+            infos = self._files.get_file_info(selector)
         except OSError as error:
             raise self._unavailable(error) from error
-        yield from sorted(info.path.removeprefix(f"{self._name}/") for info in found if info.is_file)
+        yield from sorted(info.path.removeprefix(f"{self._name}/") for info in infos if info.is_file)
 
     def _info(self, path: str) -> Any:
         try:

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from catalog.spec import SUPERVISED
+from catalog.tasks import task_spec
 from registry.model_format.onnx_model import Rows
 from serving.errors import (
     Detail,
@@ -51,7 +51,7 @@ def explain(predictor: Predictor, name: str, body: bytes | bytearray, max_rows: 
 
 def _background(name: str, served: Served) -> Rows:
     said = served.model.description
-    if said.task not in SUPERVISED:
+    if not task_spec(said.task).supervised:
         raise NotExplainableError(
             f"The model {name!r} does {said.task}, and what is explained is a number or a class. "
             + (

@@ -14,7 +14,7 @@ from pydantic import RootModel
 
 from catalog.spec import ModelSpec, Task
 from registry.model_format.onnx_model import Rows
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 from serving.errors import (
     Detail,
     InvalidInputError,
@@ -266,7 +266,7 @@ class Predictor:
 
 
 def _places(
-    name: str, items: Items, questions: Sequence[tuple[bool, Any]], *, listed: bool
+    name: str, items: SimilarityIndex, questions: Sequence[tuple[bool, Any]], *, listed: bool
 ) -> npt.NDArray[np.int64]:
     """Return the place in the index of what is asked for by its id, and -1 for what has features."""
     asked = [str(getattr(q, items.id_name)) if by_id else None for by_id, q in questions]

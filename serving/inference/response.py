@@ -11,7 +11,7 @@ import numpy.typing as npt
 import orjson
 
 from registry.model_format.onnx_model import OnnxModel, Rows
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 from serving.errors import PredictionFailedError, PredictorError
 from serving.inference.served_model import ServedModel
 
@@ -38,7 +38,7 @@ class Outputs:
     labels: npt.NDArray[Any]
     shares: npt.NDArray[np.float32] | None
     classes: tuple[str, ...]
-    items: Items | None = None
+    items: SimilarityIndex | None = None
 
     def part(self, first: int, last: int) -> "Outputs":
         """Return what was said to the rows from `first` up to but not including `last`."""
@@ -88,7 +88,7 @@ class Answer:
         }
 
 
-def _neighbour(items: Items, place: int, distance: np.float32) -> dict[str, Any]:
+def _neighbour(items: SimilarityIndex, place: int, distance: np.float32) -> dict[str, Any]:
     shown = {column: texts[place] for column, texts in items.shown.items()}
     return {items.id_name: items.ids[place], **shown, "distance": distance}
 
@@ -138,7 +138,9 @@ def _clusters(names: tuple[str, ...], numbers: npt.NDArray[Any]) -> Outputs:
     return Outputs(numbers, None, names)
 
 
-def _neighbours(items: Items, places: npt.NDArray[Any], distances: npt.NDArray[np.float32] | None) -> Outputs:
+def _neighbours(
+    items: SimilarityIndex, places: npt.NDArray[Any], distances: npt.NDArray[np.float32] | None
+) -> Outputs:
     if distances is None or places.ndim != 2 or places.shape != distances.shape:
         raise ValueError("its neighbours and distances do not fit")
     if not ((places >= 0) & (places < len(items.ids))).all() or not np.isfinite(distances).all():

@@ -9,7 +9,8 @@ import numpy as np
 from pydantic.errors import PydanticUserError
 
 from catalog.contract import to_row
-from catalog.spec import SUPERVISED, Dataset
+from catalog.spec import Dataset
+from catalog.tasks import task_spec
 from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 from registry.digests import digest
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
@@ -82,7 +83,7 @@ def _opened(contract: Contract | None, content: Content) -> ServedModel:
         raise ModelFormatError(
             "It is no ONNX file, and what task it does stands nowhere: declare the model in the catalogue."
         )
-    if contract.task not in SUPERVISED:
+    if not task_spec(contract.task).supervised:
         raise ModelFormatError(f"A model that does {contract.task} is served as an ONNX file alone.")
     return PyfuncModel(content, contract.task)
 

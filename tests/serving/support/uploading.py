@@ -147,7 +147,7 @@ class Uploading:
 
     def workers(self) -> list[int]:
         """The processes that check an upload of this predictor."""
-        found = []
+        pids = []
         home = f"GREENROOM_HOME={self.predictor.log.parent}".encode()
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -156,8 +156,8 @@ class Uploading:
             except OSError:  # it ended meanwhile
                 continue
             if b"serving.uploads.worker" in command and home in environ.split(b"\0") and state != "Z":
-                found.append(int(entry.name))
-        return found
+                pids.append(int(entry.name))
+        return pids
 
 
 Launch = Callable[..., Uploading]
