@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from registry.storage.bucket import StorageSettings
 
@@ -37,6 +38,8 @@ def _client(url: str, region: str, key: str, secret: str, limits: tuple[float, f
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         max_pool_connections=32,
+        # Loopback must not go through a proxy.
+        proxies={} if urlsplit(url).hostname in ("127.0.0.1", "localhost") else None,
     )
     return boto3.client(
         "s3",
