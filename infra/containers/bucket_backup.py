@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import click
 
-from registry.storage.bucket import StorageSettings
 from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 # The last member: what the others must be, so that a stream that was cut off does not pass for a whole one.
 _MANIFEST = "greenroom-manifest.json"

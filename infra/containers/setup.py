@@ -14,8 +14,8 @@ from infra.containers.settings import DatabaseSettings
 from infra.databases import ensure
 from registry.evidence import keys
 from registry.settings import KeySettings
-from registry.storage.bucket import StorageSettings
 from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 
 def databases() -> None:

@@ -14,8 +14,8 @@ from infra.local.settings import LocalSettings
 from infra.local.supervisor import Service, marked
 from infra.prefect_worker import POOL
 from registry.settings import home
-from registry.storage.bucket import StorageSettings
 from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -216,7 +216,7 @@ def _bucket_answers(settings: LocalSettings) -> bool:
         s3_access_key=settings.s3_access_key,
         s3_secret_key=settings.s3_secret_key,
     )
-    client = s3_client(storage, connect_timeout=1, read_timeout=5, retries=0)
+    client = s3_client(storage, attempts=1, connect_timeout=1, read_timeout=5)
     try:
         client.head_bucket(Bucket=settings.s3_bucket)
         # The bucket may answer before there is a volume to write to.
