@@ -7,9 +7,9 @@ from catalog.spec import ModelSpec
 from flows import mlflow_connection
 from flows.data.uploads import trained_on
 from flows.orchestration import flow_run_locks
-from flows.orchestration.notifications import HOOKS, tell_outcome
+from flows.orchestration.notifications import HOOKS
 from flows.training import publish, resume, tasks
-from flows.training.outcome import Outcome
+from flows.training.outcome import Outcome, notify_outcome
 from flows.training.publish import LastStep, Made, Tell
 
 
@@ -28,10 +28,10 @@ def train(model: str, promote_passed: bool = False, dataset: str | None = None) 
 
 
 def training(
-    model: str, dataset: str | None = None, *, last: LastStep | None = None, tell: Tell = tell_outcome
+    model: str, dataset: str | None = None, *, last: LastStep | None = None, tell: Tell = notify_outcome
 ) -> Outcome:
     """Do all of a training inside of a flow: `last` is its last step, `tell` is told the outcome."""
-    with flow_run_locks.held() as flow_run:
+    with flow_run_locks.flow_run_lock() as flow_run:
         spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
         mlflow_connection.connect()
         key = resume.training_key(spec, f"{tasks.search_trials(spec)} trials")
