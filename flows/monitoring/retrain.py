@@ -9,8 +9,8 @@ from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitoring.settings import MonitorSettings
 from flows.orchestration.notifications import HOOKS, tell_outcome
 from flows.orchestration.retries import BOUNDED
-from flows.training.flow import training
-from flows.training.outcome import Outcome
+from flows.training.flow import run_training
+from flows.training.outcome import TrainingOutcome as Outcome
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
@@ -51,7 +51,7 @@ def retrain(model: str) -> Retrained:
         version = f"{outcome.model} version {outcome.version}"
         notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
 
-    outcome = training(model, last=last, tell=tell)
+    outcome = run_training(model, promote=last, notify=tell)
     if outcome.passed and outcome.refusals:
         why[0] = "; ".join(outcome.refusals)
     get_run_logger().info("%s version %d is in %s: %s", model, outcome.version, outcome.stage, why[0])

@@ -8,9 +8,12 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import Task, exponential_backoff
 
-from flows.settings import FlowSettings
 from registry.errors import RegistryUnavailableError, StorageUnavailableError
 
+# A step may take so long which reads or writes somewhere else: ingest, log, register, attest, promote.
+STEP_SECONDS = 900.0
+# A step may take so long which computes: one candidate's fit, the search, the scores, the conversion.
+COMPUTE_SECONDS = 7200.0
 # What may pass by itself: the registry, object storage, a network file system.
 _OUTSIDE = (
     RegistryUnavailableError,
@@ -42,18 +45,16 @@ RETRIES: dict[str, Any] = {
 # socket, a lock, a sleep), but code in C only when it comes back to Python. What may hang there for good
 # (DeepChecks) is a process of its own, which is killed. A flow has no timeout: in Prefect 3.8 those of its
 # tasks would be of no effect until it.
-BOUNDED: dict[str, Any] = {**RETRIES, "timeout_seconds": FlowSettings().step_timeout}
-COMPUTING: dict[str, Any] = {"timeout_seconds": FlowSettings().compute_timeout}
+BOUNDED: dict[str, Any] = {**RETRIES, "timeout_seconds": STEP_SECONDS}
+COMPUTING: dict[str, Any] = {"timeout_seconds": COMPUTE_SECONDS}
 
 
 def explained(error: BaseException) -> str:
     """Return an error in one line; of a timeout also what to do."""
     if not isinstance(error, TaskRunTimeoutError):
         return f"{type(error).__name__}: {error}"
-    settings = FlowSettings()
     return (
         f"A step took too long and was ended ({str(error).rstrip('.')}). Prefect shows which. "
-        "See whether MLflow, S3 and the disk answer, then train again; or allow more time: "
-        f"GREENROOM_STEP_TIMEOUT is {settings.step_timeout:g}, GREENROOM_COMPUTE_TIMEOUT "
-        f"{settings.compute_timeout:g} seconds."
+        "See whether MLflow, S3 and the disk answer, then train again. A step that reads or writes may take "
+        f"{STEP_SECONDS:g} seconds, one that computes {COMPUTE_SECONDS:g}."
     )

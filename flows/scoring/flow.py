@@ -25,6 +25,7 @@ from flows.scoring.partition import RESERVED, Job, score_part
 from flows.scoring.plan import Pinned, Plan
 from flows.scoring.settings import ScoreSettings
 from flows.scoring.storage import place
+from flows.tasks.answers import answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
@@ -93,7 +94,7 @@ def prepare(
 
     Raises `DataError` for a source or destination that cannot be used; nothing is written then.
     """
-    if spec.task == "similarity":
+    if not answer_form(spec.task).by_row:
         raise DataError(
             f"{spec.name} finds neighbours, which is no answer of one value per row; batch scoring is for "
             "classification, regression and clustering. POST /api/similar answers lists."

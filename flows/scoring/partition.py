@@ -25,6 +25,7 @@ from flows.errors import DataError
 from flows.scoring.manifest import Done, Note, check_part
 from flows.scoring.plan import PLAN, Piece, Plan, begun, part_name
 from flows.scoring.storage import Place, place
+from flows.tasks.answers import TEXT, answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError
@@ -54,7 +55,6 @@ _WRITTEN: dict[str, Any] = {
     "use_dictionary": ["source", "prediction", "cluster", "label", "reason", "model", "version", "digest"],
     "column_encoding": {"row": "DELTA_BINARY_PACKED"},
 }
-_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
@@ -188,28 +188,12 @@ class Scorer:
                 f"{self.plan.model} version {self.plan.version} answers {len(said)} rows to {len(rows)}: it "
                 "does not answer each row by itself. Promote another version."
             )
-        names = pa.array(self.plan.classes, pa.string())
-        if self.plan.task == "regression":
-            return [pa.array(said.astype(np.float32))], ~np.isfinite(said)
-        if self.plan.task == "clustering":
-            bad = (said < 0) | (said >= len(names))
-            numbers = pa.array(np.where(bad, 0, said).astype(np.int32))
-            return [numbers, pa.DictionaryArray.from_arrays(numbers, names)], bad
-        shares = np.concatenate([shares for _, shares in blocks if shares is not None])
-        places = pc.index_in(pa.array(said.astype(str), pa.string()), value_set=names)
-        bad = ~np.isfinite(shares).all(axis=1)
-        bad |= places.is_null().to_numpy(zero_copy_only=False)
-        answers = [pa.DictionaryArray.from_arrays(places.fill_null(0), names)]
-        answers += [pa.array(np.ascontiguousarray(shares[:, number])) for number in range(len(names))]
-        return answers, bad
+        shares = [shares for _, shares in blocks if shares is not None]
+        probabilities = np.concatenate(shares) if shares else None
+        return answer_form(self.plan.task).columns(said, probabilities, self.plan.classes)
 
     def _answered(self) -> list[Any]:
-        if self.plan.task == "regression":
-            return [pa.field("prediction", pa.float32())]
-        if self.plan.task == "clustering":
-            return [pa.field("cluster", pa.int32()), pa.field("label", _DICTIONARY)]
-        shares = [pa.field(f"probability_{name}", pa.float32()) for name in self.plan.classes]
-        return [pa.field("prediction", _DICTIONARY), *shares]
+        return answer_form(self.plan.task).fields(self.plan.classes)
 
     def _schema(self) -> Any:
         first = self.plan.files[self.plan.parts[0].pieces[0].file].found
@@ -218,14 +202,14 @@ class Scorer:
         about = {"model": self.plan.model, "version": str(self.plan.version), "digest": self.plan.digest}
         return pa.schema(
             [
-                pa.field("source", _DICTIONARY),
+                pa.field("source", TEXT),
                 pa.field("row", pa.int64()),
                 *(pa.field(field.name, field.type) for field in kept),
                 *self._answered(),
                 pa.field("reason", pa.string()),
-                pa.field("model", _DICTIONARY),
+                pa.field("model", TEXT),
                 pa.field("version", pa.int32()),
-                pa.field("digest", _DICTIONARY),
+                pa.field("digest", TEXT),
             ],
             metadata={f"greenroom.{name}": value for name, value in about.items()},
         )

@@ -10,7 +10,8 @@ from catalog.loader import CatalogError
 from flows.environment import prepare_environment, require_servers
 from flows.errors import SeenError, TrainingError
 from flows.settings import FlowSettings
-from flows.training.outcome import Ended, exit_code
+from flows.training.outcome import TrainingResult as Ended
+from flows.training.outcome import exit_code
 from registry.errors import RegistryError
 
 

@@ -16,20 +16,23 @@ from sklearn.model_selection import cross_val_score
 
 from catalog.spec import Candidate, ModelSpec
 from catalog.table_declaration import PlainDeclaration
+from catalog.tasks import task_spec
 from flows import mlflow_connection
+from flows.data.splits import Rows
 from flows.errors import SubmissionError
 from flows.modeling import candidates, onnx_export
-from flows.modeling.onnx_estimator import asked
-from flows.modeling.search import Tried
+from flows.modeling.onnx_estimator import as_estimator
+from flows.modeling.search import declared_trials
+from flows.modeling.trained_model import TrainedModel
 from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS, tell_outcome
 from flows.orchestration.retries import COMPUTING
 from flows.submission import model_checks
 from flows.submission.leakage import require_unseen
 from flows.submission.model_sources import Brought
+from flows.tasks.base import Agreement
 from flows.training import publish, resume, tasks
-from flows.training.outcome import Outcome
-from flows.training.publish import Made
+from flows.training.outcome import TrainingOutcome as Outcome
 from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
@@ -99,31 +102,29 @@ def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
     with flow_run_locks.held() as flow_run:
         mlflow_connection.connect()
         key = resume.training_key(spec, submission.digest)
-        if unfinished := resume.take_over(spec, key, flow_run):
-            return publish.go_on(spec, unfinished, flow_run, last, tell_outcome)
+        if unfinished := resume.find_unfinished(spec, key, flow_run):
+            return publish.resume_publish(spec, unfinished, flow_run, last, tell_outcome)
         tags = resume.run_tags(spec, key, flow_run)
-        return publish.finish(_made(submission), f"submit-{spec.name}", tags, last, tell_outcome)
+        return publish.publish(_trained(submission), f"submit-{spec.name}", tags, last, tell_outcome)
 
 
-def _made(submission: Submission) -> Made:
+def _trained(submission: Submission) -> TrainedModel:
     spec = submission.spec
-    table = tasks.ingest(spec)
-    rows, cleaning = tasks.validate(spec, table)
-    matrix = tasks.engineer(spec, rows)
-    train, test, folds = tasks.split_rows(spec, rows, matrix)
-    fitted, seconds = fit(submission, train, folds)
-    content, found = convert(submission, fitted, train, test)
+    rows, cleaning = tasks.validate(spec, tasks.ingest(spec))
+    data = tasks.split_rows(spec, rows)
+    fitted = fit(submission, data.train, data.folds)
+    content, agreement = convert(submission, fitted, data.train, data.test)
     fitted = _of_text(spec, fitted, content)
-    winner, scored = tasks.evaluate(spec, [(fitted, seconds)], train, test)
-    return Made(
-        spec=spec,
-        cleaning=cleaning,
-        sides=(train, test),
-        winner=winner,
-        scored=scored,
-        tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
-        content=content,
-        found=found,
+    winner, scored = tasks.evaluate(spec, [fitted], data.train, data.test)
+    return TrainedModel(
+        spec,
+        cleaning,
+        data,
+        winner,
+        scored,
+        declared_trials([winner]),
+        content,
+        agreement,
         origin=submission.origin,
         tags=submission.tags,
         declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
@@ -131,16 +132,16 @@ def _made(submission: Submission) -> Made:
 
 
 @task(name="fit", **COMPUTING)
-def fit(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[candidates.Fitted, float]:
+def fit(submission: Submission, train: Rows, folds: Any) -> candidates.FittedCandidate:
     """Fit a clone on the training rows, or take the model as it is; cross-validate what can be fitted."""
     spec, brought, began = submission.spec, submission.brought, time.monotonic()
     target = _target(train)
-    with tasks.step(spec, "fit") as say:
+    with tasks.log_step(spec, "fit") as say:
         scores: tuple[float, ...] = ()
         pipeline: Any
         if brought.onnx is not None:
             content = model_checks.described(spec, brought.onnx, train.features, target, submission.classes)
-            pipeline = asked(OnnxModel(content, threads=2))
+            pipeline = as_estimator(OnnxModel(content, threads=2))
             say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
         else:
             pipeline = model_checks.as_pipeline(spec, brought, as_fitted=submission.as_fitted, target=target)
@@ -176,14 +177,16 @@ def fit(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[candidat
     candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
     # What was fitted elsewhere has no score on folds: not a number, since nobody knows.
     mean, deviation = (float(np.mean(scores)), float(np.std(scores))) if scores else (math.nan, math.nan)
-    folds_scored = tuple(candidates.Scored(score) for score in scores)
-    return candidates.Fitted(candidate, pipeline, mean, deviation, folds_scored), time.monotonic() - began
+    folds_scored = tuple(candidates.FoldScore(score) for score in scores)
+    return candidates.FittedCandidate(
+        candidate, pipeline, mean, deviation, folds_scored, seconds=time.monotonic() - began
+    )
 
 
 @task(name="convert", **COMPUTING)
 def convert(
-    submission: Submission, fitted: candidates.Fitted, train: tasks.Rows, test: tasks.Rows
-) -> tuple[bytes, onnx_export.Agreement]:
+    submission: Submission, fitted: candidates.FittedCandidate, train: Rows, test: Rows
+) -> tuple[bytes, Agreement]:
     """Return the model as ONNX, held against the original; refuse one that has seen the held-out rows."""
     spec = submission.spec
     if submission.brought.onnx is not None:
@@ -191,28 +194,32 @@ def convert(
         content = model_checks.described(
             spec, submission.brought.onnx, train.features, _target(train), submission.classes
         )
-        found = onnx_export.Agreement(None, 0.0)
+        found = Agreement(None, 0.0)
     else:
         content, found = tasks.convert.fn(spec, fitted, train, test)
     model = OnnxModel(content, threads=2)
     for side in (train, test):
         model_checks.require_answers(spec, model, side.features)
     if submission.as_fitted and submission.brought.onnx is None:
-        with tasks.step(spec, "compare") as say:
+        with tasks.log_step(spec, "compare") as say:
             refitted = _refitted(submission, train)
             more = require_unseen(spec, model, refitted, train.frame, test.frame)
             say(f"{spec.metric} {more:+.3f} beside the same estimator fitted here: within noise")
     return content, found
 
 
-def _of_text(spec: ModelSpec, fitted: candidates.Fitted, content: bytes) -> candidates.Fitted:
+def _of_text(
+    spec: ModelSpec, fitted: candidates.FittedCandidate, content: bytes
+) -> candidates.FittedCandidate:
     """Return what answers classes as text, as the data have them: of others, the ONNX form, which does."""
-    if spec.task != "classification" or all(isinstance(label, str) for label in fitted.pipeline.classes_):
+    if task_spec(spec.task).answers != "classes" or all(
+        isinstance(label, str) for label in fitted.pipeline.classes_
+    ):
         return fitted
-    return replace(fitted, pipeline=asked(OnnxModel(content, threads=2)))
+    return replace(fitted, pipeline=as_estimator(OnnxModel(content, threads=2)))
 
 
-def _refitted(submission: Submission, train: tasks.Rows) -> OnnxModel:
+def _refitted(submission: Submission, train: Rows) -> OnnxModel:
     spec, target = submission.spec, _target(train)
     pipeline = model_checks.as_pipeline(spec, submission.brought, as_fitted=False, target=target)
     try:
@@ -225,7 +232,7 @@ def _refitted(submission: Submission, train: tasks.Rows) -> OnnxModel:
     return OnnxModel(onnx_export.export(spec, pipeline), threads=2)
 
 
-def _target(rows: tasks.Rows) -> Any:
+def _target(rows: Rows) -> Any:
     if rows.target is None:
         raise SubmissionError("Only models with a target can be submitted.")
     return rows.target

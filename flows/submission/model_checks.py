@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from catalog.spec import ModelSpec
+from catalog.tasks import task_spec
 from flows.errors import SubmissionError
 from flows.modeling.onnx_export import background
 from flows.submission.model_sources import Brought, inside
@@ -34,7 +35,7 @@ def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "
     """
     given = brought.estimator
     kind = type(inside(given)).__name__
-    fits = is_classifier if spec.task == "classification" else is_regressor
+    fits = is_classifier if task_spec(spec.task).answers == "classes" else is_regressor
     if not fits(given):
         raise SubmissionError(f"{spec.name} is a {spec.task}, and {kind} is no estimator for that.")
     if as_fitted:
@@ -56,7 +57,7 @@ def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "
 
 def require_probabilities(spec: ModelSpec, estimator: Any) -> None:
     """Raise `SubmissionError` for a classifier without probabilities, as one may be before it is fitted."""
-    if spec.task == "classification" and not hasattr(estimator, "predict_proba"):
+    if task_spec(spec.task).answers == "classes" and not hasattr(estimator, "predict_proba"):
         raise SubmissionError(
             f"{type(inside(estimator)).__name__} gives no probabilities (predict_proba), which the gate and "
             "the predictor need. Choose another estimator, or wrap it in "
@@ -83,7 +84,7 @@ def _require_fitted(spec: ModelSpec, given: Any, kind: str, target: "pd.Series[A
             f"{kind} was fitted on {width} features, and {spec.name} has {len(spec.features)}: "
             f"{', '.join(spec.features)}."
         )
-    if spec.task == "classification":
+    if task_spec(spec.task).answers == "classes":
         _require_classes(spec, [str(label) for label in given.classes_], target, kind)
 
 
@@ -131,7 +132,7 @@ def described(
     sorted, as scikit-learn has them. Raises `SubmissionError` for what is no model in the served format.
     """
     said: dict[str, Any] = {"task": spec.task, "features": spec.features}
-    if spec.task == "classification":
+    if task_spec(spec.task).answers == "classes":
         named = classes or tuple(sorted(set(target)))
         _require_classes(spec, list(named), target, "The ONNX file")
         said["classes"] = named
@@ -161,7 +162,7 @@ def require_answers(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> No
         ) from error
     if len(labels) != len(rows):
         raise SubmissionError(f"The model gives {len(labels)} answers to {len(rows)} rows, not one to each.")
-    if spec.task == "classification":
+    if task_spec(spec.task).answers == "classes":
         if shares is None or shares.shape != (len(rows), len(model.description.classes)):
             raise SubmissionError(
                 f"The model must give probabilities of shape (rows, {len(model.description.classes)})."
