@@ -55,13 +55,13 @@ def train(
 def _train(name: str, *, promote: bool, dataset: str | None) -> TrainingResult:
     """Train one model in this process."""
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
-    from flows.orchestration.retries import explained  # noqa: PLC0415
+    from flows.orchestration.retries import explain  # noqa: PLC0415
     from flows.training.flow import train as train_flow  # noqa: PLC0415
 
     try:
         done = train_flow(name, promote_passed=promote, dataset=dataset)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-        problem = explained(error)
+        problem = explain(error)
         click.secho(f"{name}: {problem}", fg="red", err=True)
         return TrainingResult(name, problem=problem)
     result = "passed the gate" if done.passed else "was refused by the gate"

@@ -8,9 +8,9 @@ from flows import mlflow_connection
 from flows.data.uploads import trained_on
 from flows.modeling.trained_model import TrainedModel
 from flows.orchestration import flow_run_locks
-from flows.orchestration.notifications import HOOKS, tell_outcome
+from flows.orchestration.notifications import HOOKS
 from flows.training import publish, resume, tasks
-from flows.training.outcome import TrainingOutcome
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from flows.training.publish import Notify, Promotion
 
 
@@ -33,11 +33,11 @@ def run_training(
     dataset: str | None = None,
     *,
     promote: Promotion | None = None,
-    notify: Notify = tell_outcome,
+    notify: Notify = notify_outcome,
 ) -> TrainingOutcome:
     """Do all of a training inside a flow: `promote` is its last step, `notify` gets the outcome."""
     spec = trained_on(get_model(model), dataset) if dataset else get_model(model)
-    with flow_run_locks.held() as flow_run:
+    with flow_run_locks.flow_run_lock() as flow_run:
         mlflow_connection.connect()
         key = resume.training_key(spec, f"{tasks.search_trials(spec)} trials")
         if unfinished := resume.find_unfinished(spec, key, flow_run):

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from registry.notify.people import notify
+
 Result = Literal["promoted", "passed", "refused", "failed"]
 
 
@@ -75,3 +77,12 @@ def exit_code(trainings: list[TrainingResult]) -> int:
     """Return 0 if all went well, 1 if a model was refused, 2 if one could not be trained."""
     results = {training.result for training in trainings}
     return 2 if "failed" in results else int("refused" in results)
+
+
+def notify_outcome(outcome: TrainingOutcome) -> None:
+    """Notify people of a version that was refused, by the gate or the server, or promoted."""
+    version = f"{outcome.model} version {outcome.version}"
+    if outcome.refusals:
+        notify("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
+    elif outcome.stage != "None":
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}.")

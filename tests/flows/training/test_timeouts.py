@@ -3,14 +3,14 @@
 import subprocess
 import sys
 
-from flows.orchestration.retries import explained
+from flows.orchestration.retries import explain
 from tests.conftest import Stack
 
 HANGS = """
 import socket, sys
 from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
-from flows.orchestration.retries import BOUNDED, explained
+from flows.orchestration.retries import BOUNDED, explain
 tries = []
 
 @task(**{**BOUNDED, "timeout_seconds": 1})
@@ -26,7 +26,7 @@ def hanging():
 try:
     hanging()
 except TaskRunTimeoutError as error:
-    print(len(tries), explained(error))
+    print(len(tries), explain(error))
 """
 
 
@@ -49,4 +49,4 @@ def test_a_step_that_hangs_is_ended_with_a_clear_word_and_not_tried_again(stack:
 
 
 def test_other_errors_are_said_as_they_are() -> None:
-    assert explained(ValueError("no")) == "ValueError: no"
+    assert explain(ValueError("no")) == "ValueError: no"
