@@ -16,8 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from flows.errors import DataError
 from registry.errors import StorageUnavailableError
-from registry.storage.settings import StorageSettings
 from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 # Error codes of S3: a condition of the request does not hold; there is no such object; not supported.
 _CONDITION_FAILED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
@@ -141,7 +141,7 @@ class S3Store:
             )
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._client = s3_client(settings)
+        self._client = s3_client(settings, attempts=5)
 
     def list(self) -> Iterator[StoredObject]:
         paginator = self._client.get_paginator("list_objects_v2")

@@ -23,7 +23,12 @@ def samples(folder: Path) -> dict[tuple[str, str, str], float]:
 
 def test_each_version_has_the_gauges_of_what_was_measured(tmp_path: Path) -> None:
     outcome = CheckOutcome(
-        check="PredictionDrift", suite="train_test", required=True, status="failed", reason="0.4", value=0.4
+        check="PredictionDrift",
+        suite="train_test_validation",
+        required=True,
+        status="failed",
+        reason="0.4",
+        value=0.4,
     )
     drift = Drift((outcome,), {"tempo": 0.3, 'a "loud" one\n': 0.1})
     performance = Performance(rows=300, score=0.5, low=0.4, high=0.6, at_training=0.7, worse=True)
