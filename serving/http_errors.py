@@ -9,8 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from catalog.spec import Task
 from serving.errors import (
     Detail,
     InvalidInputError,
@@ -29,12 +29,6 @@ from serving.errors import (
 PREDICT = "/api/predict/"
 EXPLAIN = "/api/explain/"
 FEEDBACK = "/api/feedback"
-# What does a task without a target, by whichever model does it.
-CLUSTER = "/api/cluster"
-SIMILAR = "/api/similar"
-PATHS: Mapping[Task, str] = {"clustering": CLUSTER, "similarity": SIMILAR}
-# Requests for a prediction, of whatever kind.
-PREDICTIONS = (PREDICT, CLUSTER, SIMILAR)
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
@@ -119,7 +113,12 @@ async def _invalid_request(_: Request, error: RequestValidationError) -> JSONRes
 
 async def _unexpected(request: Request, _: Exception) -> JSONResponse:
     # The traceback goes to the log (Starlette raises the error again), never to the caller.
-    message = f"{request.method} {shorten(request.scope['path'])} failed; the predictor's log says why."
+    return unexpected(request.scope)
+
+
+def unexpected(scope: Scope) -> JSONResponse:
+    """Return the answer to a request that failed because of a fault in the predictor itself."""
+    message = f"{scope['method']} {shorten(scope['path'])} failed; the predictor's log says why."
     return respond(500, PredictorError.code, message)
 
 

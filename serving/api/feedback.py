@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from serving.api.body import read_json
 from serving.errors import MAX_DETAILS, Detail, InvalidInputError, UnreadableInputError, describe
 from serving.http_errors import FEEDBACK, documented, respond
-from serving.inference.parsing import is_list
-from serving.recording.recorder import Outcome, Recorder
+from serving.parsing import is_list, most_fields_of
+from serving.recording.recorder import FeedbackRecord, Recorder
 from serving.settings import ServingSettings
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _BYTES_PER_ROW = 512
-# An outcome has three fields; a class's name may hold some colons more.
-_COLONS = 10
+# An outcome has three fields; a class's name may hold some colons more, which count as fields.
+_MOST_FIELDS = 10
 _OFF = (
     "This predictor keeps no feedback: GREENROOM_SERVING_PREDICTION_LOG is off, or no bucket is set "
     "(GREENROOM_S3_ACCESS_KEY and GREENROOM_S3_SECRET_KEY)."
@@ -62,13 +62,12 @@ def feedback_routes(
             request.receive,
             max_bytes=settings.serving_max_body_bytes,
             max_list_bytes=max(settings.serving_max_body_bytes, most * _BYTES_PER_ROW),
-            timeout=settings.serving_body_timeout,
         )
         if recorder is None:
             return respond(503, "feedback_off", _OFF)
         said = _read(several if is_list(body) else _ONE, body, most if is_list(body) else 1)
         at, key = time.time_ns(), request.scope.get("state", {}).get("api_key_name")
-        outcomes = [Outcome(one.id, one.row, one.outcome, at, key) for one in said]
+        outcomes = [FeedbackRecord(one.id, one.row, one.outcome, at, key) for one in said]
         if not recorder.outcomes(outcomes):
             return respond(503, "overloaded", _FULL, headers={"Retry-After": "5"})
         counted(len(outcomes))
@@ -93,7 +92,7 @@ def feedback_routes(
 
 def _read(form: TypeAdapter[Any], body: bytearray, most: int) -> list[Feedback]:
     # Pydantic would make an error of each field that is none, which takes a second of everybody's time.
-    if body.count(b":") > most * _COLONS:
+    if most_fields_of(body) > most * _MOST_FIELDS:
         problem = f"It has more fields than {most} outcomes have"
         raise InvalidInputError(f"The feedback is not valid: {problem}.", [Detail("body", problem)])
     try:

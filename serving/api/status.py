@@ -11,9 +11,9 @@ from serving.api.schemas import (
     RegistryReadiness,
     WorkerVersions,
 )
-from serving.inference.contracts import Contract
 from serving.inference.predictor import Predictor, Served
 from serving.process.workers import Workers
+from serving.tasks.base import Contract
 
 
 def model_info(predictor: Predictor, name: str) -> ModelInfo:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http_errors import respond
+from serving.settings import ServingSettings
 
-# Open whatever is set: what orchestrators ask, the docs and their files, and the way there. The operator's
-# route has a token of its own. Everything else needs a key, so that a new route is shut until it is listed.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/api/admin/refresh"})
+# Always open: what orchestrators ask, the docs and their files, and the way there. All else needs a key, so
+# that a new route is shut until it is listed.
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static-offline-docs/"
 _MESSAGE = (
     "This needs a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Whoever runs the "
@@ -69,8 +70,9 @@ class RequireKey:
         return found
 
 
-def shut_paths(*, keys: bool, metrics: bool) -> Callable[[str], bool]:
-    """Return what says whether a path needs a key: `keys` if any are set, `metrics` if /metrics needs one."""
+def shut_paths(settings: ServingSettings) -> Callable[[str], bool]:
+    """Return the function that tells whether a path needs a key."""
+    keys, metrics = bool(settings.api_keys), settings.metrics_shut
 
     def shut(path: str) -> bool:
         if path == "/metrics":
