@@ -64,7 +64,7 @@ lint-dockerfiles: setup-dev ## hadolint
 	@$(if $(wildcard Dockerfile*),$(BIN)/hadolint --config .hadolint.yaml $(wildcard Dockerfile*),echo "There is no Dockerfile to check.")
 
 audit: setup-dev ## Known vulnerabilities of every pinned package; needs pypi.org
-	@$(BIN)/python -m infra.ci.audit
+	@$(BIN)/python -m infra.ci.vulnerabilities
 
 secrets: setup-dev ## Refuse a secret in a file that git has or would take
 	@$(BIN)/python -m infra.ci.secret_scan
@@ -79,7 +79,7 @@ model-gate: setup-dev ## Train and gate this checkout, report to model-gate.md (
 	@$(BIN)/python -m infra.ci.model_gate $${BASE:+--base "$$BASE"} -- $$MODELS
 
 model-gate-comment: setup-dev ## Post that report on a pull request (in CI)
-	@$(BIN)/python -m infra.ci.comment
+	@$(BIN)/python -m infra.ci.pr_comment
 
 model-list: setup-dev ## The models as JSON (MODELS="…": only those)
 	@$(BIN)/python -m infra.ci.model_list -- $$MODELS
@@ -142,7 +142,7 @@ bench-soak: setup-dev ## Load the predictor for 6 minutes through swaps and outa
 	@$(BIN)/python -m bench.serving.soak $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 
 .PHONY: bench-quality
-bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=seconds)
+bench-quality: setup-dev ## Measure each model beside a baseline and a default forest on five splits (SEARCH=trials)
 	@$(BIN)/python -m bench.quality $(if $(SEARCH),--search $(SEARCH))
 
 .PHONY: bench-drift
@@ -151,7 +151,7 @@ bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it se
 
 .PHONY: kill-train
 kill-train: setup-dev ## Kill a training at random moments and run it again, each time (KILLS=20, SEED=7)
-	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/test_train_kills.py -k many $(ARGS)
+	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/training/test_resume.py -k many $(ARGS)
 
 .PHONY: bench-score kill-score
 bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow and scikit-learn (ROWS=N)
@@ -163,7 +163,7 @@ bench-ingest: setup-dev ## Measure what a training's rows take of memory, and ho
 
 kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
 	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
-	  $(BIN)/pytest -s --timeout 3600 tests/flows/test_score.py -k killed $(ARGS)
+	  $(BIN)/pytest -s --timeout 3600 tests/flows/scoring/test_flow.py -k killed $(ARGS)
 
 lock: setup-dev ## Resolve the pinned, hashed requirements anew
 	@$(BIN)/python infra/lock.py
@@ -201,7 +201,7 @@ restore: ## Put a backup into an empty stack: make restore DIR=folder
 	@COMPOSE="$(COMPOSE)" bash infra/compose/restore.sh "$(DIR)"
 
 compose-test: setup-dev ## Build the images and test the whole stack in containers (needs a Docker engine)
-	@COMPOSE_TEST=1 $(BIN)/pytest tests/infra/test_compose.py $(ARGS)
+	@COMPOSE_TEST=1 $(BIN)/pytest tests/infra/containers/test_compose.py $(ARGS)
 
 bench-compose: ## Measure the stack in containers: image sizes, start times, memory (it must have been up)
 	@COMPOSE="$(COMPOSE)" $(PYTHON) -m bench.compose

@@ -23,11 +23,12 @@ from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.monitoring import Answered, Limits, answered, by_rows, find_drift, measure_performance
-from flows import data, models, neighbours
-from flows.monitor_settings import MonitorSettings
-from flows.scores import draws
-from registry.onnx_model import OnnxModel
+from checks.drift import Answered, Limits, answered, by_rows, find_drift, measure_performance
+from flows.data import cleaning, sources, splits, validation
+from flows.evaluation.intervals import draws
+from flows.modeling import candidates, onnx_export, similarity
+from flows.monitoring.settings import MonitorSettings
+from registry.model_format.onnx_model import OnnxModel
 
 MODELS = ("genre", "energy", "popularity", "clusters", "similar")
 # Of candidates, one that trains fast and answers like the others: drift is of rows, not of scores.
@@ -42,10 +43,10 @@ class Side:
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         spec = spec.model_copy(update={"split": spec.split.model_copy(update={"seed": seed})})
-        valid, _ = data.validate(data.read_table(spec.dataset), spec.dataset)
-        rows, _ = data.clean(valid, spec, read=len(valid))
-        matrix = data.features(rows, spec)
-        train, test = data.split(rows, spec)
+        valid, _ = validation.validate(sources.read_table(spec.dataset), spec.dataset)
+        rows, _ = cleaning.clean(valid, spec, read=len(valid))
+        matrix = cleaning.features(rows, spec)
+        train, test = splits.split(rows, spec)
         things = matrix.join(rows[[name for name in spec.columns if name not in spec.features]])
         self.spec = spec
         self.model = OnnxModel(_trained(spec, things.iloc[train]), threads=2)
@@ -59,13 +60,13 @@ class Side:
 def _trained(spec: ModelSpec, rows: pd.DataFrame) -> bytes:
     """Return the model that monitoring would look at; a similarity finds the rows that it was trained on."""
     name = CANDIDATE.get(spec.name, spec.candidates[0].name)
-    pipeline = models.build(spec, next(c for c in spec.candidates if c.name == name))
+    pipeline = candidates.build(spec, next(c for c in spec.candidates if c.name == name))
     features = rows[list(spec.features)]
     if spec.task == "similarity":
-        whole = neighbours.complete(neighbours.fit(pipeline, features, rows[spec.label]), features)
-        return models.export(spec, whole, things=rows)
+        whole = similarity.complete(similarity.fit(pipeline, features, rows[spec.label]), features)
+        return onnx_export.export(spec, whole, things=rows)
     pipeline.fit(features, rows[spec.target] if spec.target else None)
-    return models.export(spec, pipeline, features)
+    return onnx_export.export(spec, pipeline, features)
 
 
 class Scores:

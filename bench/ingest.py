@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.loader import get_model
-from flows import data, models
+from flows.data import cleaning, sources, validation
+from flows.modeling import candidates
 
 SIZES = (250_000, 500_000, 1_000_000)
 _BASE = 10_000
@@ -61,7 +62,7 @@ def main() -> None:
 def _file(folder: Path, size: int) -> Path:
     path = folder / f"{size}.parquet"
     spec = get_model("genre")
-    table = pa.Table.from_pandas(data.read_table(spec.dataset), preserve_index=False)
+    table = pa.Table.from_pandas(sources.read_table(spec.dataset), preserve_index=False)
     drawn = np.random.default_rng(size).integers(0, table.num_rows, size)
     with pq.ParquetWriter(path, table.schema) as writer:
         for first in range(0, size, 100_000):
@@ -81,13 +82,13 @@ def _one(how: str, path: str) -> None:
     dataset = spec.dataset.model_copy(update={"source": path})
     began = time.monotonic()
     if how == "whole":
-        rows, _ = data.validate(data.read_table(dataset), dataset)
+        rows, _ = validation.validate(sources.read_table(dataset), dataset)
     else:
-        rows, _ = data.validate(data.open_table(dataset), dataset)
+        rows, _ = validation.validate(sources.open_table(dataset), dataset)
     if how in ("features", "fit"):
-        matrix = data.features(rows, spec)
+        matrix = cleaning.features(rows, spec)
     if how == "fit":
-        models.build(spec, spec.candidates[0]).fit(matrix, rows[str(spec.target)])
+        candidates.build(spec, spec.candidates[0]).fit(matrix, rows[str(spec.target)])
     seconds = time.monotonic() - began
     # Kilobytes on Linux, bytes on macOS.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

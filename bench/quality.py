@@ -13,9 +13,12 @@ import pandas as pd
 
 from catalog.loader import load_catalog
 from catalog.spec import Candidate, ModelSpec, Split
-from flows import data, models, scores, search
-from flows.scores import Interval, Measured
-from registry.onnx_model import OnnxModel
+from flows.data import cleaning, sources, splits, validation
+from flows.evaluation import scores
+from flows.evaluation.intervals import Interval
+from flows.evaluation.scores import Measured
+from flows.modeling import candidates, onnx_export, search
+from registry.model_format.onnx_model import OnnxModel
 
 SEEDS = (7, 11, 23, 42, 101)
 
@@ -24,7 +27,7 @@ def main() -> None:
     """Measure and print Markdown."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="seeds of the splits")
-    parser.add_argument("--search", type=float, default=0, help="seconds of search per model and split")
+    parser.add_argument("--search", type=int, default=0, help="trials of search per model and split")
     parser.add_argument("--models", nargs="*", help="only these")
     asked = parser.parse_args()
     for spec in load_catalog().values():
@@ -32,7 +35,7 @@ def main() -> None:
             _print(spec, asked.seeds, asked.search)
 
 
-def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
+def _print(spec: ModelSpec, seeds: list[int], trials: int) -> None:
     out = sys.stdout
     found = []
     out.write(f"\n`{spec.name}`, {spec.metric.removeprefix('neg_')}:\n\n")
@@ -41,11 +44,11 @@ def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
     )
     out.write("|---:|---|---:|---:|---:|---|---|---:|\n")
     for seed in seeds:
-        winner, measured, size, trials = _train(spec.model_copy(update={"split": _with(spec, seed)}), seconds)
+        winner, measured, size, tried = _train(spec.model_copy(update={"split": _with(spec, seed)}), trials)
         found.append(measured)
         cells = (
             str(seed),
-            f"{winner.candidate.name} ({trials})",
+            f"{winner.candidate.name} ({tried})",
             f"{winner.cv_mean:.3f}",
             f"{measured.baseline.value:.3f}",
             *map(_text, (measured.forest, measured.headline, measured.over_forest)),
@@ -58,38 +61,38 @@ def _print(spec: ModelSpec, seeds: list[int], seconds: float) -> None:
     out.write(f"\nBetter than the default forest on {better}, by {np.mean(differences):+.3f} on average.\n")
 
 
-def _train(spec: ModelSpec, seconds: float) -> tuple[models.Fitted, Measured, float, int]:
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
-    matrix = data.features(rows, spec)
-    train, test = data.split(rows, spec)
-    folds = data.folds(rows.iloc[train], spec)
+def _train(spec: ModelSpec, trials: int) -> tuple[candidates.Fitted, Measured, float, int]:
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
+    matrix = cleaning.features(rows, spec)
+    train, test = splits.split(rows, spec)
+    folds = splits.folds(rows.iloc[train], spec)
     target = rows[str(spec.target)].astype("float64" if spec.task == "regression" else "str")
-    groups = scores.main_groups(rows, spec.dataset)
+    groups = splits.main_groups(rows, spec.dataset)
 
-    def side(at: data.Positions) -> tuple[pd.DataFrame, "pd.Series[float] | pd.Series[str]"]:
+    def side(at: splits.Positions) -> tuple[pd.DataFrame, "pd.Series[float] | pd.Series[str]"]:
         return matrix.iloc[at].reset_index(drop=True), target.iloc[at].reset_index(drop=True)
 
     own, held_out = side(train), side(test)
     fitted, declared = [], []
     for candidate in spec.candidates:
         began = time.monotonic()
-        one = models.fit(spec, candidate, *own, folds)
+        one = candidates.fit(spec, candidate, *own, folds)
         fitted.append(one)
         declared.append(search.Tried(candidate, one.folds, "declared", time.monotonic() - began))
 
-    def score(candidate: Candidate, number: int) -> models.Scored:
-        return models.score_fold(spec, candidate, *own, folds[number])
+    def score(candidate: Candidate, number: int) -> candidates.Scored:
+        return candidates.score_fold(spec, candidate, *own, folds[number])
 
-    tried = search.search(declared, score, seconds=seconds, seed=spec.split.seed)
+    tried = search.search(declared, score, trials=trials, seed=spec.split.seed)
     best = search.best([*declared, *tried])
-    winner = models.best(fitted)
+    winner = candidates.best(fitted)
     if best.state != "declared":
-        winner = models.fit_whole(spec, best.candidate, *own, best.folds)
+        winner = candidates.fit_whole(spec, best.candidate, *own, best.folds)
         sys.stderr.write(f"{spec.name} {spec.split.seed}: {winner.candidate.params}\n")
-    winner = models.calibrate(spec, winner, *own)
-    content = models.export(spec, winner.pipeline, own[0])
-    models.agreement(winner.pipeline, OnnxModel(content), held_out[0])
+    winner = candidates.calibrate(spec, winner, *own)
+    content = onnx_export.export(spec, winner.pipeline, own[0])
+    onnx_export.agreement(winner.pipeline, OnnxModel(content), held_out[0])
     measured = scores.measure(spec, winner.pipeline, own, held_out, None if groups is None else groups[test])
     return winner, measured, len(content) / 1e6, len(tried)
 

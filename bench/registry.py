@@ -20,13 +20,13 @@ import httpx
 import psycopg2
 
 from bench.__main__ import SERVICES, free_port
-from registry import keys
-from registry.attestation import attest_verdict
-from registry.client import TrackingClient
-from registry.evidence import CheckOutcome, Verdict
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
+from registry.client.tracking_client import TrackingClient
+from registry.evidence import keys
+from registry.evidence.attestation import attest_verdict
+from registry.evidence.verdict import CheckOutcome, Verdict
+from registry.names import EVIDENCE
 from registry.settings import KeySettings, RegistrySettings
-from registry.stages import MODEL_FILE, Registry, Version, digest_of
-from registry.tags import EVIDENCE
 
 TIMES = 200
 NAME = "bench"

@@ -30,15 +30,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.__main__ import SERVICES, free_port
-from bench.serving.house import _end, publish
+from bench.serving.greenroom_server import _end, publish
 from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
-from flows import data, models
-from flows.score_parts import Scorer, write_part
-from flows.score_places import FolderPlace, S3Place
-from flows.score_plan import Pinned, make_plan
-from registry.client import TrackingClient
-from registry.onnx_model import OnnxModel
+from flows.data import cleaning, sources, validation
+from flows.modeling import candidates, onnx_export
+from flows.scoring.partition import Scorer, write_part
+from flows.scoring.plan import Pinned, make_plan
+from flows.scoring.storage import FolderPlace, S3Place
+from registry.client.tracking_client import TrackingClient
+from registry.model_format.onnx_model import OnnxModel
 
 _DECLARATION = """\
 from catalog.models.genre import MODEL as BASE
@@ -111,7 +112,7 @@ def main() -> None:
             sizes = _generate(whole, options.rows)
             for kind in options.kinds:
                 pipeline, spec = _fitted(kind)
-                content = models.export(spec, pipeline)
+                content = onnx_export.export(spec, pipeline)
                 with TrackingClient() as client:
                     publish(client, spec.name, content)
                 most = options.forest_rows if kind == "forest" else options.rows
@@ -128,7 +129,7 @@ def main() -> None:
 
 def _print_costs(kind: str, folder: Path) -> None:
     pipeline, spec = _fitted(kind)
-    content = models.export(spec, pipeline)
+    content = onnx_export.export(spec, pipeline)
     found = {"a worker of `greenroom score`, all of it": _worker(kind, spec, content, folder)}
     found |= _peers(kind, spec, pipeline, content, folder)
     ours = next(iter(found.values())).cpu
@@ -166,7 +167,7 @@ def _stack(folder: Path) -> Iterator[None]:
 def _rows(count: int, seed: int) -> pd.DataFrame:
     """Draw tracks, and move their shares, loudness and tempo a little within the contract's ranges."""
     spec = get_model("genre")
-    table = data.read_table(spec.dataset)
+    table = sources.read_table(spec.dataset)
     random = np.random.default_rng(seed)
     drawn = table.iloc[random.integers(0, len(table), count)][["track_id", *spec.features]]
     drawn = drawn.reset_index(drop=True)
@@ -199,10 +200,10 @@ def _generate(where: S3Place, rows: int) -> list[tuple[str, int]]:
 
 def _fitted(kind: str) -> tuple[Any, ModelSpec]:
     spec = load_catalog()[f"score-{kind}"]
-    table = data.read_table(spec.dataset)
-    rows, _ = data.clean(data.validate(table, spec.dataset)[0], spec, read=len(table))
-    pipeline = models.build(spec, KINDS[kind])
-    pipeline.fit(data.features(rows, spec), rows[str(spec.target)])
+    table = sources.read_table(spec.dataset)
+    rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
+    pipeline = candidates.build(spec, KINDS[kind])
+    pipeline.fit(cleaning.features(rows, spec), rows[str(spec.target)])
     return pipeline, spec
 
 
@@ -250,7 +251,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     import mlflow.sklearn  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
-    from flows.tracking import _signature  # noqa: PLC0415
+    from flows.training.mlflow_log import _signature  # noqa: PLC0415
 
     rows = _rows(PEER_ROWS[kind], 99)[list(spec.features)]
     frame = rows.astype("float32").astype("float64")

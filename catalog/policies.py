@@ -1,6 +1,6 @@
 """Gate policies; a model's declaration names one or brings its own.
 
-Checks and conditions are DeepChecks', and Greenroom's own for models without a target (checks/own.py).
+Checks and conditions are DeepChecks', and Greenroom's own for models without a target (checks/builtin).
 "Measured" in a `why` means on the models of this catalogue, over five splits by artist, with estimators from
 ridge to a forest that remembers every row, and with labels shuffled before training (every feature by itself,
 where there are no labels); docs/gate.md has the numbers.

@@ -10,7 +10,7 @@ Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
 
 # The tasks that learn from a known answer, the target.
 SUPERVISED: frozenset[Task] = frozenset({"classification", "regression"})
-# The headline metrics of the others: no scorers of scikit-learn (checks/clustering.py, similarity.py).
+# The headline metrics of the others: no scorers of scikit-learn (checks/builtin).
 METRICS: dict[Task, str] = {"clustering": "silhouette", "similarity": "agreement_at_10"}
 # Most neighbours that a similarity model answers; its file finds one more, the thing that was asked about.
 MAX_NEIGHBOURS = 100
@@ -165,7 +165,7 @@ class Check(_Declaration):
     """One check and the condition it must meet.
 
     `check` is DeepChecks' class name; `condition` is the name of one of its `add_condition_*` methods
-    without that prefix. Or it is one of Greenroom's own (checks/own.py), for what DeepChecks does not look
+    without that prefix. Or it is one of Greenroom's own (checks/builtin), for what DeepChecks does not look
     at; its condition is `at_least` or `at_most`. A `required` check that did not run and pass refuses the
     model.
     """
@@ -235,6 +235,13 @@ class ModelSpec(_Declaration):
     metric: str = Field(
         description="Headline metric, higher is better; chooses among the candidates. The name of one of "
         "scikit-learn's scorers, or what `METRICS` says for the task."
+    )
+    search_trials: int = Field(
+        default=8,
+        ge=0,
+        le=1000,
+        description="How many points of the candidates' search spaces are tried; 0: none. Trials, not "
+        "seconds, so that a training comes to the same model on every machine.",
     )
     split: Split = Split()
     gate: GatePolicy

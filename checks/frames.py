@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from catalog.spec import ModelSpec
 from checks.errors import GateInputError
-from registry.evidence import digest
+from registry.digests import digest
 
 
 def checked_frame(spec: ModelSpec, frame: pd.DataFrame, side: str) -> pd.DataFrame:

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 
 from catalog.spec import GatePolicy, ModelSpec
-from checks.comparing import Rival, compare
+from checks.builtin.context import Look
+from checks.builtin.run import is_own, look
+from checks.comparison import Rival, compare
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest, to_parquet
-from checks.looking import Look
-from checks.own import is_own, look
-from checks.process import OUTCOMES_FILE, WorkerRun, run_worker
 from checks.settings import ChecksSettings
-from registry.evidence import CheckOutcome, Verdict, policy_digest
-from registry.onnx_model import OnnxModel
+from checks.worker_process import OUTCOMES_FILE, WorkerRun, run_worker
+from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest
+from registry.model_format.onnx_model import OnnxModel
 
 VERDICT_FILE = "verdict.json"
 CHECKS_FILE = "checks.json"

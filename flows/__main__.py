@@ -2,8 +2,8 @@
 
 import gc
 
-from flows.commands import train
+from flows.training.cli import train
 
 if __name__ == "__main__":
-    gc.set_threshold(100_000)  # as registry/cli.py does
+    gc.set_threshold(100_000)  # as registry/cli/main.py does
     train()

@@ -6,7 +6,7 @@ from registry.settings import GreenroomSettings
 
 
 class FlowSettings(GreenroomSettings):
-    """Which Prefect server keeps the flow runs, and how long a training searches."""
+    """Which Prefect server keeps the flow runs, and how much a training searches."""
 
     prefect_api_url: str = Field(
         default="",
@@ -17,12 +17,12 @@ class FlowSettings(GreenroomSettings):
         default=4200, ge=1, le=65535, description="GREENROOM_PREFECT_PORT: the local stack's Prefect port."
     )
 
-    search_seconds: float = Field(
-        default=15,
+    search_trials: int | None = Field(
+        default=None,
         ge=0,
-        allow_inf_nan=False,
-        description="GREENROOM_SEARCH_SECONDS: seconds that each training searches for better parameters of "
-        "its candidates, after it has tried the declared ones; 0: only those.",
+        le=1000,
+        description="GREENROOM_SEARCH_TRIALS: trials of each training's search, instead of the number that "
+        "the model's declaration has; 0: only the declared parameters.",
     )
     commit: str = Field(
         default="",
@@ -47,10 +47,21 @@ class FlowSettings(GreenroomSettings):
         default=7200.0,
         gt=0,
         description="GREENROOM_COMPUTE_TIMEOUT: seconds that a step may take which computes: one candidate's "
-        "fit, the scores, the conversion.",
+        "fit, the search, the scores, the conversion. A step that takes longer fails.",
     )
 
     @property
     def prefect_url(self) -> str:
         """The API's address, without a trailing slash."""
         return (self.prefect_api_url or f"http://127.0.0.1:{self.prefect_port}/api").rstrip("/")
+
+
+class DataSettings(GreenroomSettings):
+    """How much a training may keep in memory."""
+
+    train_max_rows: int = Field(
+        default=5_000_000,
+        ge=1,
+        description="GREENROOM_TRAIN_MAX_ROWS: a table of more rows is refused before any is read; "
+        "docs/scale.md has the memory that a row takes.",
+    )

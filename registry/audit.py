@@ -13,9 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from registry.client import TrackingClient
-from registry.errors import NotFoundError, RegistryRefusedError
-
 # `ALIAS_PREFIX + kind + "-" + id` asks for the rows after that id.
 ALIAS_PREFIX = "greenroom-"
 HISTORY = "history"
@@ -121,14 +118,6 @@ def read(text: str) -> Row:
         return Row(id=0, at="", action=UNREADABLE, model="", actor="")
 
 
-def history(client: TrackingClient, model: str) -> list[Row]:
-    """Return a model's rows, oldest first.
-
-    Raises `RegistryRefusedError` when the tracking server has no guard, which is who keeps the audit.
-    """
-    return [read(text) for text in history_texts(client, model).values()]
-
-
 def used_evidence(rows: Iterable[Row]) -> frozenset[str]:
     """Return the digests of the evidence that took versions to Production; each counts once."""
     return frozenset(row.evidence for row in rows if row.evidence and row.to_stage == PRODUCTION)
@@ -138,44 +127,6 @@ def production_changed(rows: Iterable[Row]) -> datetime | None:
     """Return when what is in Production changed last."""
     changes = [r.at for r in rows if PRODUCTION in (r.from_stage, r.to_stage) and r.from_stage != r.to_stage]
     return datetime.fromisoformat(changes[-1]) if changes else None
-
-
-def history_texts(client: TrackingClient, model: str) -> dict[int, str]:
-    """Return a model's rows as they were written, by number."""
-    return dict(_pages(client, model, HISTORY))
-
-
-def chain(client: TrackingClient, model: str) -> list[Link]:
-    """Return the whole chain, of all models; `model` is one that the caller may read."""
-    return [Link.model_validate_json(text) for _, text in _pages(client, model, CHAIN)]
-
-
-def require_guard(client: TrackingClient, model: str) -> None:
-    """Raise `RegistryRefusedError` unless the tracking server guards its registry."""
-    next(_pages(client, model, HISTORY), None)
-
-
-def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int, str]]:
-    after = 0
-    while True:
-        try:
-            answer = client.get(
-                "registered-models/alias", {"name": model, "alias": f"{ALIAS_PREFIX}{kind}-{after}"}
-            )
-            found = client.require(answer, "model_version")
-        except (NotFoundError, RegistryRefusedError) as error:
-            if "alias" in str(error).lower() or isinstance(error, NotFoundError):
-                raise RegistryRefusedError(
-                    f"The tracking server at {client.url} has no guard: it would let anyone promote "
-                    "anything. Start it with Greenroom's registry store (docs/promotion.md). "
-                    f"It said: {error}"
-                ) from error
-            raise
-        page = [(int(tag["key"]), str(tag.get("value", ""))) for tag in found.get("tags", [])]
-        yield from sorted(page)
-        if len(page) < PAGE:
-            return
-        after = max(number for number, _ in page)
 
 
 def as_json(rows: Iterable[Row]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from registry.tags import folded
+from registry.names import folded
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -71,7 +71,7 @@ class KeySettings(GreenroomSettings):
 
     @property
     def production_alias_names(self) -> frozenset[str]:
-        """The aliases that mean Production, as `registry.tags.folded` writes them."""
+        """The aliases that mean Production, as `registry.names.folded` writes them."""
         return frozenset(folded(name) for name in self.production_aliases.split(",") if name.strip())
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, Field, RootModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 from serving.errors import (
     MAX_DETAILS,
     Detail,

@@ -38,23 +38,23 @@ ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 # The files that take longest (20 seconds and more), so that no worker begins one when the others are done.
 LONG = (
-    "flows/test_train_end_to_end.py",
-    "registry/test_guard_migration.py",
-    "serving/test_serving_never_down.py",
+    "flows/training/test_flow.py",
+    "registry/server/test_migration.py",
+    "serving/models/test_outage.py",
     "checks/test_gate.py",
-    "registry/test_guard_races.py",
-    "infra/test_local_stack.py",
-    "flows/test_submit_end_to_end.py",
-    "flows/test_notebook.py",
-    "infra/test_local_commands.py",
-    "registry/test_guard_login.py",
-    "serving/test_serving_pyfunc.py",
-    "flows/test_train_together.py",
-    "flows/test_train_kills.py",
-    "flows/test_retrain_deployed.py",
-    "flows/test_monitor_end_to_end.py",
-    "infra/test_ci_gate.py",
-    "flows/test_score.py",
+    "registry/server/test_races.py",
+    "infra/local/test_stack.py",
+    "flows/submission/test_flow.py",
+    "flows/submission/test_notebook.py",
+    "infra/local/test_cli.py",
+    "registry/server/test_login.py",
+    "serving/models/test_pyfunc.py",
+    "flows/training/test_parallel.py",
+    "flows/training/test_resume.py",
+    "flows/monitoring/test_retrain_deployed.py",
+    "flows/monitoring/test_flow.py",
+    "infra/ci/test_model_gate.py",
+    "flows/scoring/test_flow.py",
 )
 
 
@@ -112,7 +112,7 @@ class Stack:
         alone = {"GREENROOM_SERVING_MAX_MODELS": "0"}
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
-        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_SECONDS": "0"}
+        alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
         return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
 
     @property

@@ -4,14 +4,13 @@ from datetime import datetime
 from typing import Any
 
 from catalog.spec import GatePolicy
-from registry import keys
-from registry.attestation import attest_verdict
-from registry.client import TrackingClient
-from registry.evidence import CheckOutcome, Incumbent, Status, Verdict, policy_digest
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
+from registry.client.tracking_client import TrackingClient
+from registry.evidence import keys
+from registry.evidence.attestation import attest_verdict
+from registry.evidence.verdict import CheckOutcome, Incumbent, Status, Verdict, policy_digest
+from registry.names import EVIDENCE, Stage
 from registry.settings import KeySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE, Registry, Version, digest_of
-from registry.tags import EVIDENCE
 from tests.conftest import Stack
 
 

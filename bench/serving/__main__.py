@@ -22,8 +22,7 @@ from pathlib import Path
 import httpx
 import orjson
 
-from bench.serving import house as houses
-from bench.serving import wrk
+from bench.serving import greenroom_server, wrk
 from bench.serving.models import FIVE, Forest, declare, exported, forest, records
 from bench.serving.processes import StartError
 from bench.serving.servers import ECHO, PEERS, Peer, Server, installed
@@ -66,10 +65,10 @@ def main() -> None:
         _say("Fitting the models, or taking them from the cache")
         model = forest(cache / "models")
         _say("Starting the stack, registering five models")
-        of = stack.enter_context(houses.house(folder, declare(folder / "catalog")))
+        of = stack.enter_context(greenroom_server.house(folder, declare(folder / "catalog")))
         with of.client() as client:
             for five in FIVE:
-                houses.publish(client, five, exported(five, cache / "models"))
+                greenroom_server.publish(client, five, exported(five, cache / "models"))
         servers, absent = _started(stack, of, folder, model, cache)
         loads = _loads(servers, generator, plan, absent)
         beside = _beside(of, folder, model, generator, plan)
@@ -94,7 +93,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _ready(of: houses.House, folder: Path, plan: Plan) -> tuple[float, float]:
+def _ready(of: greenroom_server.House, folder: Path, plan: Plan) -> tuple[float, float]:
     """Return the median seconds from process start until all five are served: from registry, from cache.
 
     From the cache means that no tracking server answers: what a predictor does in an outage.
@@ -103,7 +102,7 @@ def _ready(of: houses.House, folder: Path, plan: Plan) -> tuple[float, float]:
     for turn in range(plan.starts):
         cache = folder / f"cache-{turn}"
         for times, settings in ((taken[0], {}), (taken[1], {"GREENROOM_TRACKING_URI": "http://127.0.0.1:9"})):
-            started = houses.predictor(of, cache, models=len(FIVE), **settings)
+            started = greenroom_server.predictor(of, cache, models=len(FIVE), **settings)
             times.append(started.ready_after)
             time.sleep(0.5)  # what was loaded last may still be on its way into the cache
             started.running.stop()
@@ -111,7 +110,7 @@ def _ready(of: houses.House, folder: Path, plan: Plan) -> tuple[float, float]:
 
 
 def _started(
-    stack: ExitStack, of: houses.House, folder: Path, model: Forest, cache: Path
+    stack: ExitStack, of: greenroom_server.House, folder: Path, model: Forest, cache: Path
 ) -> tuple[list[Server], dict[str, str]]:
     """Return the servers, each paused, and why the others could not be started."""
     servers: list[Server] = []
@@ -130,7 +129,7 @@ def _started(
         servers.append(server)
 
     for name, command in (
-        (OURS, houses.PREDICTOR),
+        (OURS, greenroom_server.PREDICTOR),
         (NO_MODEL, (sys.executable, "-m", "bench.serving.no_model")),
     ):
         add(name, partial(_ours, of, folder, model, name, command))
@@ -144,8 +143,10 @@ def _peer(peer: Peer, environments: Path, folder: Path, model: Forest) -> Server
     return peer.start(python, folder, model)
 
 
-def _ours(of: houses.House, folder: Path, model: Forest, name: str, command: tuple[str, ...]) -> Server:
-    started = houses.predictor(of, folder / "cache-ours", models=len(FIVE), command=command)
+def _ours(
+    of: greenroom_server.House, folder: Path, model: Forest, name: str, command: tuple[str, ...]
+) -> Server:
+    started = greenroom_server.predictor(of, folder / "cache-ours", models=len(FIVE), command=command)
     server = Server(
         name,
         started.running,
@@ -220,11 +221,11 @@ def _awake(server: Server) -> Iterator[None]:
         server.running.pause()
 
 
-def _beside(of: houses.House, folder: Path, model: Forest, generator: str, plan: Plan) -> Beside:
+def _beside(of: greenroom_server.House, folder: Path, model: Forest, generator: str, plan: Plan) -> Beside:
     """Measure lists, and memory after load on all five models, with a predictor of their own."""
     _say("Lists of 1,000 rows, and memory after load on five models")
     rows = records(model.rows)
-    started = houses.predictor(of, folder / "cache-ours", models=len(FIVE))
+    started = greenroom_server.predictor(of, folder / "cache-ours", models=len(FIVE))
     try:
         for name in FIVE:
             features = load_catalog()[FIVE[name][0]].features

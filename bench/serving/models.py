@@ -12,9 +12,10 @@ import pandas as pd
 from catalog.contract import request_model
 from catalog.loader import load_catalog
 from catalog.spec import ModelSpec
-from flows import data, models
-from registry.evidence import digest
-from registry.onnx_model import OnnxModel
+from flows.data import cleaning, sources, splits, validation
+from flows.modeling import candidates, onnx_export
+from registry.digests import digest
+from registry.model_format.onnx_model import OnnxModel
 
 ROWS = 1000
 # Five models in Production: three forests of 200 trees and two small ones, by declaration and candidate.
@@ -91,8 +92,8 @@ def fitted(base: str, candidate: str, folder: Path) -> Any:
     if kept.exists():
         return pickle.loads(kept.read_bytes())  # noqa: S301 - this command wrote it, into its own folder
     rows, train, _ = _split(spec)
-    pipeline = models.build(spec, declared)
-    pipeline.fit(data.features(rows, spec).iloc[train], rows[spec.target].iloc[train])
+    pipeline = candidates.build(spec, declared)
+    pipeline.fit(cleaning.features(rows, spec).iloc[train], rows[spec.target].iloc[train])
     folder.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(pickle.dumps(pipeline))
     return pipeline
@@ -103,8 +104,8 @@ def forest(folder: Path) -> Forest:
     spec = load_catalog()["genre"]
     pipeline = fitted("genre", "random-forest", folder)
     rows, train, test = _split(spec)
-    table = data.features(rows, spec)
-    models.agreement(pipeline, OnnxModel(models.export(spec, pipeline)), table.iloc[test])
+    table = cleaning.features(rows, spec)
+    onnx_export.agreement(pipeline, OnnxModel(onnx_export.export(spec, pipeline)), table.iloc[test])
     # Held-out rows first; there are a few less than a thousand of them.
     asked = pd.concat([table.iloc[test], table.iloc[train]]).head(ROWS).reset_index(drop=True)
     paths = folder / "forest.pkl", folder / "forest-one-job.pkl"
@@ -118,11 +119,11 @@ def forest(folder: Path) -> Forest:
 def exported(name: str, folder: Path) -> bytes:
     """Return one of the five as ONNX, as the training flow exports it."""
     base, candidate = FIVE[name]
-    return models.export(load_catalog()[base], fitted(base, candidate, folder))
+    return onnx_export.export(load_catalog()[base], fitted(base, candidate, folder))
 
 
 def _split(spec: ModelSpec) -> tuple[pd.DataFrame, Any, Any]:
-    table = data.read_table(spec.dataset)
-    valid, _ = data.validate(table, spec.dataset)
-    rows, _ = data.clean(valid, spec, read=len(table))
-    return rows, *data.split(rows, spec)
+    table = sources.read_table(spec.dataset)
+    valid, _ = validation.validate(table, spec.dataset)
+    rows, _ = cleaning.clean(valid, spec, read=len(table))
+    return rows, *splits.split(rows, spec)

@@ -6,7 +6,7 @@ of rows the real answer to the first such call is kept and given to all.
 
 from typing import Any
 
-from registry.onnx_model import OnnxModel, Rows
+from registry.model_format.onnx_model import OnnxModel, Rows
 from serving.__main__ import main
 
 

@@ -3,7 +3,7 @@
 64 callers send single rows, lists, bad input, slow bodies, and bodies they never finish. Meanwhile two
 versions of a model take turns in Production, each promoted through the registry with fresh evidence, and the
 tracking server is stopped and continued. Memory, open files and threads are sampled every second;
-bench/serving/flatness.py has the rules.
+bench/serving/memory_growth.py has the rules.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import httpx
 import orjson
 import psutil
 
-from bench.serving import house as houses
+from bench.serving import greenroom_server
 from bench.serving.__main__ import cache_folder
-from bench.serving.flatness import Finding, Sample, flat
 from bench.serving.load import Caller, Tally, call
+from bench.serving.memory_growth import Finding, Sample, flat
 from bench.serving.models import FIVE, declare, exported, forest, records
-from registry.stages import Registry
+from registry.client.registry import Registry
 
 CALLERS = 64
 MODEL = "genre"
@@ -56,13 +56,13 @@ def main() -> None:
         folder = Path(name)
         # The forest's evidence and rows; a logistic regression is the version that it takes turns with.
         rows = [orjson.dumps(row) for row in records(forest(cache / "models").rows)]
-        with houses.house(folder, declare(folder / "catalog")) as of:
+        with greenroom_server.house(folder, declare(folder / "catalog")) as of:
             with of.client() as client:
                 for five in FIVE:
-                    houses.publish(client, five, exported(five, cache / "models"))
-                houses.publish(client, MODEL, exported("bench-logistic", cache / "models"))
+                    greenroom_server.publish(client, five, exported(five, cache / "models"))
+                greenroom_server.publish(client, MODEL, exported("bench-logistic", cache / "models"))
             # A timeout as in the tests of outages: a stopped server holds the connection.
-            predictor = houses.predictor(
+            predictor = greenroom_server.predictor(
                 of, folder / "cache", models=len(FIVE), GREENROOM_TRACKING_TIMEOUT="2"
             )
             try:
@@ -72,7 +72,9 @@ def main() -> None:
     sys.exit(not all(finding.holds for finding in findings))
 
 
-def _soak(of: houses.House, predictor: houses.Predictor, rows: list[bytes], seconds: int) -> list[Finding]:
+def _soak(
+    of: greenroom_server.House, predictor: greenroom_server.Predictor, rows: list[bytes], seconds: int
+) -> list[Finding]:
     tally, events, samples = Tally(), Events(), list[Sample]()
     process = psutil.Process(predictor.running.process.pid)
     # One request and one page first: what is loaded lazily is no leak.
@@ -112,7 +114,10 @@ def _sample(process: psutil.Process, tally: Tally) -> Sample:
 
 
 def _trouble(
-    of: houses.House, predictor: houses.Predictor, events: Events, stopped: Callable[[], bool]
+    of: greenroom_server.House,
+    predictor: greenroom_server.Predictor,
+    events: Events,
+    stopped: Callable[[], bool],
 ) -> None:
     """Swap versions every few seconds, and stop and continue the tracking server now and then."""
     next_outage = time.monotonic() + _OUTAGE_EVERY / 2
@@ -125,7 +130,7 @@ def _trouble(
             registry = Registry(client)
             served = predictor.serving()[MODEL]
             other = next(version for version in registry.versions(MODEL) if version.number != served)
-            houses.promote(registry, other)
+            greenroom_server.promote(registry, other)
         began = time.monotonic()
         while predictor.serving().get(MODEL) != other.number and time.monotonic() < began + 30:
             time.sleep(0.05)
@@ -135,7 +140,7 @@ def _trouble(
         _pause(_SWAP_EVERY, stopped)
 
 
-def _outage(of: houses.House, stopped: Callable[[], bool]) -> None:
+def _outage(of: greenroom_server.House, stopped: Callable[[], bool]) -> None:
     processes = of.tracking_server()
     try:
         for process in processes:

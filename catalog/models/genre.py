@@ -2,7 +2,7 @@
 
 from catalog.policies import CLASSIFICATION
 from catalog.spec import Candidate, FloatRange, IntRange, ModelSpec
-from catalog.tracks import FEATURES, TRACKS
+from catalog.spotify_tracks import FEATURES, TRACKS
 
 MODEL = ModelSpec(
     name="genre",
@@ -25,7 +25,7 @@ MODEL = ModelSpec(
             estimator="sklearn.ensemble.RandomForestClassifier",
             # Leaves of ten rows: deeper trees score the same by artist and remember the training rows.
             params={"n_estimators": 200, "min_samples_leaf": 10, "class_weight": "balanced", "n_jobs": -1},
-            search={"min_samples_leaf": IntRange(low=8, high=40, log=True)},
+            search={"min_samples_leaf": IntRange(low=10, high=40, log=True)},
         ),
         Candidate(
             name="gradient-boosting",
@@ -37,11 +37,13 @@ MODEL = ModelSpec(
                 "subsample": 0.5,
                 "max_features": 0.3,
             },
+            # The F1 of the corner that fits most closely falls by 28 % at most on five splits (docs/gate.md):
+            # 7 points below what the gate allows. Deeper and faster trees remember rows and score the same.
             search={
-                "n_estimators": IntRange(low=60, high=200),
-                "max_depth": IntRange(low=2, high=4),
-                "learning_rate": FloatRange(low=0.02, high=0.15, log=True),
-                "max_features": FloatRange(low=0.1, high=0.6),
+                "n_estimators": IntRange(low=60, high=140),
+                "max_depth": IntRange(low=2, high=3),
+                "learning_rate": FloatRange(low=0.02, high=0.08, log=True),
+                "max_features": FloatRange(low=0.1, high=0.5),
             },
         ),
     ),

@@ -2,7 +2,7 @@
 
 from catalog.policies import WEAK_SIGNAL_REGRESSION
 from catalog.spec import Candidate, FloatRange, IntRange, ModelSpec
-from catalog.tracks import FEATURES, TRACKS
+from catalog.spotify_tracks import FEATURES, TRACKS
 
 MODEL = ModelSpec(
     name="popularity",

@@ -2,7 +2,7 @@
 
 from catalog.policies import SIMILARITY
 from catalog.spec import Candidate, ModelSpec
-from catalog.tracks import TRACKS
+from catalog.spotify_tracks import TRACKS
 
 MODEL = ModelSpec(
     name="similar",

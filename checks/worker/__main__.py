@@ -28,7 +28,7 @@ CANNOT_RUN = 3
 try:
     import deepchecks
     import pandas as pd
-    from building import BadDeclarationError, build
+    from build import BadDeclarationError, build
     from deepchecks.tabular import Dataset, Suite
     from outcomes import read_results, refused_declaration
     from report import write_report

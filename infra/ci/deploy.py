@@ -18,14 +18,14 @@ from pydantic import BaseModel, Field, SecretStr
 
 from catalog.contract import request_model, to_row
 from catalog.spec import ModelSpec, Task
-from infra.ci.running import declared, greenroom
-from registry.client import TrackingClient
+from infra.ci.shell import declared, greenroom
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import ModelFormatError, NotFoundError, RegistryError
-from registry.nudging import NudgeSettings
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import Stage
+from registry.notify.predictors import NudgeSettings
 from registry.settings import GreenroomSettings
-from registry.stage import Stage
-from registry.stages import Registry, Version
 
 _PAUSE = 0.5  # seconds between two questions to a predictor that has not loaded the version yet
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from registry import keys
 from registry.errors import KeyFileError
+from registry.evidence import keys
 from registry.settings import KeySettings
 
 VARIABLE = "GREENROOM_GATE_KEY_PEM"

@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from infra.ci import actions
-from infra.ci.running import run
+from infra.ci import github_outputs
+from infra.ci.shell import run
 
 IMAGES = ("flows", "serving")
 
@@ -34,8 +34,8 @@ def main(repository: str, tag: str, user: str | None) -> None:
         found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
         digest = next(line.partition("@")[2] for line in found if line.startswith(f"{name}@"))
         click.echo(f"{name}:{tag} is {digest}")
-        actions.output(f"{image}-name", name)
-        actions.output(f"{image}-digest", digest)
+        github_outputs.output(f"{image}-name", name)
+        github_outputs.output(f"{image}-digest", digest)
 
 
 def _log_in(registry: str, user: str) -> None:

@@ -16,18 +16,17 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from checks.summary import markdown, one_line
-from infra.ci import actions, gate_key
-from infra.ci.running import greenroom, names, program, run
-from registry import diffing
-from registry.client import TrackingClient
-from registry.diffing import Line
+from checks.markdown import markdown, one_line
+from infra.ci import gate_key, github_outputs
+from infra.ci.shell import greenroom, names, program, run
+from registry.client import version_diff
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
+from registry.client.version_diff import Line
 from registry.errors import NotFoundError, RegistryError
-from registry.evidence import Verdict
+from registry.evidence.verdict import Verdict
+from registry.names import METRIC, SCORE, Stage
 from registry.settings import RegistrySettings, home
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import METRIC, SCORE
 
 _TAIL = 1500  # characters of an error that the report repeats
 
@@ -83,7 +82,7 @@ def main(
         raise StackError(str(error)) from error
     text = render(results)
     report.write_text(text, "utf-8")
-    actions.summary(text)
+    github_outputs.summary(text)
     click.echo(f"\n{text}\nThe report is {report}.")
     sys.exit(exit_code(results))
 
@@ -192,7 +191,7 @@ def _train(registry: Registry, name: str, options: list[str]) -> Result:
     result.verdict = Verdict.model_validate(said["verdict"]) if said["verdict"] else None
     if result.production:
         try:
-            lines = diffing.diff(registry, result.production, found)
+            lines = version_diff.diff(registry, result.production, found)
             # That one is in Production and the other not yet is no news.
             result.changed = [x for x in lines if x.differs and (x.section, x.name) != ("version", "stage")]
         except NotFoundError as error:

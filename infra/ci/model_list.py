@@ -4,8 +4,8 @@ import json
 
 import click
 
-from infra.ci import actions
-from infra.ci.running import names
+from infra.ci import github_outputs
+from infra.ci.shell import names
 
 
 @click.command()
@@ -14,7 +14,7 @@ def main(models: tuple[str, ...]) -> None:
     """Print MODELS (default: all) as JSON, and set the step's output `models` to the same."""
     text = json.dumps(names(models))
     click.echo(text)
-    actions.output("models", text)
+    github_outputs.output("models", text)
 
 
 if __name__ == "__main__":

@@ -50,18 +50,18 @@ def mlflow() -> None:
 @jobs.command()
 def worker() -> None:
     """Run Prefect's worker, with the deployments of prefect.yaml."""
-    from infra import worker as working  # noqa: PLC0415
+    from infra import prefect_worker  # noqa: PLC0415
 
-    working.run(health=True)
+    prefect_worker.run(health=True)
 
 
 @jobs.command()
 @click.argument("direction", type=click.Choice(["dump", "load"]))
 def objects(direction: str) -> None:
     """Dump the bucket to standard output, or load it from standard input, as tar."""
-    from infra.containers import objects as moving  # noqa: PLC0415
+    from infra.containers import bucket_backup  # noqa: PLC0415
 
-    moving.main(direction)
+    bucket_backup.main(direction)
 
 
 @jobs.command()

@@ -10,12 +10,11 @@ import httpx
 from prefect.client.orchestration import get_client
 
 from catalog.loader import get_model, load_catalog
-from registry.client import TrackingClient
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError
-from registry.nudging import NudgeSettings, nudge
-from registry.stage import Stage
-from registry.stages import Registry
-from registry.tags import GATE
+from registry.names import GATE, Stage
+from registry.notify.predictors import NudgeSettings, nudge
 
 # A training takes about half a minute on two cores; two run at once and share them with everything else.
 _TRAINING = 1800.0

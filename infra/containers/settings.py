@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from infra.databases import Database
 from registry.settings import GreenroomSettings
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 # What people type to get past a form; the length keeps shorter ones out already.

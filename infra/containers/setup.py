@@ -10,12 +10,12 @@ import sys
 import click
 import psycopg2
 
-from infra.containers.objects import bucket_client
+from infra.containers.bucket_backup import bucket_client
 from infra.containers.settings import DatabaseSettings
 from infra.databases import ensure
-from registry import keys
+from registry.evidence import keys
 from registry.settings import KeySettings
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 
 
 def databases() -> None:

@@ -18,8 +18,8 @@ import psutil
 import psycopg2
 
 from infra.databases import Database, ensure
-from infra.local.process import Service, StackError, as_user, environment
 from infra.local.settings import LocalSettings
+from infra.local.supervisor import Service, StackError, as_user, environment
 from registry.settings import home
 
 

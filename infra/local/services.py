@@ -10,9 +10,9 @@ import httpx
 
 from catalog.loader import CatalogSettings
 from infra.local import postgres
-from infra.local.process import Service, marked
 from infra.local.settings import LocalSettings
-from infra.worker import POOL
+from infra.local.supervisor import Service, marked
+from infra.prefect_worker import POOL
 from registry.settings import home
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -156,7 +156,7 @@ def worker(settings: LocalSettings) -> Service:
         name="worker",
         title="Worker",
         port=None,
-        command=(sys.executable, "-m", "infra.worker"),
+        command=(sys.executable, "-m", "infra.prefect_worker"),
         env={
             **given,
             "GREENROOM_HOME": str(home()),
@@ -172,7 +172,7 @@ def worker(settings: LocalSettings) -> Service:
         ready=lambda: _polls(settings),
         variable="GREENROOM_LOCAL_WORKER",
         # Each flow run is a new process, which reads the code as it is then.
-        uses=(_file_digest(_ROOT / "prefect.yaml"), _file_digest(_ROOT / "infra" / "worker.py")),
+        uses=(_file_digest(_ROOT / "prefect.yaml"), _file_digest(_ROOT / "infra" / "prefect_worker.py")),
         waits=True,
     )
 

@@ -12,11 +12,13 @@ import httpx
 import psutil
 
 from catalog.loader import load_catalog
-from flows.commands import prepare_environment
+from flows.environment import prepare_environment
 from flows.settings import FlowSettings
-from flows.together import summary, train_each
-from infra.local import guard, postgres
-from infra.local.process import (
+from flows.training.parallel import summary, train_each
+from infra.local import postgres, registry_guard
+from infra.local.services import all_services, worker
+from infra.local.settings import LocalSettings, load_or_create
+from infra.local.supervisor import (
     Service,
     StackError,
     is_current,
@@ -26,15 +28,12 @@ from infra.local.process import (
     stop,
     wait_until_ready,
 )
-from infra.local.services import all_services, worker
-from infra.local.settings import LocalSettings, load_or_create
-from registry.client import TrackingClient
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
-from registry.nudging import NudgeSettings, nudge
+from registry.names import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING, Stage
+from registry.notify.predictors import NudgeSettings, nudge
 from registry.settings import home
-from registry.stage import Stage
-from registry.stages import Registry, Version
-from registry.tags import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING
 
 Say = Callable[[str], None]
 
@@ -129,7 +128,7 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     if service.name == "postgres":
         postgres.prepare(settings)
     if service.name == "mlflow":
-        guard.prepare(settings)
+        registry_guard.prepare(settings)
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
@@ -159,7 +158,7 @@ def train_what_is_missing(say: Say) -> bool:
 
 
 def _was_cut_short(registry: Registry, version: Version) -> bool:
-    """Whether a version's training was killed; to train again goes on with it (flows/resuming.py)."""
+    """Whether a version's training was killed; to train again goes on with it (flows/training/resume.py)."""
     try:
         run = registry.run(version)
     except NotFoundError:
@@ -169,7 +168,7 @@ def _was_cut_short(registry: Registry, version: Version) -> bool:
         return False
     # Imported here, as below: these take seconds, and are seldom needed.
     prepare_environment(FlowSettings())
-    from flows.living import is_alive  # noqa: PLC0415
+    from flows.orchestration.flow_run_locks import is_alive  # noqa: PLC0415
 
     return run["info"]["status"] != "RUNNING" or not is_alive(tags.get(FLOW_RUN, ""))
 
@@ -181,7 +180,7 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
         # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            from checks.rerunning import rerun_gate  # noqa: PLC0415
+            from checks.rerun import rerun_gate  # noqa: PLC0415
 
             try:
                 rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import flask
 
-from registry.headers import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER, ROLLBACK
+from registry.names import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER, ROLLBACK
 
 _MAX_NAME = 200
 _MAX_REASON = 2_000

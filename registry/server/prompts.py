@@ -9,7 +9,7 @@ from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from registry.server.audited import RefusedError
+from registry.server.audited_store import RefusedError
 
 
 def marked(tags: Any) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from serving.api.body import read_json
 from serving.errors import PredictorError
 from serving.http_errors import PREDICT, answer_to

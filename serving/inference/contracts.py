@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from catalog.contract import request_model
 from catalog.spec import Dataset, ModelSpec
-from registry.onnx_model import Description
+from registry.model_format.onnx_model import Description
 from serving.tasks.base import Contract
 from serving.tasks.registry import TASKS
 

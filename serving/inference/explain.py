@@ -5,7 +5,7 @@ import logging
 import numpy as np
 from pydantic import BaseModel
 
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 from serving.errors import (
     Detail,
     InvalidInputError,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from catalog.spec import ModelSpec, Task
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 from serving.errors import (
     Detail,
     InvalidInputError,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from registry.onnx_model import OnnxModel, Rows
+from registry.model_format.onnx_model import OnnxModel, Rows
 from serving.errors import PredictionFailedError, PredictorError
 from serving.inference.served_model import ServedModel
 from serving.tasks.base import ModelOutputs, ServingTask

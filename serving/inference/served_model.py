@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from registry.onnx_model import Description, Rows
+from registry.model_format.onnx_model import Description, Rows
 from serving.errors import ModelUnavailableError
 
 _Answer = TypeVar("_Answer")

@@ -19,7 +19,7 @@ from math import factorial
 import numpy as np
 import numpy.typing as npt
 
-from registry.onnx_model import Rows
+from registry.model_format.onnx_model import Rows
 from serving.tasks.explanation import Method
 
 Floats = npt.NDArray[np.float64]

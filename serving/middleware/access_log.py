@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.printing import one_line
+from registry.text import one_line
 from serving.http_errors import unexpected
 from serving.ids import request_id
 

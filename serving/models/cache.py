@@ -12,10 +12,9 @@ from tempfile import NamedTemporaryFile
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from registry.evidence import digest
-from registry.stage import Stage
-from registry.stages import Version
-from registry.tags import EVIDENCE, OVERRIDE
+from registry.client.registry import Version
+from registry.digests import digest
+from registry.names import EVIDENCE, OVERRIDE, Stage
 from serving.ids import file_name
 from serving.models.pyfunc import PyfuncFiles
 

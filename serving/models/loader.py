@@ -10,11 +10,11 @@ from pydantic.errors import PydanticUserError
 
 from catalog.contract import to_row
 from catalog.spec import Dataset
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
+from registry.digests import digest
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
-from registry.evidence import digest
-from registry.onnx_model import OnnxModel
+from registry.model_format.onnx_model import OnnxModel
 from registry.settings import KeySettings
-from registry.stages import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 from serving.inference.contracts import derived
 from serving.inference.served_model import ServedModel
 from serving.models.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from catalog.spec import Task
+from registry.client.registry import MODEL_FILE, Registry, Version, genuine_evidence
+from registry.digests import tree_digest
 from registry.errors import EvidenceBytesError, ModelFormatError
-from registry.evidence import tree_digest
-from registry.onnx_model import Description, Rows
+from registry.model_format.onnx_model import Description, Rows
 from registry.settings import KeySettings
-from registry.stages import MODEL_FILE, Registry, Version, genuine_evidence
 from serving import limits
 from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.inference.response import shortest_decimals

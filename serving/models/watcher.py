@@ -16,10 +16,10 @@ from functools import partial
 from threading import Event, Thread
 from typing import Protocol
 
-from registry.client import TrackingClient
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
-from registry.stage import Stage
-from registry.stages import Registry, Version
+from registry.names import Stage
 from serving import limits
 from serving.inference.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
 from serving.models import loader

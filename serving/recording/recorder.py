@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
 from serving import limits
 from serving.ids import file_name
 from serving.inference.predictor import PredictionRecord

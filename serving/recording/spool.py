@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from registry.errors import StorageUnavailableError
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
 from serving.ids import new_id
 
 _log = logging.getLogger("greenroom.serving")

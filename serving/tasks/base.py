@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from catalog.spec import ModelSpec, Task
-from registry.items import Items
-from registry.onnx_model import Description, Rows
+from registry.model_format.onnx_model import Description, Rows
+from registry.model_format.similarity_index import Items
 from serving.parsing import is_list, object_bytes, read_list, read_object, to_matrix
 
 # A column of the prediction log: texts, or numbers.

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
-from registry.onnx_model import Description
+from registry.model_format.onnx_model import Description
 from serving.tasks.base import Column, Contract, ModelOutputs, ServingTask
 from serving.tasks.explanation import Explanation
 from serving.tasks.responses import Response, SupervisedListResponse, SupervisedResponse

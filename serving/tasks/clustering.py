@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from registry.onnx_model import Description
+from registry.model_format.onnx_model import Description
 from serving.tasks.base import Column, Contract, ModelOutputs, ServingTask
 from serving.tasks.responses import ModelListResponse, ModelResponse, Response
 

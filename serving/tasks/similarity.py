@@ -11,8 +11,8 @@ from pydantic import Field, RootModel, create_model
 
 from catalog.spec import Dataset, ModelSpec
 from registry.errors import ModelFormatError
-from registry.items import Items
-from registry.onnx_model import Description
+from registry.model_format.onnx_model import Description
+from registry.model_format.similarity_index import Items
 from serving.errors import UnknownItemError, UnknownModelNameError
 from serving.parsing import is_list, read_list, read_object
 from serving.tasks.base import Column, Contract, ModelOutputs, ParsedRows, Question, ServingTask

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from registry.settings import home
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 
 MIB = 1 << 20
 

@@ -20,9 +20,9 @@ from pydantic import BaseModel
 
 from catalog.loader import load_catalog
 from catalog.spec import Dataset
-from registry.datasets import CONTRACT_NOTE, ContentDigest, dataset_key
 from registry.errors import StorageUnavailableError
-from registry.storage import Bucket
+from registry.storage.bucket import Bucket
+from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key
 from serving.uploads.csv_checker import Checker
 from serving.uploads.csv_lines import Lines
 from serving.uploads.errors import TooLargeError, UploadError, no_room

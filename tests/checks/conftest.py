@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sample_models import Gate, Refusal, Rows, Small, StandIn, rows_of, trained
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
 
 from catalog.loader import get_model
 from catalog.policies import WEAK_SIGNAL_REGRESSION
 from catalog.spec import Check, Dataset, GatePolicy, ModelSpec
 from checks.gate import run_gate
-from registry.evidence import CheckOutcome, Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import CheckOutcome, Verdict
+from registry.model_format.onnx_model import OnnxModel
+from tests.checks.support.sample_models import Gate, Refusal, Rows, Small, StandIn, rows_of, trained
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sample_models import Gate, Refusal, Rows, trained
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from catalog.spec import Check, GatePolicy, ModelSpec
 from checks.frames import frame_digest
 from checks.gate import run_gate
-from registry.evidence import Verdict
-from registry.onnx_model import OnnxModel
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from tests.checks.support.sample_models import Gate, Refusal, Rows, trained
 
 pytestmark = pytest.mark.slow
 

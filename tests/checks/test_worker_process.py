@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from sample_models import Gate, Small, StandIn
 
 from checks.errors import GateUnavailableError
 from checks.gate import run_gate
+from tests.checks.support.sample_models import Gate, Small, StandIn
 
 
 def outcomes(*names: str, status: str = "passed") -> str:

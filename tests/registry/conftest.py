@@ -6,12 +6,12 @@ from typing import Any
 
 import psycopg2
 import pytest
-from registered import Registrar
 
-from registry.client import TrackingClient
+from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import key_settings
+from tests.registry.support.registered import Registrar
 
 
 @pytest.fixture(autouse=True)

@@ -13,17 +13,26 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from onnx_parts import BIAS, WEIGHTS, classifier, divides_by_zero, publish, register, regression, undescribed
-from predictor_process import Published, Running, Start
 
-from catalog.tracks import FEATURES
-from registry.client import TrackingClient
+from catalog.spotify_tracks import FEATURES
+from registry.client.registry import MODEL_FILE
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
 from registry.settings import RegistrySettings
-from registry.stage import Stage
-from registry.stages import MODEL_FILE
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.ports import free_port
+from tests.serving.support.onnx_parts import (
+    BIAS,
+    WEIGHTS,
+    classifier,
+    divides_by_zero,
+    publish,
+    register,
+    regression,
+    undescribed,
+)
+from tests.serving.support.predictor_process import Published, Running, Start
 from tests.waiting import answers, until
 
 STARTED: list[Running] = []
@@ -69,7 +78,7 @@ def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         log = home / "log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("predictor_with.py")), *changed],
+                [sys.executable, str(Path(__file__).parent / "support" / "predictor_with.py"), *changed],
                 env={
                     **clean,
                     "GREENROOM_HOME": str(home),

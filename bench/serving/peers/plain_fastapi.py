@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from catalog.tracks import TrackFeatures
+from catalog.spotify_tracks import TrackFeatures
 
 app = FastAPI()
 model = pickle.loads(Path(sys.argv[2]).read_bytes())  # noqa: S301 - bench.serving wrote it

@@ -4,11 +4,11 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from predictor_process import Start
-from uploading import NOWHERE, Launch, Uploading
 
-from registry.storage import StorageSettings
+from registry.storage.bucket import StorageSettings
 from tests.conftest import Stack
+from tests.serving.support.predictor_process import Start
+from tests.serving.support.uploading import NOWHERE, Launch, Uploading
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,191 @@
+"""`greenroom gate`: what the gate said about a version, or a new look at it."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from catalog.loader import UnknownModelError, get_model
+from catalog.spec import ModelSpec
+from catalog.table_declaration import DECLARATION_FILE, PlainDeclaration
+from checks.markdown import markdown
+from registry import audit
+from registry.client import audit_log
+from registry.client.registry import Registry, Version
+from registry.client.tracking_client import TrackingClient
+from registry.errors import (
+    EvidenceError,
+    KeyFileError,
+    NotFoundError,
+    RegistryRefusedError,
+    RegistryUnavailableError,
+)
+from registry.evidence import keys, rules
+from registry.evidence.attestation import verify
+from registry.evidence.verdict import Verdict, policy_digest
+from registry.names import EVIDENCE, Stage
+from registry.settings import KeySettings
+
+_COLOURS = {"passed": "green", "failed": "red", "error": "red", "not_run": "red", "missing": "red"}
+
+
+class _CouldNotTellError(click.ClickException):
+    exit_code = 2
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+@click.option(
+    "--rerun",
+    is_flag=True,
+    help="Check the stored model on the stored rows again, against what is in Production now, and sign that.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request.")
+def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_markdown: bool) -> None:
+    """Say whether VERSION of MODEL (default: the newest) may leave the green room, and why.
+
+    Exit code 0: it passed. 1: it was refused. 2: could not tell (no such model or version, no server,
+    no environment for the checks, no key to sign with).
+    """
+    with TrackingClient() as client:
+        registry = Registry(client)
+        try:
+            spec = get_model(model)
+            found = _find(registry, model, version)
+        except UnknownModelError as error:
+            found, spec = _undeclared(registry, model, version, error)
+        if rerun:
+            _rerun(registry, found, spec)
+            found = registry.version(model, found.number)
+        refusal = _refusal(client, registry, found, spec)
+        try:
+            verdict = registry.verdict(found)
+        except NotFoundError:
+            verdict = None
+    if as_json:
+        _print_json(found, verdict, refusal)
+    elif as_markdown:
+        click.echo(markdown(found, verdict, refusal))
+    else:
+        _print_table(found, verdict, refusal)
+    sys.exit(1 if refusal else 0)
+
+
+def _find(registry: Registry, model: str, number: int | None) -> Version:
+    try:
+        if number is not None:
+            return registry.version(model, number)
+        versions = registry.versions(model)
+    except NotFoundError as error:
+        raise _CouldNotTellError(str(error)) from error
+    if not versions:
+        raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
+    return versions[0]
+
+
+def _undeclared(
+    registry: Registry, model: str, number: int | None, unknown: UnknownModelError
+) -> tuple[Version, ModelSpec]:
+    """Return a version that was submitted with a table of its own, and the declaration that lies in its run.
+
+    The policy is not in it, but that of its task, so that nobody makes it milder by writing to the run.
+    """
+    try:
+        versions = registry.versions(model) if number is None else [registry.version(model, number)]
+        found = versions[0]
+        content = registry.artifact(found, f"gate/{DECLARATION_FILE}")
+    except (NotFoundError, RegistryRefusedError, IndexError):
+        raise click.BadParameter(str(unknown), param_hint="MODEL") from unknown
+    except RegistryUnavailableError as error:
+        raise click.BadParameter(
+            f"{unknown} Whether somebody submitted it cannot be told: {error}", param_hint="MODEL"
+        ) from error
+    try:
+        declared = PlainDeclaration.model_validate_json(content)
+        spec = declared.spec()
+    except ValueError as error:
+        raise _CouldNotTellError(
+            f"The declaration in the run of {found} cannot be read: {error}. Submit the model again."
+        ) from error
+    if spec.name != model:
+        raise _CouldNotTellError(f"The run of {found} declares {spec.name!r}. Submit the model again.")
+    return found, spec
+
+
+def _refusal(client: TrackingClient, registry: Registry, version: Version, spec: ModelSpec) -> str | None:
+    """Return why the server would not let the version up now, by the same rules; None if it would."""
+    settings = KeySettings()
+    try:
+        if EVIDENCE not in version.tags:
+            raise rules.missing(version.candidate)
+        trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
+        evidence = verify(version.tags[EVIDENCE], trusted)
+        if version.stage is Stage.PRODUCTION:  # it is up: whom it had to beat then does not matter now
+            rules.require_about(evidence, version.candidate)
+            rules.require_passed(evidence, version.candidate)
+        else:
+            current = registry.in_stage(version.model, Stage.PRODUCTION)
+            rows = audit_log.history(client, version.model)
+            situation = rules.Situation(
+                incumbent=registry.named(current) if current else None,
+                now=datetime.now(UTC),
+                max_age=timedelta(days=settings.evidence_max_age),
+                policy_digest=policy_digest(spec.gate),
+                changed_at=audit.production_changed(rows),
+                used=audit.used_evidence(rows),
+            )
+            rules.require_good(evidence, version.candidate, situation)
+        rules.require_bytes(evidence, version.candidate, registry.files(version))
+    except EvidenceError as error:
+        return str(error)
+    return None
+
+
+def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
+    from checks.rerun import rerun_gate  # noqa: PLC0415 - scikit-learn takes a second, looking none
+
+    try:
+        rerun_gate(registry, version, spec)
+    except (KeyFileError, NotFoundError) as error:
+        raise _CouldNotTellError(str(error)) from error
+
+
+def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) -> None:
+    answer = {
+        "model": version.model,
+        "version": version.number,
+        "stage": version.stage.value,
+        "passed": refusal is None,
+        "reason": refusal,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
+    }
+    click.echo(json.dumps(answer, indent=2))
+
+
+def _print_table(version: Version, verdict: Verdict | None, refusal: str | None) -> None:
+    console = Console()
+    if verdict:
+        table = Table(title=f"The gate on {version}, {verdict.created_at:%Y-%m-%d %H:%M} UTC")
+        for heading in ("Check", "Required", "Status", "Value", "Reason"):
+            table.add_column(heading, overflow="fold")
+        for outcome in verdict.outcomes:
+            colour = _COLOURS[outcome.status] if outcome.required or outcome.status == "passed" else "yellow"
+            table.add_row(
+                outcome.check,
+                "yes" if outcome.required else "no",
+                f"[{colour}]{outcome.status}[/{colour}]",
+                "" if outcome.value is None else f"{outcome.value:.4g}",
+                # Data may hold brackets, which are no markup of ours.
+                escape(outcome.reason),
+            )
+        console.print(table)
+    if refusal is None:
+        console.print(f"[green]{version} passed: it may leave the green room.[/green]")
+    else:
+        console.print(f"[red]Refused.[/red] {escape(refusal)}", soft_wrap=True)

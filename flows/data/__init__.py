@@ -1,0 +1,1 @@
+"""Read, validate, clean, split, cache; uploaded datasets."""

@@ -1,0 +1,61 @@
+"""What a flow needs before it starts: its environment, and two servers that answer."""
+
+import os
+
+import click
+import httpx
+
+from flows.settings import FlowSettings
+from registry.client.tracking_client import TrackingClient
+from registry.errors import RegistryUnavailableError
+from registry.settings import home
+
+
+def prepare_environment(settings: FlowSettings) -> None:
+    """Let Prefect use this home's server, whatever the shell's own says, and keep libraries quiet.
+
+    Steps print a line of their own; Prefect's log of the same goes to its server alone.
+    """
+    # Without an address Prefect would start a server of its own for the time of the run.
+    os.environ["PREFECT_API_URL"] = settings.prefect_url
+    os.environ["PREFECT_HOME"] = str(home() / "prefect")
+    # Where both are set, the lower-case one counts; a proxy must not come between us and loopback.
+    for name in ("NO_PROXY", "no_proxy"):
+        given = (os.environ.get(name) or os.environ.get("NO_PROXY", "")).split(",")
+        os.environ[name] = ",".join(dict.fromkeys(filter(None, [*given, "127.0.0.1", "localhost"])))
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+class _UnreachableError(click.ClickException):
+    exit_code = 2
+
+
+def require_servers(settings: FlowSettings) -> None:
+    """Ask both servers before the work: MLflow's client would try for minutes, after the training."""
+    try:
+        with TrackingClient() as client:
+            client.post("experiments/search", {"max_results": 1})
+    except RegistryUnavailableError as error:
+        raise _UnreachableError(str(error)) from error
+    try:
+        answer = httpx.get(f"{settings.prefect_url}/health", timeout=10)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _UnreachableError(
+            f"Prefect at {settings.prefect_url} does not answer ({type(error).__name__}). "
+            "Start the local stack with `make up`, or set GREENROOM_PREFECT_API_URL."
+        ) from error
+    if answer.is_server_error:
+        raise _UnreachableError(
+            f"Prefect at {settings.prefect_url} fails with {answer.status_code}. "
+            f"Its log is {home()}/logs/prefect.log."
+        )

@@ -1,0 +1,304 @@
+"""The model card: what a version is, what it was learned from, how good it is and where it is not.
+Generated Markdown.
+
+After Mitchell et al., Model Cards for Model Reporting (FAT* 2019). Every sentence is made from what the
+training found; nothing is written by hand, so that nothing is left over from another version.
+"""
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import annotated_types
+import pandas as pd
+from pydantic.fields import FieldInfo
+
+from catalog.spec import ModelSpec
+from checks.markdown import checks_table, one_line
+from flows.data.cleaning import Cleaning
+from flows.evaluation.intervals import DRAWS, Interval
+from flows.evaluation.scores import Measured
+from flows.modeling.calibration import BINS
+from flows.modeling.candidates import Fitted
+from flows.modeling.onnx_export import Agreement
+from flows.modeling.search import Tried
+from registry.evidence.verdict import Verdict
+
+_LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
+# A class below it is recognised less than half as well as could be.
+_WEAK_F1 = 0.5
+# Kaufman and Rousseeuw, Finding Groups in Data (1990): below it, no substantial structure has been found.
+_WEAK_SILHOUETTE = 0.25
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card is made from; `train` and `test` are the features of the two sides."""
+
+    spec: ModelSpec
+    cleaning: Cleaning
+    train: pd.DataFrame
+    test: pd.DataFrame
+    tried: Sequence[Tried]
+    winner: Fitted
+    measured: Measured
+    agreement: Agreement
+    verdict: Verdict
+    run_id: str
+    # Of a model that was submitted: where it comes from.
+    origin: str = ""
+
+
+def summary(facts: Facts) -> str:
+    """Return the card's beginning: what the model is, whether it may be used, and how good it is."""
+    spec, measured, verdict = facts.spec, facts.measured, facts.verdict
+    if verdict.passed:
+        gate = "The gate let this model pass."
+    else:
+        why = "".join(f"\n- {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
+        gate = f"**The gate refused this model: it is not for use.**\n{why}"
+    lines = [
+        f"{one_line(spec.description)} A {spec.task}, {facts.winner.candidate.name}.",
+        *filter(None, [facts.origin]),
+        gate,
+        _table(("", measured.metric, "95 % interval"), _headlines(measured)),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def card(facts: Facts) -> str:
+    """Return the whole card as Markdown."""
+    sections = {
+        "Data": _data(facts),
+        "How it was chosen": _chosen(facts),
+        "Scores": _scores(facts),
+        **({"Probabilities": _probabilities(facts)} if facts.spec.task == "classification" else {}),
+        "Checks of the gate": f"As of {facts.verdict.created_at:%Y-%m-%d %H:%M} UTC; `greenroom gate "
+        f"{facts.spec.name}` has what counts now.\n\n{checks_table(facts.verdict)}",
+        "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
+        "Lineage": _lineage(facts),
+    }
+    parts = [f"# Model card: {facts.spec.name}", summary(facts).rstrip()]
+    parts += [f"## {title}\n\n{text}" for title, text in sections.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _headlines(measured: Measured) -> list[tuple[str, str, str]]:
+    named: list[tuple[str, Interval | None]] = [
+        ("this model, held-out rows", measured.headline),
+        (f"naive baseline ({measured.baseline_name})", measured.baseline),
+        ("RandomForest with scikit-learn's defaults", measured.forest),
+        ("better than the baseline by", measured.gain),
+        ("better than that forest by", measured.over_forest),
+    ]
+    return [(name, f"{found.value:.3f}", _ends(found)) for name, found in named if found is not None]
+
+
+def _ends(found: Interval) -> str:
+    return "-" if found.low is None or found.high is None else f"{found.low:.3f} to {found.high:.3f}"
+
+
+def _data(facts: Facts) -> str:
+    spec, counts = facts.spec, facts.cleaning
+    dataset = spec.dataset
+    by = (
+        f"by `{dataset.group}`: no main value of it is on both sides, so that the scores are those of rows "
+        f"whose `{dataset.group}` the model has never met ({facts.measured.groups:,} of them held out)"
+        if dataset.group
+        else "row by row, since the dataset names no groups"
+    )
+    return (
+        f"{dataset.name}: {one_line(dataset.description)} Source: `{one_line(dataset.source)}`.\n\n"
+        f"{counts.read:,} rows were read. Left out: {counts.invalid:,} that break the contract, "
+        f"{counts.conflicting:,} that stand under several labels, {counts.repeated:,} that repeat another. "
+        f"{counts.kept:,} were kept: {len(facts.train):,} to train on, {len(facts.test):,} held out"
+        f"{_between(counts.kept - len(facts.train) - len(facts.test))}. Split {by}. "
+        f"Held-out rows were used to measure and to check, not to choose.\n\n"
+        f"Target: {f'`{spec.label}`' if spec.label else 'none'}{f' ({spec.unit})' if spec.unit else ''}. "
+        f"Features: {', '.join(f'`{name}`' for name in spec.features)}."
+    )
+
+
+def _between(rows: int) -> str:
+    return f", and {rows:,} that share a value with both left out of both" if rows else ""
+
+
+def _chosen(facts: Facts) -> str:
+    spec, metric = facts.spec, f"cv {facts.spec.metric}"
+    if facts.origin:
+        fitted = facts.winner
+        scored = f"{fitted.cv_mean:.3f} ± {fitted.cv_std:.3f}" if fitted.folds else "not known"
+        return (
+            f"By whoever submitted it. {metric} on {spec.split.folds} folds of the training rows: {scored}."
+        )
+    best: dict[str, Tried] = {}
+    for one in facts.tried:
+        held = best.get(one.candidate.name)
+        if one.state in ("declared", "complete") and (held is None or one.mean > held.mean):
+            best[one.candidate.name] = one
+    trials = sum(one.state != "declared" for one in facts.tried)
+    lines = [
+        (
+            f"**{name}**" if name == facts.winner.candidate.name else name,
+            f"`{one.candidate.estimator}`",
+            ", ".join(f"{n}={v}" for n, v in one.candidate.params.items()) or "defaults",
+            one.state,
+            f"{one.mean:.3f}",
+        )
+        for name, one in best.items()
+    ]
+    searched = (
+        f"then {trials} trials around them (Optuna's tree-structured Parzen "
+        f"estimator, seed {spec.split.seed}; all of them are in `search/trials.csv`)"
+        if trials
+        else "and nothing else: there was no search"
+    )
+    return (
+        f"By {spec.metric} on {spec.split.folds} folds of the training rows: the declared candidates, "
+        f"{searched}. "
+        "The best of many is a little luckier than it is good; nothing is chosen by the held-out scores.\n\n"
+        + _table(("candidate", "estimator", "parameters", "found", metric), lines)
+    )
+
+
+def _scores(facts: Facts) -> str:
+    measured = facts.measured
+    rows = [
+        (name, f"{value:.4g}", f"{measured.train[name]:.4g}" if name in measured.train else "-")
+        for name, value in measured.test.items()
+    ]
+    drawn = "whole groups" if facts.spec.dataset.group else "rows"
+    parts = [
+        f"Intervals: 95 %, percentiles of {DRAWS} bootstrap draws of {drawn}, the same draws for both models "
+        "of a difference. They leave out the luck of the split and of the training.",
+        _table(("metric", "held-out", "training rows"), rows),
+    ]
+    if measured.classes:
+        parts.append(
+            _table(
+                ("class", "held-out rows", "precision", "recall", "F1"),
+                [
+                    (one_line(c.name), f"{c.rows:,}", *(f"{v:.3f}" for v in (c.precision, c.recall, c.f1)))
+                    for c in measured.classes
+                ],
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def _probabilities(facts: Facts) -> str:
+    found, measured = facts.winner.calibration, facts.measured
+    if found is None or found.temperature is None:
+        why = found.why if found else "it was not tried"
+        said = f"They are the estimator's own; no temperature was applied: {why}."
+    else:
+        said = (
+            f"Scaled by the temperature {found.temperature:.3f}, learned from training rows that the "
+            "estimator had not seen, fold by fold. Which class is named does not change by it."
+        )
+    names = {
+        "log_loss": "log loss",
+        "brier": "Brier score",
+        "ece": f"expected calibration error, {BINS} bins",
+    }
+    lines = [
+        (
+            text,
+            f"{measured.uncalibrated[name]:.4f}" if name in measured.uncalibrated else "-",
+            f"{measured.test[name]:.4f}",
+        )
+        for name, text in names.items()
+    ]
+    return f"{said} Held-out rows, lower is better:\n\n" + _table(("", "before", "as served"), lines)
+
+
+def _limits(facts: Facts) -> Iterable[str]:
+    spec, measured, verdict = facts.spec, facts.measured, facts.verdict
+    if not verdict.passed:
+        yield "The gate refused it; the scores here describe it and do not recommend it."
+    for name, gain in (("naive baseline", measured.gain), ("default RandomForest", measured.over_forest)):
+        if gain is not None and (gain.low is None or gain.low <= 0):
+            yield f"It is not shown to be better than the {name}: the difference may be {_ends(gain)}."
+    weak = [c for c in measured.classes if c.f1 < _WEAK_F1]
+    for one in sorted(weak, key=lambda c: c.f1):
+        yield (
+            f"The class {one_line(one.name)} is recognised badly: of {one.rows:,} held-out rows of it "
+            f"{one.recall:.0%} are found, and {one.precision:.0%} of what is called so is (F1 {one.f1:.2f})."
+        )
+    if spec.task == "regression":
+        r2, error = measured.test["r2"], measured.test["root_mean_squared_error"]
+        yield (
+            f"It explains {max(r2, 0):.0%} of the spread of {spec.target}; an answer is off by {error:.3g} "
+            "(root mean square) and comes without an interval of its own."
+        )
+    if spec.task == "clustering" and measured.headline.value < _WEAK_SILHOUETTE:
+        yield (
+            f"A silhouette of {measured.headline.value:.2f} is a weak structure: the clusters are a way of "
+            "cutting what shades into each other."
+        )
+    for outcome in verdict.outcomes:
+        if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed":
+            yield f"Weakest segments: {one_line(outcome.reason)}"
+    yield (
+        f"It knows {len(facts.train):,} rows of {spec.dataset.name}, and nothing of what is not like them. "
+        "Values that the contract allows and training hardly had are guessed at:\n\n" + _ranges(facts)
+    )
+
+
+def _ranges(facts: Facts) -> str:
+    fields = facts.spec.dataset.features.model_fields
+    rows = facts.train
+    return _table(
+        ("feature", "the contract allows", "98 % of training rows", "training rows"),
+        [
+            (
+                f"`{name}`",
+                _allowed(fields[name]),
+                f"{rows[name].quantile(0.01):.4g} to {rows[name].quantile(0.99):.4g}",
+                f"{rows[name].min():.4g} to {rows[name].max():.4g}",
+            )
+            for name in facts.spec.features
+        ],
+    )
+
+
+def _allowed(field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "false or true"
+    low, high = "", ""
+    for rule in field.metadata:
+        if isinstance(rule, annotated_types.Ge | annotated_types.Gt):
+            low = f"{'above ' if isinstance(rule, annotated_types.Gt) else ''}{_bound(rule)}"
+        elif isinstance(rule, annotated_types.Le | annotated_types.Lt):
+            high = f"{'below ' if isinstance(rule, annotated_types.Lt) else ''}{_bound(rule)}"
+    return f"{low or 'anything'} to {high or 'anything'}" if low or high else "anything"
+
+
+def _bound(rule: annotated_types.Ge | annotated_types.Gt | annotated_types.Le | annotated_types.Lt) -> object:
+    return next(iter(vars(rule).values())) if hasattr(rule, "__dict__") else getattr(rule, rule.__slots__[0])
+
+
+def _lineage(facts: Facts) -> str:
+    verdict, agreement = facts.verdict, facts.agreement
+    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    same = "" if agreement.labels is None else f", {agreement.labels:.2%} of answers agree"
+    before = f"version {verdict.incumbent.version}" if verdict.incumbent else "none was in Production"
+    lines = [
+        ("run", f"`{facts.run_id}`"),
+        ("commit", f"`{verdict.git_commit}`" if verdict.git_commit else "not known"),
+        ("training rows", f"`{verdict.dataset_digests['train']}`"),
+        ("held-out rows", f"`{verdict.dataset_digests['test']}`"),
+        ("ONNX file", f"`{verdict.model_digest}`"),
+        ("beside scikit-learn", f"differs by at most {agreement.max_difference:.2g}{same}"),
+        ("gate policy", f"`{verdict.policy_digest}`"),
+        ("compared with", before),
+        ("seed", str(facts.spec.split.seed)),
+        ("made with", f"Python {platform.python_version()}, {libraries}"),
+    ]
+    return _table(("", ""), lines)
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,1 @@
+"""Candidates, search, calibration, ONNX export; clustering, similarity."""

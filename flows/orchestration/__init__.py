@@ -1,0 +1,1 @@
+"""What every flow shares with Prefect: retries, locks, notifications, progress."""

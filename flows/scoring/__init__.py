@@ -1,0 +1,1 @@
+"""Batch predictions, exactly once, on Dask."""

@@ -1,0 +1,84 @@
+"""Subcommand of this room: submit."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from catalog.loader import CatalogError
+from flows.environment import prepare_environment, require_servers
+from flows.errors import SeenError, TrainingError
+from flows.settings import FlowSettings
+from flows.training.outcome import Ended, exit_code
+from registry.errors import RegistryError
+
+
+class _NotSubmittedError(click.ClickException):
+    exit_code = 2
+
+
+@click.command()
+@click.argument("model")
+@click.argument("source")
+@click.option(
+    "--as-fitted",
+    is_flag=True,
+    help="Do not fit it again: it may have seen held-out rows, so run and version say that it was fitted "
+    "elsewhere. An ONNX file always is.",
+)
+@click.option("--promote", is_flag=True, help="Move what the gate let pass to Production; not --as-fitted.")
+@click.option("--classes", metavar="A,B,…", help="Order of an ONNX file's probabilities. Default: sorted.")
+@click.option(
+    "--declaration",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Python file that declares MODEL, beside the catalogue.",
+)
+@click.option("--table", help="For a model that nobody declared: Parquet file, or the id of a stored one.")
+@click.option("--target", help="Column of the table that is predicted.")
+@click.option("--task", type=click.Choice(["classification", "regression"]), help="What is predicted.")
+@click.option("--group", help="Column of the table whose equal values stay on one side of the split.")
+def submit(
+    model: str, source: str, *, declaration: Path | None, classes: str | None, promote: bool, **words: object
+) -> None:
+    """Bring a model that you trained through the gate, as MODEL.
+
+    SOURCE is a file (.onnx, .skops, or a pickle: .pkl, .pickle, .joblib), or runs:/ID/model or models:/… of
+    the tracking server with a scikit-learn or ONNX model. To unpickle runs the code in the file: submit only
+    what you, or somebody you trust, wrote.
+
+    A scikit-learn estimator is cloned and fitted on the training rows. It goes the way of `greenroom train`:
+    ONNX, gate, run in MLflow, version, signature. A model that the catalogue does not know comes with
+    --table, --target and --task, or with --declaration.
+
+    Exit code 0: it passed. 1: refused, by the gate or because it has seen the held-out rows. 2: it could not
+    be submitted; nothing is registered then.
+    """
+    if declaration is not None:
+        paths = [os.environ.get("GREENROOM_CATALOG_PATH", ""), str(declaration.resolve())]
+        os.environ["GREENROOM_CATALOG_PATH"] = os.pathsep.join(filter(None, paths))
+    settings = FlowSettings()
+    prepare_environment(settings)
+    require_servers(settings)
+    # Imported here: MLflow and Prefect take seconds, and `--help` should not.
+    from flows.submission.api import submit as bring  # noqa: PLC0415
+
+    order = tuple(name.strip() for name in classes.split(",")) if classes else ()
+    try:
+        done = bring(source, model, promote=promote, classes=order, **words)  # type: ignore[arg-type]
+    except SeenError as error:
+        click.secho(f"Refused. {error}", fg="red", err=True)
+        sys.exit(1)
+    except (TrainingError, CatalogError, RegistryError) as error:
+        raise _NotSubmittedError(str(error)) from error
+    except Exception as error:  # whatever MLflow or Prefect raise; it is told
+        raise _NotSubmittedError(f"{model}: {type(error).__name__}: {error}") from error
+    result = "passed the gate" if done.passed else "was refused by the gate"
+    click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
+    for refusal in done.refusals:
+        click.echo(f"  {refusal}")
+    follow = (
+        f"promote {model} {done.version}" if done.passed and not promote else f"gate {model} {done.version}"
+    )
+    click.echo(f"Next: greenroom {follow}")
+    sys.exit(exit_code([Ended(model, done)]))

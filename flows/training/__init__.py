@@ -1,0 +1,1 @@
+"""The flow `train`: tasks, publish (gate, log, register, sign), resume, parallel runs."""

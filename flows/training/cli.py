@@ -1,0 +1,92 @@
+"""Subcommand of this room: train."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from catalog.loader import get_model, load_catalog
+from flows.data.uploads import contract_of, trained_on
+from flows.environment import prepare_environment, require_servers
+from flows.errors import DataError
+from flows.settings import FlowSettings
+from flows.training.outcome import Ended, exit_code
+from flows.training.parallel import summary, train_each
+from registry.errors import StorageUnavailableError
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+@click.option("--promote", is_flag=True, help="Move what the gate let pass to Production.")
+@click.option("--dataset", metavar="ID", help="Learn from an uploaded dataset, sha256:HEX.")
+@click.option("--jobs", default=2, show_default=True, type=click.IntRange(1, 64), help="Most models at once.")
+@click.option(
+    "--outcome", type=click.Path(path_type=Path), hidden=True, help="For programs: tell it to a file."
+)
+def train(
+    models: tuple[str, ...], *, promote: bool, dataset: str | None, jobs: int, outcome: Path | None
+) -> None:
+    """Train, gate and register MODELS; without names, every model of the catalogue.
+
+    With --dataset they learn from the rows that POST /api/upload-dataset stored under that id; without
+    names, every model does whose dataset it is.
+
+    Several train side by side, each in a process of its own, and a table says how each ended: promoted,
+    passed, refused or failed. A model that the gate refused is registered too, so that people can look at it,
+    but stays where it is. Exit code 1 if a model was refused, by the gate or by the server, 2 if one could
+    not be trained; the others are trained all the same.
+    """
+    names = [get_model(name).name for name in models] or list(load_catalog())
+    if dataset is not None:
+        names = _fit_for(dataset, names, named=bool(models))
+    settings = FlowSettings()
+    prepare_environment(settings)
+    require_servers(settings)
+    if len(names) > 1:
+        ended = train_each(names, promote=promote, dataset=dataset, jobs=jobs)
+        summary(ended)
+    else:
+        ended = [_train(name, promote=promote, dataset=dataset) for name in names]
+    if outcome is not None:
+        ended[0].write(outcome)
+    sys.exit(exit_code(ended))
+
+
+def _train(name: str, *, promote: bool, dataset: str | None) -> Ended:
+    """Train one model in this process."""
+    # Imported here: MLflow and Prefect take seconds, and `--help` should not.
+    from flows.orchestration.retries import explained  # noqa: PLC0415
+    from flows.training.flow import train as train_flow  # noqa: PLC0415
+
+    try:
+        done = train_flow(name, promote_passed=promote, dataset=dataset)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+        problem = explained(error)
+        click.secho(f"{name}: {problem}", fg="red", err=True)
+        return Ended(name, problem=problem)
+    result = "passed the gate" if done.passed else "was refused by the gate"
+    click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
+    return Ended(name, done)
+
+
+class _DatasetError(click.ClickException):
+    exit_code = 2
+
+
+def _fit_for(dataset_id: str, names: list[str], *, named: bool) -> list[str]:
+    """Return the models that can learn from an uploaded dataset; before anything is trained."""
+    catalogue = load_catalog()
+    try:
+        for name in names:
+            trained_on(catalogue[name], dataset_id)
+        contract = contract_of(dataset_id)
+    except (DataError, StorageUnavailableError) as error:
+        raise _DatasetError(str(error)) from error
+    unfit = [name for name in names if catalogue[name].dataset.name != contract]
+    if unfit and (named or len(unfit) == len(names)):
+        raise _DatasetError(
+            f"The dataset {dataset_id} holds rows of {contract!r}, which these models do not learn from: "
+            f"{', '.join(f'{name} ({catalogue[name].dataset.name})' for name in unfit)}. Name models of "
+            f"{contract!r}, or none: then those are trained."
+        )
+    return [name for name in names if name not in unfit]

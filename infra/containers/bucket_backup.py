@@ -1,0 +1,113 @@
+"""All objects of the bucket as one tar stream, and back: the half of a backup that is not PostgreSQL."""
+
+import hashlib
+import io
+import json
+import sys
+import tarfile
+from typing import IO, Any
+
+import click
+
+from registry.storage.bucket import StorageSettings
+
+# The last member: what the others must be, so that a stream that was cut off does not pass for a whole one.
+_MANIFEST = "greenroom-manifest.json"
+_FOLDER = "objects/"
+
+
+def bucket_client(storage: StorageSettings) -> Any:
+    """Return boto3's S3 client for the bucket's server."""
+    import boto3  # noqa: PLC0415 - half a second
+    from botocore.config import Config  # noqa: PLC0415
+
+    return boto3.client(
+        "s3",
+        endpoint_url=storage.s3_url,
+        aws_access_key_id=storage.s3_access_key.get_secret_value(),
+        aws_secret_access_key=storage.s3_secret_key.get_secret_value(),
+        region_name=storage.s3_region,
+        config=Config(connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}),
+    )
+
+
+def dump(target: IO[bytes]) -> int:
+    """Write every object to a tar stream, then a manifest of their SHA-256; return how many there were."""
+    storage = StorageSettings()
+    client = bucket_client(storage)
+    manifest: dict[str, str] = {}
+    with tarfile.open(fileobj=target, mode="w|") as tar:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=storage.s3_bucket):
+            for one in page.get("Contents", []):
+                found = client.get_object(Bucket=storage.s3_bucket, Key=one["Key"])
+                entry = tarfile.TarInfo(_FOLDER + one["Key"])
+                entry.size = found["ContentLength"]
+                reader = _Hashing(found["Body"])
+                tar.addfile(entry, reader)
+                manifest[one["Key"]] = reader.digest.hexdigest()
+        content = json.dumps(manifest, indent=0, sort_keys=True).encode()
+        last = tarfile.TarInfo(_MANIFEST)
+        last.size = len(content)
+        tar.addfile(last, io.BytesIO(content))
+    return len(manifest)
+
+
+def load(source: IO[bytes]) -> int:
+    """Put every object of a tar stream into the bucket; return how many. What else is there stays.
+
+    Raises `click.ClickException` when the stream is cut off or an object is not what its manifest says.
+    """
+    storage = StorageSettings()
+    client = bucket_client(storage)
+    read: dict[str, str] = {}
+    manifest: dict[str, str] | None = None
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as tar:
+            for entry in tar:
+                file = tar.extractfile(entry)
+                if file is None:
+                    continue
+                if entry.name == _MANIFEST:
+                    manifest = json.load(file)
+                    continue
+                key = entry.name.removeprefix(_FOLDER)
+                reader = _Hashing(file)
+                client.upload_fileobj(reader, storage.s3_bucket, key)
+                read[key] = reader.digest.hexdigest()
+    except (tarfile.TarError, EOFError) as error:
+        raise click.ClickException(f"The backup of the bucket is cut off or damaged: {error}.") from error
+    if manifest is None:
+        raise click.ClickException("The backup of the bucket is cut off: its manifest is missing.")
+    wrong = sorted(key for key in manifest.keys() | read.keys() if manifest.get(key) != read.get(key))
+    if wrong:
+        raise click.ClickException(
+            f"{len(wrong)} objects are not what the backup's manifest says, such as {wrong[0]}."
+        )
+    return len(read)
+
+
+class _Hashing(io.RawIOBase):
+    """Passes a stream on and hashes what passes."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self._source = source
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        chunk: bytes = self._source.read(None if size < 0 else size)
+        self.digest.update(chunk)
+        return chunk
+
+
+def main(direction: str) -> None:
+    """Dump to standard output or load from standard input."""
+    if direction == "dump":
+        count = dump(sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    else:
+        count = load(sys.stdin.buffer)
+    click.echo(f"{count} objects", err=True)

@@ -1,0 +1,137 @@
+"""Subcommands that look: history, verify, diff."""
+
+import json
+import sys
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from registry import audit
+from registry.audit import Row
+from registry.client import audit_log, verification, version_diff
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.errors import NotFoundError
+from registry.settings import KeySettings
+from registry.text import printable
+
+_VERSION = click.IntRange(min=1)
+# What should stand out: what was done without the gate's consent, or tried.
+_LOUD = {
+    "override": "bold red",
+    "sql": "bold red",
+    "mismatch": "bold red",
+    "refused": "yellow",
+    "rollback": "yellow",
+}
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, evidence included.")
+def history(model: str, *, as_json: bool) -> None:
+    """Show what happened to the stages of MODEL: who, when, why, and on which evidence."""
+    with TrackingClient() as client:
+        rows = audit_log.history(client, model)
+        if not rows and model not in Registry(client).models():
+            raise NotFoundError(f"There is no model {model!r}, and the audit knows of none.")
+    if as_json:
+        click.echo(audit.as_json(rows))
+        return
+    table = Table(show_edge=False, pad_edge=False)
+    for heading in ("when (UTC)", "version", "what", "from → to", "who", "why", "evidence"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        style = _LOUD.get(row.action, "")
+        table.add_row(*(escape(printable(text)) for text in _cells(row)), style=style)
+    Console().print(table)
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of sentences.")
+@click.option(
+    "--expect-head",
+    metavar="HASH",
+    help="The head that an earlier run printed: finds out whether the end of the audit was cut off since.",
+)
+def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -> None:
+    """Check the audit's chain, every signature, and the bytes of everything in a stage.
+
+    With MODELS, the chain and those alone.
+
+    Exit code 0: all is by right. 1: something is not. 2: could not tell.
+    """
+    with TrackingClient() as client:
+        found = verification.verify(client, KeySettings(), models, expected_head=expect_head)
+    if as_json:
+        click.echo(json.dumps(found.__dict__, indent=2))
+    else:
+        for problem in found.problems:
+            click.secho(f"PROBLEM  {printable(problem)}", fg="red")
+        for note in found.notes:
+            click.secho(f"note     {printable(note)}", fg="yellow")
+        for checked in found.checked:
+            click.echo(f"checked  {printable(checked)}")
+        head = f", head {found.head}" if found.head else ""
+        click.echo(f"{found.rows} rows in the audit{head}. {len(found.problems)} problems.")
+    sys.exit(1 if found.problems else 0)
+
+
+@click.command()
+@click.argument("model")
+@click.argument("a", type=_VERSION, required=False)
+@click.argument("b", type=_VERSION, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of lines.")
+@click.option("--all", "everything", is_flag=True, help="Also what is the same in both.")
+def diff(model: str, a: int | None, b: int | None, *, as_json: bool, everything: bool) -> None:
+    """Put versions A and B of MODEL side by side; without numbers, Production and the newest other one."""
+    with TrackingClient() as client:
+        registry = Registry(client)
+        left, right = version_diff.pair(registry, model, a, b)
+        lines = version_diff.diff(registry, left, right)
+    if as_json:
+        click.echo(json.dumps([{**line.__dict__, "differs": line.differs} for line in lines], indent=2))
+        return
+    console = Console()
+    for section in version_diff.SECTIONS:
+        shown = [line for line in lines if line.section == section and (everything or line.differs)]
+        if not shown:
+            continue
+        table = Table(title=section, title_justify="left", show_edge=False, pad_edge=False)
+        for heading in ("", f"version {left.number}", f"version {right.number}"):
+            table.add_column(heading, overflow="fold")
+        for line in shown:
+            table.add_row(*(escape(printable(text or "-")) for text in (line.name, line.a, line.b)))
+        console.print(table)
+        console.print()
+    same = sum(not line.differs for line in lines)
+    if same and not everything:
+        console.print(f"{same} lines are the same in both; --all shows them.")
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    moved = f"{row.from_stage or '-'} → {row.to_stage or '-'}" if row.from_stage or row.to_stage else ""
+    who = (
+        f"{row.actor} ({'proven' if row.proven else 'claimed'})"
+        if row.action != "sql"
+        else f"{row.role} (SQL)"
+    )
+    why = "; ".join(filter(None, (row.reason, row.message, _changed(row))))
+    return (
+        row.at[:19].replace("T", " "),
+        str(row.version or ""),
+        row.action,
+        moved,
+        who,
+        why,
+        (row.evidence or "").removeprefix("sha256:")[:12],
+    )
+
+
+def _changed(row: Row) -> str:
+    changed = dict(row.changed or {})
+    changed.pop("wanted", None)
+    return ", ".join(f"{name}: {value}" for name, value in changed.items())

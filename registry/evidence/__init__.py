@@ -1,0 +1,1 @@
+"""Verdict, signed attestation, keys, promotion rules."""

@@ -1,0 +1,377 @@
+"""MLflow's SQL registry store, guarded: the one place that every route of the server passes through.
+
+Reading is MLflow's. Whatever can change what is in Production is held against the rules first, and done in
+one transaction with its row in the audit, which triggers in the database write (schema.sql). A refusal is a
+403 with a sentence that says what is missing, and has a row of its own.
+"""
+
+from typing import Any
+
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
+from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
+from mlflow.exceptions import MlflowException
+from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_CONFLICT
+from mlflow.store.model_registry.dbmodels.models import (
+    SqlModelVersion,
+    SqlRegisteredModelAlias,
+)
+from mlflow.utils.time import get_current_time_millis
+from mlflow.utils.validation import (
+    _validate_model_name,
+    _validate_model_version,
+    _validate_model_version_tag,
+    _validate_registered_model_tag,
+    _validate_tag_name,
+)
+from sqlalchemy.orm import Session
+
+from registry import audit
+from registry.names import EVIDENCE, GATE, GATED, OVERRIDE, REPORT, Stage, folded, is_reserved
+from registry.server import artifacts, prompts
+from registry.server.audited_store import AuditedStore, RefusedError, rows_of, who_fields
+from registry.server.caller import Caller, caller
+from registry.server.judge import Decision, Files, Judge, View
+from registry.server.settings import GuardSettings
+
+_ATTEMPTS = 3
+
+
+class GuardedStore(AuditedStore):
+    """MLflow's store with the guard in front of everything that writes."""
+
+    def __init__(self, settings: GuardSettings | None = None) -> None:
+        super().__init__(settings or GuardSettings())
+        self._judge = Judge(self._settings)
+        self._aliases = self._settings.production_alias_names
+
+    # What moves versions through stages
+
+    def transition_model_version_stage(
+        self, name: str, version: Any, stage: str, archive_existing_versions: bool
+    ) -> ModelVersion:
+        """Move a version; to Staging and Production only what the rules let through."""
+        number = _validate_model_version(version)
+        target = Stage(get_canonical_stage(stage))
+        if archive_existing_versions and target not in GATED:
+            # MLflow's own answer is a 500, which clients try again.
+            raise MlflowException(
+                f"archive_existing_versions goes with Staging and Production, not with {target}.",
+                error_code=INVALID_PARAMETER_VALUE,
+            )
+        who = caller()
+        with self._refusals(who, name, number, {"to": target.value}):
+            for _ in range(_ATTEMPTS):
+                before = self._view(name, number)
+                if before.stage is target:
+                    return self._confirmed(before, who)
+                self._require_promoter(who, {before.stage, target})
+                decision = self._decide(before, target, who)
+                moved = self._move(before, target, who, decision, archive=archive_existing_versions)
+                if moved is not None:
+                    return moved
+        raise MlflowException(
+            f"{name} changed while version {number} was being checked; nothing was changed. Try again.",
+            error_code=RESOURCE_CONFLICT,
+        )
+
+    def _decide(self, view: View, target: Stage, who: Caller) -> Decision:
+        """Return on what ground a version may move; raises `EvidenceError`. Outside of any transaction."""
+        if target not in GATED:
+            return Decision("archived" if target is Stage.ARCHIVED else "moved")
+        files = _files(view)
+        if who.rollback:
+            if target is not Stage.PRODUCTION:
+                raise RefusedError("A rollback goes to Production.", "rollback")
+            return self._judge.rollback(view, files, who.reason)
+        return self._judge.promotion(view, target, files)
+
+    def _move(
+        self, view: View, target: Stage, who: Caller, decision: Decision, *, archive: bool
+    ) -> ModelVersion | None:
+        """Do the move with its row, or return None when the registry is not any more as it was judged."""
+        context = {"version": view.number, **decision.context()}
+        if view.incumbent:
+            context["incumbent"] = view.incumbent.version
+        with self._transaction(view.name, who, context) as session:
+            if self._view(view.name, view.number) != view:
+                return None
+            if target is Stage.PRODUCTION:
+                # First, and flushed: the database takes no second version in Production, even for a moment.
+                self._archive_incumbents(session, view)
+                archive = False
+            self._carry_aliases(session, view, target)
+            moved: ModelVersion = super().transition_model_version_stage(
+                view.name, view.number, target.value, archive
+            )
+            session.flush()
+            return moved
+
+    def _confirmed(self, view: View, who: Caller) -> ModelVersion:
+        """A version that is in the stage already stays; an operator's override of it is written down."""
+        decision = self._judge.confirmation(view, _files(view))
+        if decision:
+            self._require_promoter(who, {view.stage})
+            stage = view.stage.value
+            entry = {"model": view.name, "version": view.number, "from": stage, "to": stage}
+            with self._transaction(view.name, who, {"action": "override"}) as session:
+                if self._view(view.name, view.number) == view:
+                    self._record(session, {**decision.context(), **who_fields(who), **entry})
+        return super().get_model_version(view.name, view.number)
+
+    def _archive_incumbents(self, session: Session, view: View) -> None:
+        rows = self._get_query(session, SqlModelVersion).filter(
+            SqlModelVersion.name == view.name,
+            SqlModelVersion.version != view.number,
+            SqlModelVersion.current_stage == Stage.PRODUCTION.value,
+        )
+        for row in rows:
+            row.current_stage = Stage.ARCHIVED.value
+            row.last_updated_time = get_current_time_millis()
+        session.flush()
+
+    def _carry_aliases(self, session: Session, view: View, target: Stage) -> None:
+        """Let the aliases that mean Production follow it; without a Production they go."""
+        leaves = view.stage is Stage.PRODUCTION
+        if target is not Stage.PRODUCTION and not leaves:
+            return
+        for alias in self._get_query(session, SqlRegisteredModelAlias).filter_by(name=view.name).all():
+            if folded(alias.alias) not in self._aliases:
+                continue
+            if target is Stage.PRODUCTION:
+                alias.version = view.number
+            else:
+                session.delete(alias)
+        session.flush()
+
+    # What names, copies, hides or removes versions
+
+    def set_registered_model_alias(self, name: str, alias: str, version: Any) -> None:
+        """Set an alias; one that means Production only on the version that is there."""
+        number = _validate_model_version(version)
+        who = caller()
+        with self._refusals(who, name, number), self._transaction(name, who, {"action": "alias"}) as session:
+            if folded(alias).startswith(audit.ALIAS_PREFIX):
+                raise RefusedError(f"Aliases that begin with {audit.ALIAS_PREFIX} are reserved.", "reserved")
+            if self._means_production(session, name, alias):
+                stage = self._view(name, number).stage
+                if stage is not Stage.PRODUCTION:
+                    raise RefusedError(
+                        f"The alias {alias!r} means Production, and version {number} is in {stage}. Promote "
+                        f"it: `greenroom promote {name} {number}`; the alias follows.",
+                        "alias",
+                    )
+            super().set_registered_model_alias(name, alias, number)
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        """Delete an alias; one that means Production stays while there is a version in Production."""
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "alias"}) as session:
+            if self._means_production(session, name, alias) and self._in_production(session, name):
+                raise RefusedError(
+                    f"The alias {alias!r} means Production, and {name} has a version there. "
+                    "Archive that first.",
+                    "alias",
+                )
+            super().delete_registered_model_alias(name, alias)
+
+    def delete_model_version(self, name: str, version: Any) -> None:
+        """Delete a version, unless it is in Production."""
+        number = _validate_model_version(version)
+        who = caller()
+        context = {"action": "deleted", "version": number}
+        with self._refusals(who, name, number), self._transaction(name, who, context) as session:
+            if number in self._in_production(session, name):
+                raise RefusedError(
+                    f"{name} version {number} is in Production. "
+                    "Promote another version, or archive it, first.",
+                    "in-production",
+                )
+            super().delete_model_version(name, number)
+
+    def delete_registered_model(self, name: str) -> None:
+        """Delete a model, unless a version of it is in Production."""
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "deleted"}) as session:
+            self._require_none_in_production(session, name, "deleted")
+            super().delete_registered_model(name)
+
+    def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
+        """Rename a model, unless a version of it is in Production.
+        Evidence does not follow to the new name.
+        """
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "renamed"}) as session:
+            self._require_none_in_production(session, name, "renamed")
+            return super().rename_registered_model(name, new_name)
+
+    def create_registered_model(
+        self, name: str, tags: Any = None, description: Any = None, deployment_job_id: Any = None
+    ) -> RegisteredModel:
+        """Create a model; not with reserved tags."""
+        _validate_model_name(name)
+        with self._refusals(caller(), name):
+            self._refuse_reserved(name, tags)
+            if prompts.marked(tags):
+                with self._own_sessions() as session:
+                    prompts.require_unknown(session, name, declared=self._judge.declares(name))
+        return super().create_registered_model(name, tags, description, deployment_job_id)
+
+    def create_model_version(self, name: str, source: str, *args: Any, **kwargs: Any) -> ModelVersion:
+        """Create a version; not with reserved tags, which a copy would bring from another version."""
+        _validate_model_name(name)
+        tags = kwargs.get("tags") or (args[1] if len(args) > 1 else None)
+        with self._refusals(caller(), name):
+            self._refuse_reserved(name, tags)
+            # MLflow itself lets a version that is marked as a prompt have no model for its source.
+            with self._own_sessions() as session:
+                prompts.require(session, name, prompt=prompts.marked(tags))
+        return super().create_model_version(name, source, *args, **kwargs)
+
+    # Tags
+
+    def set_model_version_tag(self, name: str, version: Any, tag: ModelVersionTag) -> None:
+        """Set a tag; a reserved one only to valid, newer evidence about this very version."""
+        number = _validate_model_version(version)
+        _validate_model_name(name)
+        _validate_model_version_tag(tag.key, tag.value)
+        who = caller()
+        if not is_reserved(tag.key):
+            if tag.key == IS_PROMPT_TAG_KEY:
+                with self._refusals(who, name, number), self._own_sessions() as session:
+                    prompts.require(session, name, prompt=True)
+            super().set_model_version_tag(name, number, tag)
+            return
+        with self._refusals(who, name, number):
+            if tag.key == REPORT:
+                self._look_again(name, number, who)
+                return
+            if tag.key not in (EVIDENCE, OVERRIDE):
+                raise RefusedError(f"The tag {tag.key!r} is reserved; the server sets it.", "reserved")
+            with self._transaction(name, who, {"action": "evidence", "version": number}):
+                evidence = self._judge.acceptable(self._view(name, number), tag.key, tag.value)
+                super().set_model_version_tag(name, number, tag)
+                if tag.key == EVIDENCE:
+                    found = "passed" if evidence.passed else "refused"
+                    super().set_model_version_tag(name, number, ModelVersionTag(GATE, found))
+
+    def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
+        """Delete a tag; reserved ones stay."""
+        _validate_model_name(name)
+        _validate_tag_name(key)
+        with self._refusals(caller(), name, _validate_model_version(version)):
+            if is_reserved(key):
+                raise RefusedError(f"The tag {key!r} holds evidence and cannot be deleted.", "reserved")
+            if key == IS_PROMPT_TAG_KEY:
+                with self._own_sessions() as session:
+                    prompts.require(session, name, prompt=False)
+        super().delete_model_version_tag(name, version, key)
+
+    def set_registered_model_tag(self, name: str, tag: Any) -> None:
+        """Set a tag of a model; reserved names are for versions."""
+        _validate_model_name(name)
+        _validate_registered_model_tag(tag.key, tag.value)
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
+            self._refuse_reserved(name, [tag])
+            if tag.key == IS_PROMPT_TAG_KEY:
+                prompts.require_no_versions(session, name)
+                prompts.require_unknown(session, name, declared=self._judge.declares(name))
+            super().set_registered_model_tag(name, tag)
+
+    def delete_registered_model_tag(self, name: str, key: str) -> None:
+        """Delete a tag of a model; what makes it a prompt stays while it has versions."""
+        who = caller()
+        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
+            if key == IS_PROMPT_TAG_KEY:
+                prompts.require_no_versions(session, name)
+            super().delete_registered_model_tag(name, key)
+
+    # Parts
+
+    def _view(self, name: str, number: int) -> View:
+        with self.ManagedSessionMaker() as session:
+            row = self._get_sql_model_version(session, name, number)
+            session.refresh(row)
+            others = self._in_production(session, name) - {number}
+            tags = {tag.key: tag.value for tag in row.model_version_tags}
+            # More than one only by SQL before the guard was installed, which its index rules out.
+            other = self._get_sql_model_version(session, name, min(others)) if others else None
+            history = rows_of(session, name)
+            return self._judge.view(
+                row, tags, other, {t.key: t.value for t in other.model_version_tags} if other else {}, history
+            )
+
+    def _look_again(self, name: str, number: int, who: Caller) -> None:
+        """Somebody, usually a predictor, says that the bytes are not those of the evidence: look,
+        and record.
+        """
+        view = self._view(name, number)
+        if view.stage not in GATED:
+            raise RefusedError(
+                f"{name} version {number} is in {view.stage}, where its bytes do not matter.", "unfounded"
+            )
+        error = self._judge.mismatch(view, _files(view))
+        if error is None:
+            raise RefusedError(
+                f"{name} version {number} holds the bytes that its evidence is about.", "unfounded"
+            )
+        last = view.history[-1] if view.history else None
+        if last and (last.action, last.version, last.message) == ("mismatch", number, str(error)):
+            return  # said already, and nothing has happened since
+        entry = {
+            "action": "mismatch",
+            "model": name,
+            "version": number,
+            "code": error.code,
+            "message": str(error),
+        }
+        with self._own_sessions(read_only=False) as session:
+            self._record(session, {**entry, **who_fields(who)})
+
+    def _require_promoter(self, who: Caller, stages: set[Stage]) -> None:
+        names = self._settings.promoter_names
+        if Stage.PRODUCTION not in stages or not (who.proven or names):
+            return
+        if not who.proven:
+            raise RefusedError(
+                "Only named users may change what is in Production (GREENROOM_PROMOTERS), and the server has "
+                "no login that would prove who you are. Start MLflow with --app-name basic-auth.",
+                "not-proven",
+            )
+        if who.actor not in names:
+            others = "Ask one of those who may, or" if names else "Nobody is named who may: ask"
+            raise RefusedError(
+                f"{who.actor} may not change what is in Production. {others} whoever runs the server to add "
+                "the name to GREENROOM_PROMOTERS.",
+                "not-a-promoter",
+            )
+
+    def _means_production(self, session: Session, name: str, alias: str) -> bool:
+        return folded(alias) in self._aliases and not prompts.is_prompt(session, name)
+
+    def _in_production(self, session: Session, name: str) -> set[int]:
+        rows = self._get_query(session, SqlModelVersion).filter(
+            SqlModelVersion.name == name, SqlModelVersion.current_stage == Stage.PRODUCTION.value
+        )
+        return {row.version for row in rows}
+
+    def _require_none_in_production(self, session: Session, name: str, what: str) -> None:
+        for number in self._in_production(session, name):
+            raise RefusedError(
+                f"{name} version {number} is in Production, so {name} cannot be {what}. Archive it first.",
+                "in-production",
+            )
+
+    def _refuse_reserved(self, name: str, tags: Any) -> None:
+        for tag in tags or []:
+            if is_reserved(tag.key):
+                raise RefusedError(
+                    f"Evidence does not follow a copy: {tag.key!r} is about one version alone. Register the "
+                    f"model in {name} without tags that begin with greenroom., and let the gate look at it.",
+                    "reserved",
+                )
+
+
+def _files(view: View) -> Files:
+    return lambda: artifacts.digests(view.location)

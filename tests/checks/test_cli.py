@@ -1,0 +1,349 @@
+"""`greenroom gate` against a registry in memory; the checks' process is a stand-in, signatures are real."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from click.testing import CliRunner, Result
+from sklearn.ensemble import GradientBoostingRegressor
+
+from checks import cli
+from checks.errors import GateInputError, GateUnavailableError
+from checks.gate import run_gate
+from registry.client.registry import Registry, Version
+from registry.errors import NotFoundError, RegistryUnavailableError
+from registry.evidence import keys
+from registry.evidence.attestation import peek
+from registry.evidence.verdict import Verdict
+from registry.model_format.onnx_model import OnnxModel
+from registry.names import EVIDENCE
+from registry.settings import KeySettings
+from tests.checks.support.sample_models import Small, StandIn, onnx_bytes
+
+PASSED = """cat > $3/outcomes.json <<'END'
+{"outcomes": [{"check": "First", "status": "passed", "reason": "a [good] one"},
+              {"check": "Second", "status": "passed", "reason": "fine"}]}
+END"""
+FAILED = PASSED.replace('"status": "passed", "reason": "fine"', '"status": "failed", "reason": "drifted"')
+
+
+class MemoryClient:
+    """Answers like the tracking client, for versions of the model `energy` and their artifacts."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers = True
+        self.found: dict[int, dict[str, Any]] = {}
+
+    def add(self, files: dict[str, bytes], stage: str = "None") -> Version:
+        """Register a version with files of its run (`run/...`) and of its model (`model/...`)."""
+        number = len(self.found) + 1
+        self.found[number] = {
+            "name": "energy",
+            "version": str(number),
+            "run_id": f"r{number}",
+            "source": f"models:/m-{number}",
+            "current_stage": stage,
+            "tags": [],
+        }
+        self.files |= {f"{number}/{path}": content for path, content in files.items()}
+        return Registry(self).version("energy", number)  # type: ignore[arg-type]
+
+    def __call__(self) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def require(self, answer: dict[str, Any], key: str) -> Any:
+        return answer[key]
+
+    def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
+        if not self.answers:
+            raise RegistryUnavailableError("no answer")
+        if path == "registered-models/alias":  # the audit, in which nothing is
+            return {"model_version": {"tags": []}}
+        if path == "runs/get":
+            return {"run": {"info": {"artifact_uri": f"{params['run_id'][1:]}/run"}}}
+        if params["version"] not in self.found:
+            raise NotFoundError("none")
+        if path == "model-versions/get":
+            return {"model_version": self.found[params["version"]]}
+        return {"artifact_uri": f"{params['version']}/model"}
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        if path == "model-versions/set-tag":
+            tags = self.found[int(body["version"])]["tags"]
+            tags[:] = [tag for tag in tags if tag["key"] != body["key"]]
+            tags.append({"key": body["key"], "value": body["value"]})
+            return {}
+        assert path == "registered-models/get-latest-versions"
+        return {"model_versions": [v for v in self.found.values() if v["current_stage"] in body["stages"]]}
+
+    def pages(self, *_: object) -> list[dict[str, Any]]:
+        return list(self.found.values())
+
+    def artifact(self, uri: str, path: str, *, max_bytes: int | None = None) -> bytes:
+        if f"{uri}/{path}" not in self.files:
+            raise NotFoundError(f"no {path}")
+        return self.files[f"{uri}/{path}"]
+
+    def artifact_paths(self, uri: str) -> list[str]:
+        return sorted(path.removeprefix(f"{uri}/") for path in self.files if path.startswith(f"{uri}/"))
+
+    def put_artifact(self, uri: str, path: str, content: bytes) -> None:
+        self.files[f"{uri}/{path}"] = content
+
+    def untag(self) -> None:
+        """Take all evidence away."""
+        for version in self.found.values():
+            version["tags"] = []
+
+
+Add = Callable[..., Version]
+
+
+@pytest.fixture
+def add(small: Small, stand_in: StandIn, tmp_path: Path) -> Add:
+    """Register a version that passed, with evidence that is signed with the home's key."""
+    spec, (train, test), _ = small
+    keys.create("gate", KeySettings())
+    stand_in(PASSED)
+
+    def register(client: MemoryClient, stage: str = "None", trees: int = 1) -> Version:
+        content = onnx_bytes(spec, GradientBoostingRegressor(n_estimators=trees), train)
+        folder = tmp_path / f"gate{len(client.found)}"
+        made = run_gate(spec, train=train, test=test, model=OnnxModel(content), report_dir=folder)
+        files = {f"run/gate/{file.name}": file.read_bytes() for file in folder.iterdir()}
+        version = client.add({**files, "model/model.onnx": content, "model/MLmodel": b"flavors"}, stage)
+        Registry(client).attest(version, made, KeySettings())  # type: ignore[arg-type]
+        return version
+
+    return register
+
+
+@pytest.fixture
+def client(add: Add, small: Small, monkeypatch: pytest.MonkeyPatch) -> MemoryClient:
+    """A registry with one version that passed."""
+    client = MemoryClient()
+    add(client)
+    monkeypatch.setattr(cli, "TrackingClient", client)
+    monkeypatch.setattr(cli, "get_model", lambda _: small[0])
+    return client
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.gate, ["energy", *arguments], env={"COLUMNS": "200"})
+
+
+def test_stored_verdict_that_passed(client: MemoryClient) -> None:
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert "a [good] one" in result.output
+    assert "may leave the green room" in result.output
+
+
+def test_json(client: MemoryClient) -> None:
+    answer = json.loads(run("1", "--json").stdout)
+    assert (answer["version"], answer["passed"], answer["reason"]) == (1, True, None)
+    assert answer["verdict"]["outcomes"][0]["check"] == "First"
+
+
+def test_markdown(client: MemoryClient, stand_in: StandIn) -> None:
+    said = run("--markdown")
+    assert said.exit_code == 0
+    assert said.stdout.startswith("### ✅ energy version 1: passed\n")
+    assert "with no version in Production to compare with" in said.stdout
+    assert "| First | required | passed | a [good] one |" in said.stdout
+    stand_in(FAILED.replace("drifted", "a | <b>pipe</b>"))
+    refused = run("--rerun", "--markdown")
+    assert refused.exit_code == 1
+    assert refused.stdout.startswith("### ❌ energy version 1: refused\n\nThe gate refused energy version 1")
+    assert "| Second | required | failed | a \\| &lt;b>pipe&lt;/b> |" in refused.stdout
+
+
+def test_rerun_that_refuses_replaces_the_verdict(client: MemoryClient, stand_in: StandIn) -> None:
+    stand_in(FAILED)
+    result = run("--rerun")
+    assert result.exit_code == 1
+    assert "The gate refused energy version 1: Second failed" in result.output
+    assert "drifted" in result.output
+    assert not Verdict.model_validate_json(client.files["1/run/gate/verdict.json"]).passed
+    again = run("--json")
+    assert again.exit_code == 1
+    answer = json.loads(again.stdout)
+    assert answer["passed"] is False
+    assert "Second failed" in answer["reason"]
+
+
+def test_rerun_that_passes(client: MemoryClient) -> None:
+    before, tags = client.files["1/run/gate/verdict.json"], client.found[1]["tags"][:]
+    assert run("--rerun").exit_code == 0
+    assert client.files["1/run/gate/verdict.json"] != before  # a new time
+    (tag,) = client.found[1]["tags"]
+    assert tag["key"] == EVIDENCE
+    assert tags != [tag]
+    made = peek(tag["value"])
+    assert made is not None
+    verdict = Verdict.model_validate_json(client.files["1/run/gate/verdict.json"])
+    assert (made.passed, made.created_at) == (True, verdict.created_at)
+    assert set(made.files) == {"MLmodel", "model.onnx"}
+
+
+def test_rerun_on_rows_that_were_exchanged(client: MemoryClient) -> None:
+    client.files["1/run/gate/test.parquet"] = client.files["1/run/gate/train.parquet"]
+    before = client.found[1]["tags"][:]
+    result = run("--rerun")
+    assert isinstance(result.exception, GateInputError)
+    assert "not those that its verdict is about" in str(result.exception)
+    assert client.found[1]["tags"] == before
+
+
+def test_rerun_without_a_key_stops_before_the_work(
+    client: MemoryClient, stand_in: StandIn, tmp_path: Path
+) -> None:
+    stand_in(f"touch {tmp_path}/ran\n{PASSED}")
+    KeySettings().gate_key_path.unlink()
+    before = dict(client.files)
+    result = run("--rerun")
+    assert result.exit_code == 2
+    assert "There is no gate key to sign with" in result.output
+    assert "greenroom keys create gate" in result.output
+    assert not (tmp_path / "ran").exists()
+    assert client.files == before
+    # What was signed before still holds.
+    assert run().exit_code == 0
+
+
+def test_bytes_that_were_not_checked_are_refused(client: MemoryClient) -> None:
+    client.files["1/model/model.onnx"] += b" "
+    result = run()
+    assert result.exit_code == 1
+    assert "does not hold the bytes that were checked: model.onnx (differs)" in result.output
+
+
+def test_file_that_was_added_is_refused(client: MemoryClient) -> None:
+    client.files["1/model/code/extra.py"] = b"import os"
+    result = run()
+    assert result.exit_code == 1
+    assert "code/extra.py (was added)" in result.output
+
+
+def test_verdict_that_nobody_signed_is_refused(client: MemoryClient) -> None:
+    client.untag()
+    result = run()
+    assert result.exit_code == 1
+    assert "energy version 1 has no evidence of the gate" in result.output
+    assert "may leave" not in result.output
+    assert run("--rerun").exit_code == 0
+    assert run().exit_code == 0
+
+
+def test_evidence_of_a_key_that_is_not_trusted_here_is_refused(client: MemoryClient) -> None:
+    for file in (KeySettings().trusted_keys_path / "gate").iterdir():
+        file.unlink()
+    result = run()
+    assert result.exit_code == 1
+    assert "`greenroom keys list`" in result.output
+
+
+def test_evidence_of_another_policy_is_refused(
+    client: MemoryClient, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, *_ = small
+    looser = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.1})})
+    monkeypatch.setattr(cli, "get_model", lambda _: looser)
+    result = run()
+    assert result.exit_code == 1
+    assert "was made under another gate policy" in result.output
+    assert run("--rerun").exit_code == 0
+
+
+def test_version_without_verdict_is_judged_by_its_evidence(client: MemoryClient) -> None:
+    del client.files["1/run/gate/verdict.json"]
+    assert json.loads(run("--json").stdout)["verdict"] is None
+    client.untag()
+    assert run().exit_code == 1
+    assert run("--rerun").exit_code == 0
+    assert Verdict.model_validate_json(client.files["1/run/gate/verdict.json"]).passed
+
+
+def test_rerun_compares_with_what_is_in_production_now(client: MemoryClient, add: Add) -> None:
+    add(client, "Production", trees=2)
+    # The first version was checked when there was none.
+    result = run("1")
+    assert result.exit_code == 1
+    assert "was compared with no version in Production, and now version 2" in result.output
+    result = run("1", "--rerun", "--json")
+    verdict = Verdict.model_validate(json.loads(result.stdout)["verdict"])
+    assert verdict.incumbent == Registry(client).identity(Registry(client).version("energy", 2))  # type: ignore[arg-type]
+    (compared,) = [o for o in verdict.outcomes if o.check == "IncumbentComparison"]
+    assert compared.required
+    assert "of version 2 in Production" in compared.reason
+    assert result.exit_code == (0 if compared.status == "passed" else 1)
+    assert "compared with version 2 in Production" in run("1", "--markdown").stdout
+
+
+@pytest.mark.parametrize("content", [b"garbage", None])
+def test_incumbent_that_cannot_be_loaded_is_a_comparison_that_failed(
+    client: MemoryClient, add: Add, content: bytes | None
+) -> None:
+    add(client, "Production", trees=2)
+    if content:
+        client.files["2/model/model.onnx"] = content
+    else:
+        del client.files["2/model/model.onnx"]
+    result = run("1", "--rerun", "--json")
+    assert result.exit_code == 1
+    (compared,) = [
+        o for o in json.loads(result.stdout)["verdict"]["outcomes"] if o["check"] == "IncumbentComparison"
+    ]
+    assert compared["status"] == "error"
+
+
+def test_incumbent_whose_bytes_were_exchanged_is_nothing_to_be_better_than(
+    client: MemoryClient, add: Add
+) -> None:
+    """The server asks for a comparison with what was promoted, so a pass here would be none there."""
+    add(client, "Production", trees=2)
+    client.files["2/model/model.onnx"] = client.files["1/model/model.onnx"]
+    result = run("1", "--rerun")
+    assert result.exit_code == 1
+    assert "may leave the green room" not in result.output
+
+
+def test_version_in_production_is_not_compared_with_itself(client: MemoryClient) -> None:
+    client.found[1]["current_stage"] = "Production"
+    assert run().exit_code == 0
+    assert run("--rerun").exit_code == 0
+    verdict = Verdict.model_validate_json(client.files["1/run/gate/verdict.json"])
+    assert verdict.incumbent is None
+    assert [o.check for o in verdict.outcomes] == ["First", "Second"]
+
+
+def test_could_not_tell(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("2").exit_code == 2
+    monkeypatch.setenv("GREENROOM_CHECKS_PYTHON", "/nowhere")
+    # The command line's main gives these two errors the exit code 2.
+    assert isinstance(run("--rerun").exception, GateUnavailableError)
+    client.answers = False
+    assert isinstance(run("1").exception, RegistryUnavailableError)
+    client.found = {}
+    assert run().exit_code == 2
+
+
+def test_rerun_without_stored_rows(client: MemoryClient) -> None:
+    del client.files["1/run/gate/train.parquet"]
+    result = run("--rerun")
+    assert result.exit_code == 2
+    assert "cannot be checked again" in result.output
+
+
+def test_unknown_model() -> None:
+    result = CliRunner().invoke(cli.gate, ["nosuch"])
+    assert result.exit_code == 2
+    assert "There is no model 'nosuch'" in result.output

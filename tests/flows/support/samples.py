@@ -1,0 +1,33 @@
+"""Some of the real tracks, split, and pipelines fitted on them."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from catalog.spec import Candidate, ModelSpec
+from flows.data import cleaning, sources
+from flows.modeling import candidates
+
+SMALL = {"n_estimators": 10}
+
+
+class Sample:
+    """Some of a model's rows, in two halves."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        table = sources.read_table(spec.dataset)
+        rows = cleaning.clean(table, spec, read=len(table))[0].sample(800, random_state=1)
+        self.spec = spec
+        self.rows = cleaning.features(rows, spec).reset_index(drop=True)
+        self.target = rows[spec.target].reset_index(drop=True)
+        self.folds = [(np.arange(400), np.arange(400, 600)), (np.arange(200, 600), np.arange(200))]
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        return self.rows.iloc[600:]
+
+    def pipeline(self, estimator: str, **params: Any) -> Pipeline:
+        candidate = Candidate(name="one", estimator=estimator, params=params)
+        return candidates.build(self.spec, candidate).fit(self.rows[:600], self.target[:600])

@@ -1,0 +1,159 @@
+"""The smaller tools of CI: the audit, the gate's key, the images, the list of models."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.ci import gate_key, vulnerabilities
+from registry.errors import KeyFileError
+from registry.evidence import keys
+from registry.settings import KeySettings
+from tests.conftest import ROOT
+
+
+def tool(name: str, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", f"infra.ci.{name}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+# audit
+
+
+def test_package_that_cannot_be_looked_up_is_no_pass(tmp_path: Path) -> None:
+    """pip-audit by itself passes what pypi.org does not know, and there may be no pypi.org at all."""
+    file = tmp_path / "requirements.txt"
+    file.write_text(f"greenroom-there-is-no-such-package==1.0 --hash=sha256:{'0' * 64}\n")
+    done = tool("vulnerabilities", str(file))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Not every package could be looked up" in done.stderr
+
+
+def test_each_accepted_vulnerability_says_why() -> None:
+    lines = vulnerabilities.ACCEPTED.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith("#"):
+            assert lines[number - 1].startswith("# "), line
+    assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in vulnerabilities.accepted())
+
+
+# the gate's key
+
+
+@pytest.fixture
+def pem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A key that was made elsewhere; from now on the home is empty."""
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "elsewhere"))
+    keys.create("gate", KeySettings())
+    made = KeySettings().gate_key_path.read_text()
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "home"))
+    return made
+
+
+def test_key_from_the_environment_signs_and_is_trusted(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gate_key.VARIABLE, pem)
+    assert gate_key.install()
+    assert gate_key.VARIABLE not in os.environ
+    settings = KeySettings()
+    assert settings.gate_key_path.stat().st_mode & 0o777 == 0o600
+    (trusted,) = keys.trusted("gate", settings)
+    assert trusted.keyid == keys.signer("gate", settings).public_key.keyid
+    # Again, as a second step of the same job does.
+    monkeypatch.setenv(gate_key.VARIABLE, pem)
+    assert gate_key.install()
+
+
+def test_other_key_is_not_replaced(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys.create("gate", KeySettings())
+    before = KeySettings().gate_key_path.read_bytes()
+    monkeypatch.setenv(gate_key.VARIABLE, pem)
+    with pytest.raises(KeyFileError, match="another key"):
+        gate_key.install()
+    assert KeySettings().gate_key_path.read_bytes() == before
+
+
+def test_what_is_no_key_is_refused_unsaid(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gate_key.VARIABLE, "hush")
+    with pytest.raises(KeyFileError) as caught:
+        gate_key.install()
+    assert "hush" not in str(caught.value)
+    assert not KeySettings().gate_key_path.exists()
+
+
+def test_without_a_key_nothing_is_written(pem: str) -> None:
+    assert not gate_key.install()
+    assert not KeySettings().gate_key_path.exists()
+
+
+# the images
+
+DOCKER = """#!/bin/sh
+echo "$@" >> "$LOG"
+case "$1" in
+  login) cat >> "$LOG.password" ;;
+  push) test "$REFUSE" = "" || exit 1 ;;
+  image) echo "other/name@sha256:bad"; echo "${5%:*}@sha256:0123" ;;
+esac
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> dict[str, str]:
+    """A stand-in that writes down what it was asked; the real engine has no registry to push to."""
+    program = tmp_path / "docker"
+    program.write_text(DOCKER)
+    program.chmod(0o755)
+    return {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "LOG": str(tmp_path / "log"),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+        "IMAGE_REPOSITORY": "ghcr.io/Band/Greenroom",
+        "IMAGE_TAG": "v1.2.3",
+    }
+
+
+def test_images_are_named_pushed_and_their_digests_handed_on(docker: dict[str, str]) -> None:
+    login = {"REGISTRY_USERNAME": "ann", "REGISTRY_PASSWORD": "hush"}
+    done = tool("images", **docker, **login)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = Path(docker["LOG"]).read_text()
+    assert "push ghcr.io/band/greenroom/serving:v1.2.3" in log
+    assert "tag greenroom-flows ghcr.io/band/greenroom/flows:v1.2.3" in log
+    assert "hush" not in log + done.stdout + done.stderr
+    assert Path(docker["LOG"] + ".password").read_text() == "hush"
+    assert Path(docker["GITHUB_OUTPUT"]).read_text().splitlines() == [
+        "flows-name=ghcr.io/band/greenroom/flows",
+        "flows-digest=sha256:0123",
+        "serving-name=ghcr.io/band/greenroom/serving",
+        "serving-digest=sha256:0123",
+    ]
+
+
+def test_push_that_is_refused_fails(docker: dict[str, str]) -> None:
+    done = tool("images", **docker, REFUSE="yes")
+    assert done.returncode == 1
+    assert not Path(docker["GITHUB_OUTPUT"]).exists()
+
+
+# the list
+
+
+def test_models_are_listed_for_a_matrix(tmp_path: Path) -> None:
+    done = tool("model_list", GITHUB_OUTPUT=str(tmp_path / "output"))
+    listed = json.loads(done.stdout)
+    assert {"genre", "energy"} <= set(listed)
+    assert (tmp_path / "output").read_text() == f"models={done.stdout}"
+    assert json.loads(tool("model_list", "genre").stdout) == ["genre"]
+    refused = tool("model_list", "no-such-model")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr

@@ -1,0 +1,324 @@
+"""Ways round the guard that somebody found once: each refused now, or found by `greenroom verify`."""
+
+import json
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+
+from registry.client import audit_log, verification
+from registry.client.registry import MODEL_FILE
+from registry.client.tracking_client import TrackingClient
+from registry.errors import NotFoundError, RegistryRefusedError
+from registry.names import ACTION_HEADER, EVIDENCE, GATE, REASON_HEADER, Stage
+from tests.registry.support.registered import Registrar, verdict
+
+PROMPT = {"key": "mlflow.prompt.is_prompt", "value": "true"}
+
+
+def move(registrar: Registrar, number: int, stage: str, headers: dict[str, str] | None = None) -> None:
+    body = {"name": registrar.name, "version": str(number), "stage": stage}
+    registrar.client.post("model-versions/transition-stage", body, headers)
+
+
+def found(registrar: Registrar) -> tuple[list[str], list[str]]:
+    """What `greenroom verify` says of this model: problems (but for the made-up reports) and notes."""
+    said = verification.verify(registrar.client, registrar.gate.settings, [registrar.name])
+    mine = [p for p in said.problems if registrar.name in p and "gate's reports" not in p]
+    return mine, [note for note in said.notes if registrar.name in note]
+
+
+def test_whom_it_had_to_beat_is_not_taken_away_for_a_moment(registrar: Registrar) -> None:
+    first, second = registrar.good(), registrar.good()  # both compared with nothing
+    registrar.registry.promote(first, Stage.STAGING)
+    registrar.registry.promote(first, Stage.PRODUCTION)
+    move(registrar, 1, "Archived")
+    with pytest.raises(RegistryRefusedError, match="What is in Production changed since"):
+        move(registrar, second.number, "Production")
+
+
+def test_nor_rolled_back_to(registrar: Registrar) -> None:
+    registrar.in_production()
+    second, third = registrar.good(), registrar.good()  # both compared with version 1
+    move(registrar, second.number, "Production")
+    move(registrar, 1, "Production", {ACTION_HEADER: "rollback", REASON_HEADER: "x"})
+    with pytest.raises(RegistryRefusedError, match="What is in Production changed since"):
+        move(registrar, third.number, "Production")
+
+
+def test_a_prompt_holds_no_versions_of_models(registrar: Registrar) -> None:
+    """A prompt's aliases are its own: a model must not hide behind one."""
+    name = f"{registrar.name}-mood"
+    client, source = registrar.client, registrar.in_production().source
+    client.post("registered-models/create", {"name": name, "tags": [PROMPT]})
+    body = {"name": name, "source": source, "model_id": source.removeprefix("models:/")}
+    with pytest.raises(RegistryRefusedError, match="is a prompt, and holds no versions of models"):
+        client.post("model-versions/create", body)
+    with pytest.raises(RegistryRefusedError):  # MLflow's own rule
+        client.post("model-versions/create", {**body, "tags": [PROMPT]})
+
+
+@pytest.mark.parametrize("name", ["genre", None])
+def test_a_models_name_is_not_a_prompts(registrar: Registrar, name: str | None) -> None:
+    if name is None:
+        registrar.in_production()
+        move(registrar, 1, "Archived")
+        delete(registrar)
+    with pytest.raises(RegistryRefusedError, match=r"is the name of a model|already exists"):
+        registrar.client.post("registered-models/create", {"name": name or registrar.name, "tags": [PROMPT]})
+
+
+def delete(registrar: Registrar) -> None:
+    """Delete the model, as MLflow's REST API does."""
+    registrar.client._json(
+        registrar.client._send(
+            "DELETE", "/api/2.0/mlflow/registered-models/delete", json={"name": registrar.name}
+        )
+    )
+
+
+def test_a_model_hidden_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
+    registrar.in_production()
+    sql.execute(
+        "INSERT INTO registered_model_tags (name, key, value) VALUES (%s, %s, 'true')",
+        (registrar.name, PROMPT["key"]),
+    )
+    problems, notes = found(registrar)
+    assert any("is marked as a prompt" in problem for problem in problems), problems
+    assert any("changed by SQL" in note for note in notes), notes
+    sql.execute("DELETE FROM registered_model_tags WHERE name = %s", (registrar.name,))
+    assert found(registrar)[0] == []
+    sql.execute(
+        "INSERT INTO model_version_tags (name, version, key, value) VALUES (%s, 1, %s, 'true')",
+        (registrar.name, PROMPT["key"]),
+    )
+    assert len(audit_log.history(registrar.client, registrar.name)) > len(notes)
+    assert registrar.registry.versions(registrar.name) == []  # hidden, and looked at all the same
+    assert any(row.action == "sql" for row in audit_log.history(registrar.client, registrar.name)[-1:])
+
+
+def forge(sql: Any, context: dict[str, Any], *statements: tuple[str, tuple[Any, ...]]) -> None:
+    """Change something by SQL, saying what the guard would say."""
+    sql.execute("BEGIN")
+    sql.execute("SELECT set_config('greenroom.context', %s, true)", (json.dumps(context),))
+    for statement, values in statements:
+        sql.execute(statement, values)
+    sql.execute("COMMIT")
+
+
+SET = "UPDATE model_versions SET current_stage = %s WHERE name = %s AND version = %s"
+
+
+def test_sql_that_speaks_like_the_guard_has_no_evidence_that_holds(registrar: Registrar, sql: Any) -> None:
+    """Version 2 has genuine evidence, which the server has just refused: it was compared with nobody."""
+    registrar.good()
+    second = registrar.good()
+    registrar.gate.to_production(registrar.registry.version(registrar.name, 1))
+    with pytest.raises(RegistryRefusedError):
+        move(registrar, second.number, "Production")
+    name = registrar.name
+    context = {"action": "promoted", "actor": "alice", "proven": True, "version": 2}
+    evidence = registrar.registry.evidence(second, registrar.gate.settings)
+    whole = {
+        **context,
+        "envelope": second.tags[EVIDENCE],
+        "evidence": evidence.digest,
+        "digest": evidence.files_digest,
+    }
+    forge(sql, whole, (SET, ("Archived", name, 1)), (SET, ("Production", name, 2)))
+    problems, _ = found(registrar)
+    assert any("on evidence that does not hold" in problem for problem in problems), problems
+    forge(sql, context, (SET, ("Archived", name, 2)), (SET, ("Production", name, 1)))
+    last = audit_log.history(registrar.client, name)[-1]
+    assert last.action == "sql"  # nothing that would be evidence at all
+    assert any("was set to Production by SQL" in problem for problem in found(registrar)[0])
+
+
+def test_making_room_is_no_way_up(registrar: Registrar, sql: Any) -> None:
+    registrar.version()
+    context = {"action": "promoted", "actor": "alice", "proven": True, "version": 99, "envelope": "x"}
+    forge(sql, context, (SET, ("Production", registrar.name, 1)))
+    assert audit_log.history(registrar.client, registrar.name)[-1].action == "sql"
+    assert any("by SQL" in problem for problem in found(registrar)[0])
+
+
+def test_a_recorded_override_covers_nothing(registrar: Registrar, sql: Any) -> None:
+    version = registrar.gate.attest(registrar.version(verdict(registrar.name)))
+    sql.execute(SET, ("Production", registrar.name, 1))
+    entry = {
+        "action": "override",
+        "model": registrar.name,
+        "version": 1,
+        "from": "Production",
+        "to": "Production",
+        "envelope": version.tags[EVIDENCE],
+        "evidence": "sha256:0",
+    }
+    sql.execute("SELECT greenroom.record(%s)", (json.dumps(entry),))
+    problems, _ = found(registrar)
+    assert any("on evidence of the kind gate" in problem for problem in problems), problems
+    with pytest.raises(psycopg2.errors.RaiseException, match="in the stage that it is in"):
+        sql.execute("SELECT greenroom.record(%s)", (json.dumps({**entry, "version": 7}),))
+
+
+def test_an_alias_set_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
+    registrar.in_production()
+    registrar.version()
+    sql.execute(
+        "INSERT INTO registered_model_aliases (name, alias, version) VALUES (%s, 'Champion', 2)",
+        (registrar.name,),
+    )
+    problems, notes = found(registrar)
+    assert any("'Champion'" in p and "points at version 2" in p for p in problems), problems
+    assert notes
+
+
+@pytest.mark.parametrize("context", ["{}", '{"action": "alias"}', "nonsense", "[]", "7"])
+def test_tags_changed_under_any_context_leave_a_row(registrar: Registrar, sql: Any, context: str) -> None:
+    registrar.in_production()
+    before = len(audit_log.history(registrar.client, registrar.name))
+    sql.execute("BEGIN")
+    sql.execute("SELECT set_config('greenroom.context', %s, true)", (context,))
+    sql.execute(
+        "UPDATE model_version_tags SET value = 'refused' WHERE name = %s AND key = %s", (registrar.name, GATE)
+    )
+    sql.execute("COMMIT")
+    rows = audit_log.history(registrar.client, registrar.name)[before:]
+    assert [(row.action, row.role) for row in rows] == [("sql", "mlflow")]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"action": "mismatch"},
+        {"action": "mismatch", "actor": None, "proven": None, "version": None, "changed": [1]},
+        {"action": "refused", "message": "x" * 1_000_000, "reason": {"a": 1}, "envelope": "x" * 200_000},
+    ],
+)
+def test_no_row_is_in_the_way_for_good(registrar: Registrar, sql: Any, entry: dict[str, Any]) -> None:
+    sql.execute("SELECT greenroom.record(%s)", (json.dumps({**entry, "model": registrar.name}),))
+    registrar.in_production()
+    rows = audit_log.history(registrar.client, registrar.name)
+    assert [row.action for row in rows] == [entry["action"], "staged", "promoted"]
+    assert rows[0].actor == "mlflow"
+    assert len(rows[0].message or "") <= 2_000
+    assert found(registrar)[0] == []
+
+
+@pytest.mark.parametrize(
+    "entry", [{"action": "refused"}, {"action": "refused", "model": ""}, {"action": "refused", "model": None}]
+)
+def test_a_row_needs_a_model(sql: Any, entry: dict[str, Any]) -> None:
+    with pytest.raises(psycopg2.errors.RaiseException, match="needs a model"):
+        sql.execute("SELECT greenroom.record(%s)", (json.dumps(entry),))
+
+
+def test_a_name_with_a_quote_stops_no_verification(registrar: Registrar) -> None:
+    registrar.client.post("registered-models/create", {"name": f"o'{registrar.name}"})
+    registrar.client.post("registered-models/create", {"name": f"o'{registrar.name}\"s"})
+    registrar.in_production()
+    names = [registrar.name, f"o'{registrar.name}", f"o'{registrar.name}\"s"]
+    said = verification.verify(registrar.client, registrar.gate.settings, names)
+    assert f"{registrar.name} version 1 in Production" in said.checked
+    assert any("both kinds of quotes" in problem for problem in said.problems)
+
+
+def test_a_head_that_is_gone_is_missed_even_if_there_is_nothing_else(registrar: Registrar) -> None:
+    said = verification.verify(registrar.client, registrar.gate.settings, ["nobody"], expected_head="f" * 64)
+    assert any("its end was cut off" in problem for problem in said.problems)
+    assert any("no model 'nobody'" in problem for problem in said.problems)
+
+
+@pytest.mark.parametrize("name", ["x" * 20_000, "nul\0", "half \ud800"])
+def test_a_refusal_is_not_lost_for_its_size(registrar: Registrar, name: str) -> None:
+    """What MLflow takes for a name, the audit takes; and nobody is shown SQL."""
+    body = json.dumps({"name": name, "tags": [{"key": GATE, "value": "passed"}]})
+    answer = httpx.post(
+        f"{registrar.client.url}/api/2.0/mlflow/registered-models/create",
+        content=body,
+        headers={"content-type": "application/json"},
+        timeout=30,
+    )
+    assert answer.status_code in (400, 403), answer.text
+    assert "INSERT" not in answer.text
+    assert "SELECT" not in answer.text
+
+
+def test_a_huge_key_fills_no_audit(registrar: Registrar) -> None:
+    version = registrar.version()
+    with pytest.raises(RegistryRefusedError):
+        registrar.registry.tag(version, GATE + " " * 100_000, "x")
+    assert sum(len(r.model_dump_json()) for r in audit_log.history(registrar.client, registrar.name)) < 5_000
+
+
+@pytest.mark.parametrize("source", ["dbfs:/x", "local:/etc", "nosuch://x"])
+def test_a_source_that_cannot_be_read_is_refused_like_any_other(registrar: Registrar, source: str) -> None:
+    try:
+        registrar.client.post("model-versions/create", {"name": registrar.name, "source": source})
+    except RegistryRefusedError:
+        return  # MLflow refuses it before
+    with pytest.raises(RegistryRefusedError, match="has no evidence of the gate"):
+        move(registrar, 1, "Production")
+    assert audit_log.history(registrar.client, registrar.name)[-1].code == "missing"
+
+
+def test_a_version_without_files_is_refused_in_words(registrar: Registrar) -> None:
+    version = registrar.version()
+    registrar.gate.attest(version, files={MODEL_FILE: "0" * 64})
+    for path in ("MLmodel", MODEL_FILE):
+        root = registrar.artifact_uri(version).removeprefix("mlflow-artifacts:/")
+        registrar.client._send("DELETE", f"/api/2.0/mlflow-artifacts/artifacts/{root}/{path}")
+    with pytest.raises(RegistryRefusedError, match=r"model\.onnx \(is gone\)"):
+        move(registrar, version.number, "Production")
+
+
+def test_a_version_made_anew_under_an_old_number_is_no_target_of_a_rollback(registrar: Registrar) -> None:
+    first = registrar.in_production()
+    envelope = first.tags.get(EVIDENCE) or registrar.registry.version(registrar.name, 1).tags[EVIDENCE]
+    move(registrar, 1, "Archived")
+    new_name = f"{registrar.name}-away"
+    registrar.client.post("registered-models/rename", {"name": registrar.name, "new_name": new_name})
+    assert audit_log.history(registrar.client, registrar.name)[-1].action == "renamed"
+    registrar.client.post("registered-models/create", {"name": registrar.name})
+    body = {"name": registrar.name, "source": first.source, "model_id": first.source.removeprefix("models:/")}
+    registrar.client.post("model-versions/create", body)
+    again = registrar.registry.version(registrar.name, 1)
+    registrar.registry.tag(again, EVIDENCE, envelope)
+    with pytest.raises(RegistryRefusedError, match="was never in Production by right"):
+        move(registrar, 1, "Production", {ACTION_HEADER: "rollback", REASON_HEADER: "x"})
+    with pytest.raises(RegistryRefusedError, match=r"counts once|changed since"):
+        move(registrar, 1, "Production")
+
+
+def test_a_model_made_anew_is_no_problem(registrar: Registrar) -> None:
+    registrar.in_production()
+    move(registrar, 1, "Archived")
+    delete(registrar)
+    with pytest.raises(NotFoundError):
+        registrar.registry.version(registrar.name, 1)
+    registrar.client.post("registered-models/create", {"name": registrar.name})
+    registrar.version()
+    assert found(registrar)[0] == []
+
+
+def test_the_same_override_again_is_no_news(registrar: Registrar) -> None:
+    version = registrar.version(verdict(registrar.name))
+    options = {"reason": "fire", "operator": "olga", "settings": registrar.gate.settings}
+    registrar.registry.override(version, Stage.STAGING, **options)
+    rows = len(audit_log.history(registrar.client, registrar.name))
+    for _ in range(3):
+        move(registrar, version.number, "Staging")
+    assert len(audit_log.history(registrar.client, registrar.name)) == rows
+
+
+def test_evidence_in_another_writing_is_not_taken(registrar: Registrar) -> None:
+    version = registrar.good()
+    rewritten = json.dumps(json.loads(version.tags[EVIDENCE]), indent=1)
+    with pytest.raises(RegistryRefusedError, match="has newer evidence already"):
+        registrar.registry.tag(version, EVIDENCE, rewritten)
+
+
+def test_the_chain_is_the_same_whoever_asks(registrar: Registrar, client: TrackingClient) -> None:
+    registrar.in_production()
+    assert audit_log.chain(client, registrar.name) == audit_log.chain(client, "nobody-has-this-name")
