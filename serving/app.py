@@ -63,7 +63,7 @@ def create_app(settings: ServingSettings | None = None) -> PredictorApp:
     settings = settings or ServingSettings()
     predictor = Predictor(load_catalog())
     metrics = Metrics(predictor.specs)
-    workers = Workers.mine()
+    workers = Workers.of_this_process()
 
     def after_each_look() -> None:
         metrics.refresh()

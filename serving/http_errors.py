@@ -16,6 +16,7 @@ from serving.errors import (
     InvalidInputError,
     ModelUnavailableError,
     NotExplainableError,
+    OverloadedError,
     PredictionFailedError,
     PredictorError,
     TooManyRowsError,
@@ -39,6 +40,7 @@ _STATUS: Mapping[type[PredictorError], int] = {
     InvalidInputError: 422,
     PredictionFailedError: 500,
     ModelUnavailableError: 503,
+    OverloadedError: 503,
 }
 
 
@@ -86,7 +88,8 @@ def answer_to(error: PredictorError) -> JSONResponse:
         # Who is too slow has had its time; who sends too much may end, and reads why.
         headers = {"Connection": "close"} if error.status == 408 else None
         return respond(error.status, error.body_code, error.message, error.details, headers)
-    return respond(_STATUS[type(error)], error.code, error.message, error.details)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+    return respond(_STATUS[type(error)], error.code, error.message, error.details, headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:

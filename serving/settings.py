@@ -159,7 +159,7 @@ class ServingSettings(StorageSettings, RegistrySettings):
     @property
     def serving_model_patterns(self) -> tuple[str, ...]:
         """The patterns of the names of the models to serve."""
-        return tuple(filter(None, (one.strip() for one in self.serving_models.split(","))))
+        return tuple(filter(None, (pattern.strip() for pattern in self.serving_models.split(","))))
 
     @property
     def serving_cache_path(self) -> Path:

@@ -42,9 +42,9 @@ class RequestSchemas:
 
     def body(self, name: str, max_rows: int = 1000, *, question: bool = False) -> dict[str, Any]:
         """Return the OpenAPI entry of one model's required JSON body: an object, or 1 to `max_rows`."""
-        one, examples = self._questions[name] if question else (self._refs[name], self._examples[name])
-        many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_rows}
-        content: dict[str, Any] = {"schema": {"oneOf": [one, many]}}
+        single, examples = self._questions[name] if question else (self._refs[name], self._examples[name])
+        several = {"type": "array", "items": single, "minItems": 1, "maxItems": max_rows}
+        content: dict[str, Any] = {"schema": {"oneOf": [single, several]}}
         if examples:
             content["examples"] = {
                 "object": {"summary": "One object", "value": examples[0]},

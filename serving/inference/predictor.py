@@ -125,22 +125,22 @@ class Predictor:
     @property
     def contracts(self) -> Mapping[str, Contract]:
         """What each model reads, of those of which that is known."""
-        found = {name: self._contract(name, state) for name, state in sorted(self._states.items())}
-        return {name: contract for name, contract in found.items() if contract}
+        contracts = {name: self._contract(name, state) for name, state in sorted(self._states.items())}
+        return {name: contract for name, contract in contracts.items() if contract}
 
     def swap(self, name: str, state: State | None) -> None:
         """Put `state` in the place of what is loaded for one model; None forgets the model.
 
         One thread at a time may swap.
         """
-        others = {model: found for model, found in self._states.items() if model != name}
+        others = {model: loaded for model, loaded in self._states.items() if model != name}
         self._states = MappingProxyType(others if state is None else {**self._states, name: state})
 
     def refuse(self, name: str, refused: RefusedLoad | None) -> None:
         """Remember which version in Production was not taken, or that there is none such any more."""
         if refused is None and name not in self.refused:
             return
-        others = {model: found for model, found in self.refused.items() if model != name}
+        others = {model: refusal for model, refusal in self.refused.items() if model != name}
         self.refused = MappingProxyType({**others, name: refused} if refused else others)
 
     def object_bytes(self, name: str) -> int:
@@ -169,7 +169,7 @@ class Predictor:
         parsed = TASKS[description.task].parse_question(contract, description, body, max_rows)
         return ParsedRequest(name, served, parsed)
 
-    def doing(self, task: Task, wanted: str | None = None) -> str:
+    def doing(self, task: Task, named: str | None = None) -> str:
         """Return the name of the model that does a task: the only one, or the one that is wanted.
 
         Raises `UnknownModelNameError`, or `InvalidInputError` where there are several and none is wanted.
@@ -179,12 +179,12 @@ class Predictor:
             for name, state in self._states.items()
             if (contract := self._contract(name, state)) and contract.task == task
         ]
-        if wanted is None and len(names) == 1:
+        if named is None and len(names) == 1:
             return names[0]
-        if wanted in names:
-            return str(wanted)
-        if wanted is not None:
-            raise UnknownModelNameError.of(wanted, names)
+        if named in names:
+            return str(named)
+        if named is not None:
+            raise UnknownModelNameError.of(named, names)
         if not names:
             raise UnknownModelNameError(f"No model here does {task}; the catalogue declares none.")
         problem = f"Several models do {task}: {', '.join(sorted(names))}. Say which with ?model=NAME"

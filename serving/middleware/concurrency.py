@@ -1,17 +1,16 @@
 """Keeps the predictor answering under a flood: a bound on requests at work and on requests that wait."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import limits
-from serving.http_errors import respond
+from serving.errors import OverloadedError
+from serving.http_errors import answer_to
 from serving.settings import ServingSettings
 
 Reason = Literal["queue_full", "queue_timeout"]
@@ -51,20 +50,20 @@ class ConcurrencyLimiter:
         if len(self._waiting) >= self._may_wait:
             return "queue_full"
         loop = asyncio.get_running_loop()
-        mine: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(mine)
-        late = loop.call_later(self.timeout, self._give_up, mine)
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(turn)
+        timer = loop.call_later(self.timeout, self._give_up, turn)
         try:
-            return None if await mine else "queue_timeout"
+            return None if await turn else "queue_timeout"
         except asyncio.CancelledError:
             # The turn may have come at the same moment; then it goes to the next caller.
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            elif not mine.cancelled() and mine.result():
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif not turn.cancelled() and turn.result():
                 self.give_back()
             raise
         finally:
-            late.cancel()
+            timer.cancel()
 
     def give_back(self) -> None:
         """Give a turn back."""
@@ -109,14 +108,6 @@ class Limits:
     def waiting(self) -> int:
         """Return how many requests wait."""
         return self.working.waiting + self.reading.waiting
-
-
-class _RefusedError(Exception):
-    """There is no turn for a request; raised through the app."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class LimitConcurrency:
@@ -167,23 +158,13 @@ class LimitConcurrency:
 
         try:
             await self._app(scope, limited_receive, limited_send)
-        except _RefusedError as refused:
-            self._rejected(refused.reason)
-            await _refuse(working.timeout)(scope, receive, send)
+        except OverloadedError as error:  # FastAPI's handlers answer it as well
+            await answer_to(error)(scope, receive, send)
         finally:
             if held:
                 held.give_back()
 
-    @staticmethod
-    async def _take(limiter: ConcurrencyLimiter) -> None:
+    async def _take(self, limiter: ConcurrencyLimiter) -> None:
         if not limiter.take_free() and (reason := await limiter.wait()):
-            raise _RefusedError(reason)
-
-
-def _refuse(timeout: float) -> Response:
-    retry_after = str(max(1, math.ceil(timeout)))
-    message = (
-        f"The predictor has more requests than it can take. Send this one again after {retry_after} s, and "
-        "fewer at once; if that goes on, run another predictor beside it."
-    )
-    return respond(503, "overloaded", message, headers={"Retry-After": retry_after})
+            self._rejected(reason)
+            raise OverloadedError.of(limiter.timeout)

@@ -100,13 +100,13 @@ def fetched(registry: Registry, version: Version, settings: ServingSettings) -> 
             "files; that is switched off. To allow it, set GREENROOM_SERVING_PYFUNC_PYTHON to a Python "
             "with MLflow and the model's requirements (docs/serving.md), or promote an ONNX version."
         )
-    found = PyfuncFiles(
+    files = PyfuncFiles(
         str(version), genuine_evidence(version, settings).files, settings.serving_pyfunc_python
     )
     for path, content in registry.contents(version):
-        found.put(path, content)
-    found.require_whole()
-    return found
+        files.put(path, content)
+    files.require_whole()
+    return files
 
 
 class PyfuncModel:
@@ -211,13 +211,13 @@ class PyfuncModel:
             memory=limits.PYFUNC_MEMORY,
         )
         try:
-            said = worker.ask(None, limits.PYFUNC_LOAD_TIMEOUT)
+            greeting = worker.ask(None, limits.PYFUNC_LOAD_TIMEOUT)
         except WorkerError:
             worker.end()
             raise
         self._workers.append(worker)
         _log.info("%s runs as pyfunc in process %d", self._files.name, worker.pid)
-        return Description(task=self._task, features=said["features"], classes=said["classes"])
+        return Description(task=self._task, features=greeting["features"], classes=greeting["classes"])
 
     def _failed(self) -> None:
         _end_all(self._workers)

@@ -54,11 +54,11 @@ class Watcher:
         predictor: Predictor,
         settings: ServingSettings,
         meters: WatcherMetrics,
-        looked: Callable[[], None] = lambda: None,
+        after_each_look: Callable[[], None] = lambda: None,
     ) -> None:
-        """Watch for `predictor`; `looked` is called after every look, whatever it found."""
+        """Watch for `predictor`; `after_each_look` is called after every look."""
         self._predictor, self._settings, self._meters = predictor, settings, meters
-        self._looked = looked
+        self._after_each_look = after_each_look
         self._cache = ModelCache(settings.serving_cache_path)
         self._stopped = Event()
         # When each refused version may be tried again, by model and number.
@@ -98,18 +98,18 @@ class Watcher:
 
     def _tell(self) -> None:
         try:
-            self._looked()
+            self._after_each_look()
         except Exception:  # noqa: BLE001 - whoever follows Production must not stop because a disk is full
             _log.exception("what is served could not be told")
 
     def _look(self) -> None:
         try:
             registry = self._open()
-            found = registry.production_versions()
-            for name in self._wanted([*self._predictor.states, *found]):
+            versions = registry.production_versions()
+            for name in self._wanted([*self._predictor.states, *versions]):
                 if self._stopped.is_set():
                     return
-                version = found.get(name)
+                version = versions.get(name)
                 if version is None and isinstance(self._predictor.states.get(name), Served):
                     version = registry.in_stage(name, Stage.PRODUCTION)  # before it is taken for gone
                 self._guarded(name, partial(self._follow, registry, name, version))
@@ -133,7 +133,9 @@ class Watcher:
         """Return those of the names that this predictor serves, the declared ones first; so many at most."""
         declared = self._predictor.specs
         patterns = self._settings.serving_model_patterns
-        fit = [name for name in dict.fromkeys(names) if any(fnmatchcase(name, one) for one in patterns)]
+        fit = [
+            name for name in dict.fromkeys(names) if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
         others = [name for name in fit if name not in declared]
         # What is served stays; of the rest, the first by name.
         others.sort(key=lambda name: (name not in self._predictor.states, name))

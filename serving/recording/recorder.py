@@ -38,7 +38,7 @@ Reason = Literal["memory", "spool", "error"]
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRecord:
-    """What came true of a prediction: `row` of the answer `id`. `key` names the API key that said so."""
+    """The outcome of a prediction: `row` of the answer `id`. `key` names the API key that sent it."""
 
     id: str
     row: int
@@ -72,7 +72,7 @@ class Recorder:
         self._lock, self._rows = Lock(), 0
         # Whether the folder was full, or could not be written, when that was tried last.
         self._no_room = False
-        self._made: list[PredictionRecord] = []
+        self._records: list[PredictionRecord] = []
         self._outcomes: list[FeedbackRecord] = []
         self._full, self._written, self._stopping = Event(), Event(), Event()
         self._deadline = float("inf")
@@ -90,12 +90,12 @@ class Recorder:
         for thread in self._threads:
             thread.start()
 
-    def record(self, made: PredictionRecord) -> None:
+    def record(self, record: PredictionRecord) -> None:
         """Keep predictions, or count them as dropped when too many wait."""
-        rows = len(made.rows)
+        rows = len(record.rows)
         with self._lock:
             if fits := self._rows + rows <= limits.LOG_ROWS:
-                self._made.append(made)
+                self._records.append(record)
                 self._rows += rows
         if not fits:
             self._meters.not_recorded(rows, "memory")
@@ -130,30 +130,31 @@ class Recorder:
 
     def _write(self) -> None:
         with self._lock:
-            made, outcomes = self._made, self._outcomes
-            self._made, self._outcomes, self._rows = [], [], 0
+            records, outcomes = self._records, self._outcomes
+            self._records, self._outcomes, self._rows = [], [], 0
         self._no_room = self._spool.full
         groups: dict[tuple[object, ...], list[PredictionRecord]] = {}
-        for one in made:
-            features = one.served.model.description.features
-            groups.setdefault((one.model, _date(one.at), features, one.outputs.classes), []).append(one)
-        for (model, date, *_), group in groups.items():
+        for record in records:
+            # Files hold answers of models of one form: the same columns.
+            form = record.served.model.description.features, record.outputs.classes
+            groups.setdefault((record.model, _date(record.at), form), []).append(record)
+        for (model, date, _), group in groups.items():
             self._add(f"predictions/model={file_name(str(model))}/date={date}", group)
         days: dict[str, list[FeedbackRecord]] = {}
         for outcome in outcomes:
             days.setdefault(_date(outcome.at), []).append(outcome)
-        # What was accepted is kept whatever the folder holds; no more is accepted until there is room.
-        for date, said in days.items():
-            if not self._add(f"feedback/date={date}", said, even_if_full=True):
+        # What was accepted is kept even in a full folder; no more is accepted until there is room.
+        for date, feedback in days.items():
+            if not self._add(f"feedback/date={date}", feedback, even_if_full=True):
                 with self._lock:
-                    self._outcomes, self._rows = said + self._outcomes, self._rows + len(said)
+                    self._outcomes, self._rows = feedback + self._outcomes, self._rows + len(feedback)
         if groups or days:
             self._written.set()
 
     def _add(
         self, prefix: str, group: list[PredictionRecord] | list[FeedbackRecord], *, even_if_full: bool = False
     ) -> bool:
-        rows = sum(len(one.rows) if isinstance(one, PredictionRecord) else 1 for one in group)
+        rows = sum(len(record.rows) if isinstance(record, PredictionRecord) else 1 for record in group)
         try:
             table = _predictions(group) if isinstance(group[0], PredictionRecord) else _feedback(group)
             self._spool.add(prefix, table, even_if_full=even_if_full)

@@ -146,10 +146,10 @@ class Similarity(ServingTask):
         texts = {str(contract.id_name): "Id of the neighbour.", **{c: f"Its {c}." for c in contract.shown}}
         fields: dict[str, Any] = {name: (str, Field(description=words)) for name, words in texts.items()}
         distance = Field(ge=0, description="How far it is, in the space of the model; 0 is the same.")
-        one = create_model(
+        neighbour = create_model(
             f"{title}Neighbour", __config__=RESPONSE_CONFIG, **fields, distance=(float, distance)
         )
-        neighbours: Any = (list[one], Field(description="The nearest first."))
+        neighbours: Any = (list[neighbour], Field(description="The nearest first."))
         row = create_model(f"{title}Row", __config__=RESPONSE_CONFIG, neighbours=neighbours)
         about: dict[str, Any] = {
             name: (field.annotation, Field(description=field.description))

@@ -28,13 +28,13 @@ def similarity_request(
 
     Each has its example on the docs page, where there is one.
     """
-    wanted = Field(
+    how_many = Field(
         DEFAULT_NEIGHBOURS,
         ge=1,
         le=MAX_NEIGHBOURS,
         description="How many neighbours are wanted; there are fewer where the index holds fewer.",
     )
-    title, count = features.__name__.removesuffix("Features"), {"k": (int, wanted)}
+    title, count = features.__name__.removesuffix("Features"), {"k": (int, how_many)}
     named: Any = Annotated[str, Field(min_length=1, description="Id of a thing that the index holds.")]
     ids = [{id_name: example_id, "k": 5}] if example_id else []
     rows = [{**example, "k": 5}] if example else []

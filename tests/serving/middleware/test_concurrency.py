@@ -49,20 +49,20 @@ def answer(connection: socket.socket) -> tuple[int, str, dict[str, str]]:
     return int(lines[0].split()[1]), error.code, headers
 
 
-def scrape(running: Running) -> Scraped:
-    return Scraped(running.get("/metrics").text)
+def scrape(running: Running, headers: dict[str, str] | None = None) -> Scraped:
+    return Scraped(running.get("/metrics", headers=headers).text)
 
 
-def under_way(running: Running) -> tuple[float, float]:
+def under_way(running: Running, headers: dict[str, str] | None = None) -> tuple[float, float]:
     """How many requests are worked at, and how many wait."""
-    seen = scrape(running)
+    seen = scrape(running, headers)
     return seen.get("greenroom_requests_in_flight"), seen.get("greenroom_queue_length")
 
 
-def settles(running: Running, *, working: int, waiting: int) -> None:
+def settles(running: Running, *, working: int, waiting: int, headers: dict[str, str] | None = None) -> None:
     """Wait until so many requests are worked at and so many wait."""
     wanted = (working, waiting)
-    until(lambda: under_way(running) == wanted, lambda: f"{under_way(running)}, not {wanted}")
+    until(lambda: under_way(running, headers) == wanted, lambda: f"{under_way(running)}, not {wanted}")
 
 
 def refusals(running: Running) -> dict[str, float]:
