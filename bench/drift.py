@@ -23,7 +23,8 @@ from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.drift import Answered, Limits, answered, by_rows, find_drift, measure_performance
+from checks.drift import Limits, find_drift, measure_performance
+from checks.precomputed import ScoredRows, score_rows
 from flows.data import cleaning, sources, splits, validation
 from flows.evaluation.intervals import draws
 from flows.modeling import candidates, onnx_export, similarity
@@ -50,7 +51,7 @@ class Side:
         things = matrix.join(rows[[name for name in spec.columns if name not in spec.features]])
         self.spec = spec
         self.model = OnnxModel(_trained(spec, things.iloc[train]), threads=2)
-        self.train = answered(spec, self.model, matrix.iloc[train])
+        self.train = score_rows(spec, self.model, matrix.iloc[train])
         self.rows = matrix.iloc[test].reset_index(drop=True)
         self.truth = things[spec.target].iloc[test].to_numpy() if spec.target else None
         self.genres = rows["track_genre"].iloc[test].to_numpy()
@@ -72,7 +73,7 @@ def _trained(spec: ModelSpec, rows: pd.DataFrame) -> bytes:
 class Scores:
     """The drift scores of windows of some rows against a reference; what is the same for all is kept."""
 
-    def __init__(self, side: Side, rows: Answered) -> None:
+    def __init__(self, side: Side, rows: ScoredRows) -> None:
         spec = side.spec
         self.of: dict[str, Callable[[npt.NDArray[np.intp]], float]] = {}
         for name in spec.features:
@@ -215,7 +216,7 @@ def _measure(
     draw, shift = how
     for side in sides:
         rows = side.rows if shift is None else shift(side.rows)
-        scores = Scores(side, answered(side.spec, side.model, rows))
+        scores = Scores(side, score_rows(side.spec, side.model, rows))
         found += [scores(draw(side, size, random)) for _ in range(windows)]
     return np.array(found)
 
@@ -265,7 +266,7 @@ def _delay(side: Side, label: str, rows: int, limits: Limits, random: np.random.
     count = len(side.rows)
     shifted = side.rows if shift is None else shift(side.rows)
     both = pd.concat([side.rows, shifted], ignore_index=True)
-    scores = Scores(side, answered(side.spec, side.model, both))
+    scores = Scores(side, score_rows(side.spec, side.model, both))
     before, after = plain(side, rows, random), draw(side, rows, random) + count
     for hour in range(1, HOURS + 1):
         new = rows * hour // HOURS
@@ -289,7 +290,7 @@ def print_performance(name: str, sides: list[Side], windows: int, random: np.ran
 
 
 def _performance_alarms(side: Side, size: int, windows: int, random: np.random.Generator) -> Sequence[bool]:
-    known = answered(side.spec, side.model, side.rows)
+    known = score_rows(side.spec, side.model, side.rows)
     artists = np.unique(side.artists)
     found = []
     for _ in range(windows):
@@ -305,10 +306,10 @@ def _performance_alarms(side: Side, size: int, windows: int, random: np.random.G
     return found
 
 
-def _width(spec: ModelSpec, side: tuple[Answered, Any], again: Sequence[npt.NDArray[np.intp]]) -> float:
+def _width(spec: ModelSpec, side: tuple[ScoredRows, Any], again: Sequence[npt.NDArray[np.intp]]) -> float:
     """Return the width of the score's 95 % interval when artists are drawn, as a training logs it."""
     said, truth = side
-    known = by_rows(said)
+    known = said.estimator()
     score = get_scorer(spec.metric)
     low, high = np.percentile([score(known, at, truth[at]) for at in again], (2.5, 97.5))
     return float(high - low)
@@ -322,7 +323,7 @@ def _alarms(found: Floats, limits: Limits) -> float:
 def _verify(side: Side, count: int, random: np.random.Generator) -> None:
     """Let DeepChecks judge some windows; stop where its numbers are not those computed here."""
     for turn in range(count):
-        rows = answered(side.spec, side.model, louder(2.0 * turn)(side.rows))
+        rows = score_rows(side.spec, side.model, louder(2.0 * turn)(side.rows))
         places = plain(side, 500, random)
         scores = Scores(side, rows)
         with TemporaryDirectory(prefix="greenroom-bench-") as folder:

@@ -3,15 +3,18 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-Task = Literal["classification", "regression", "clustering", "similarity"]
+from catalog.tasks import task_names, task_spec
+
+# The name of a registered task.
+Task = Annotated[
+    str,
+    AfterValidator(lambda name: task_spec(name).name),
+    WithJsonSchema({"enum": list(task_names()), "type": "string"}),
+]
 Suite = Literal["data_integrity", "train_test_validation", "model_evaluation"]
 
-# The tasks that learn from a known answer, the target.
-SUPERVISED: frozenset[Task] = frozenset({"classification", "regression"})
-# The headline metrics of the others: no scorers of scikit-learn (checks/builtin).
-METRICS: dict[Task, str] = {"clustering": "silhouette", "similarity": "agreement_at_10"}
 # Most neighbours that a similarity model answers; its file finds one more, the thing that was asked about.
 MAX_NEIGHBOURS = 100
 
@@ -234,7 +237,7 @@ class ModelSpec(_Declaration):
     )
     metric: str = Field(
         description="Headline metric, higher is better; chooses among the candidates. The name of one of "
-        "scikit-learn's scorers, or what `METRICS` says for the task."
+        "scikit-learn's scorers, or the one metric of the task (catalog/tasks.py)."
     )
     search_trials: int = Field(
         default=8,
@@ -267,7 +270,7 @@ class ModelSpec(_Declaration):
     @property
     def supervised(self) -> bool:
         """Whether it learns from a known answer."""
-        return self.task in SUPERVISED
+        return task_spec(self.task).supervised
 
     @property
     def label(self) -> str | None:
@@ -277,26 +280,18 @@ class ModelSpec(_Declaration):
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of a row that training and gate look at: features, label, and what names a thing."""
-        named = (self.dataset.id, *self.shown) if self.task == "similarity" else ()
-        return tuple(dict.fromkeys(filter(None, (*self.features, self.label, *named))))
+        columns = (*self.features, self.label, *task_spec(self.task).columns(self))
+        return tuple(dict.fromkeys(filter(None, columns)))
 
     def _problems_of_task(self) -> list[str]:
-        problems = []
+        task, problems = task_spec(self.task), []
         if self.supervised and self.target is None:
             problems.append(f"a {self.task} needs a target")
         if not self.supervised and self.target is not None:
             problems.append(f"a {self.task} has no target, and {self.target!r} is declared as one")
-        if (metric := METRICS.get(self.task)) and self.metric != metric:
-            problems.append(f"the metric of a {self.task} is {metric!r}, not {self.metric!r}")
-        if self.task == "similarity":
-            if self.related_by is None or self.dataset.id is None:
-                problems.append("a similarity needs `related_by`, and an `id` of its dataset")
-            if taken := sorted({"k", "distance"} & {*self.features, *self.shown, self.dataset.id}):
-                problems.append(
-                    f"names that a similarity's requests and answers have for themselves: {taken}"
-                )
-        elif self.related_by or self.shown:
-            problems.append("`related_by` and `shown` are a similarity's alone")
+        if task.metric and self.metric != task.metric:
+            problems.append(f"the metric of a {self.task} is {task.metric!r}, not {self.metric!r}")
+        problems += task.problems(self)
         roles = {"target": self.target, "related_by": self.related_by, "id": self.dataset.id}
         for role, name in [*roles.items(), *(("shown", name) for name in self.shown)]:
             if name is not None and name not in self.dataset.row.model_fields:

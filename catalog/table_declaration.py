@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, create_model, mo
 
 from catalog.policies import CLASSIFICATION, REGRESSION
 from catalog.spec import Candidate, Dataset, GatePolicy, ModelSpec, Split
+from catalog.tasks import task_spec
 
 PlainTask = Literal["classification", "regression"]
 Kind = Literal["number", "integer", "boolean"]
@@ -82,7 +83,7 @@ class PlainDeclaration(BaseModel):
             )
             for column in self.features
         }
-        kinds = {self.target: str if self.task == "classification" else _TYPES["number"]}
+        kinds = {self.target: _TYPES["number"] if task_spec(self.task).numeric_target else str}
         if self.group:
             kinds[self.group] = str
         others: dict[str, Any] = {name: (kind, ...) for name, kind in kinds.items()}

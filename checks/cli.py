@@ -57,36 +57,34 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_mark
         registry = Registry(client)
         try:
             spec = get_model(model)
-            found = _find(registry, model, version)
+            checked = _find(registry, model, version)
         except UnknownModelError as error:
-            found, spec = _undeclared(registry, model, version, error)
+            checked, spec = _undeclared(registry, model, version, error)
         if rerun:
-            _rerun(registry, found, spec)
-            found = registry.version(model, found.number)
-        refusal = _refusal(client, registry, found, spec)
+            _rerun(registry, checked, spec)
+            checked = registry.version(model, checked.number)
+        refusal = _refusal(client, registry, checked, spec)
         try:
-            verdict = registry.verdict(found)
+            verdict = registry.verdict(checked)
         except NotFoundError:
             verdict = None
     if as_json:
-        _print_json(found, verdict, refusal)
+        _print_json(checked, verdict, refusal)
     elif as_markdown:
-        click.echo(markdown(found, verdict, refusal))
+        click.echo(markdown(checked, verdict, refusal))
     else:
-        _print_table(found, verdict, refusal)
+        _print_table(checked, verdict, refusal)
     sys.exit(1 if refusal else 0)
 
 
 def _find(registry: Registry, model: str, number: int | None) -> Version:
     try:
-        if number is not None:
-            return registry.version(model, number)
-        versions = registry.versions(model)
+        version = registry.newest(model) if number is None else registry.version(model, number)
     except NotFoundError as error:
         raise _CouldNotTellError(str(error)) from error
-    if not versions:
+    if version is None:
         raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
-    return versions[0]
+    return version
 
 
 def _undeclared(
@@ -98,8 +96,8 @@ def _undeclared(
     """
     try:
         versions = registry.versions(model) if number is None else [registry.version(model, number)]
-        found = versions[0]
-        content = registry.artifact(found, f"gate/{DECLARATION_FILE}")
+        submitted = versions[0]
+        content = registry.artifact(submitted, f"gate/{DECLARATION_FILE}")
     except (NotFoundError, RegistryRefusedError, IndexError):
         raise click.BadParameter(str(unknown), param_hint="MODEL") from unknown
     except RegistryUnavailableError as error:
@@ -111,11 +109,11 @@ def _undeclared(
         spec = declared.spec()
     except ValueError as error:
         raise _CouldNotTellError(
-            f"The declaration in the run of {found} cannot be read: {error}. Submit the model again."
+            f"The declaration in the run of {submitted} cannot be read: {error}. Submit the model again."
         ) from error
     if spec.name != model:
-        raise _CouldNotTellError(f"The run of {found} declares {spec.name!r}. Submit the model again.")
-    return found, spec
+        raise _CouldNotTellError(f"The run of {submitted} declares {spec.name!r}. Submit the model again.")
+    return submitted, spec
 
 
 def _refusal(client: TrackingClient, registry: Registry, version: Version, spec: ModelSpec) -> str | None:
@@ -123,25 +121,24 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
     settings = KeySettings()
     try:
         if EVIDENCE not in version.tags:
-            raise rules.missing(version.candidate)
-        trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
-        evidence = verify(version.tags[EVIDENCE], trusted)
+            raise rules.missing(version.ref)
+        evidence = verify(version.tags[EVIDENCE], keys.all_trusted(settings))
         if version.stage is Stage.PRODUCTION:  # it is up: whom it had to beat then does not matter now
-            rules.require_about(evidence, version.candidate)
-            rules.require_passed(evidence, version.candidate)
+            rules.require_about(evidence, version.ref)
+            rules.require_passed(evidence, version.ref)
         else:
             current = registry.in_stage(version.model, Stage.PRODUCTION)
             rows = audit_log.history(client, version.model)
-            situation = rules.Situation(
-                incumbent=registry.named(current) if current else None,
+            context = rules.PromotionContext(
+                incumbent=registry.evidence_identity(current) if current else None,
                 now=datetime.now(UTC),
                 max_age=timedelta(days=settings.evidence_max_age),
                 policy_digest=policy_digest(spec.gate),
                 changed_at=audit.production_changed(rows),
                 used=audit.used_evidence(rows),
             )
-            rules.require_good(evidence, version.candidate, situation)
-        rules.require_bytes(evidence, version.candidate, registry.files(version))
+            rules.require_good(evidence, version.ref, context)
+        rules.require_bytes(evidence, version.ref, registry.files(version))
     except EvidenceError as error:
         return str(error)
     return None

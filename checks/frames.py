@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.spec import ModelSpec
+from catalog.tasks import task_spec
 from checks.errors import GateInputError
 from registry.digests import digest
 
@@ -25,7 +26,7 @@ def checked_frame(spec: ModelSpec, frame: pd.DataFrame, side: str) -> pd.DataFra
         )
     if frame.empty:
         raise GateInputError(f"There are no {side} rows to check {spec.name!r} on.")
-    numeric = [*spec.features, *([spec.target] if spec.task == "regression" else [])]
+    numeric = [*spec.features, *([spec.target] if task_spec(spec.task).numeric_target else [])]
     try:
         checked = frame[columns].astype(dict.fromkeys(numeric, "float64")).reset_index(drop=True)
     except (ValueError, TypeError) as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from catalog.spec import ModelSpec
-from checks.comparison import find_rival
+from checks.comparison import find_incumbent
 from checks.errors import GateInputError
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES, VERDICT_FILE, run_gate
@@ -44,7 +44,7 @@ def rerun_gate(registry: Registry, version: Version, spec: ModelSpec) -> Verdict
             model=model,
             report_dir=folder,
             git_commit=before.git_commit if before else None,
-            rival=find_rival(registry, version.model, version.number),
+            incumbent=find_incumbent(registry, version.model, version.number),
         )
         if before and before.dataset_digests != verdict.dataset_digests:
             raise GateInputError(

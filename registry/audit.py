@@ -23,7 +23,7 @@ UNREADABLE = "unreadable"
 _LEADING = frozenset({"promoted", "override", "rollback", "found"})
 
 
-class Row(BaseModel):
+class AuditEntry(BaseModel):
     """One thing that happened. Fields that do not apply are None."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
@@ -52,7 +52,7 @@ class Row(BaseModel):
     changed: dict[str, Any] | None = None
 
 
-class Link(BaseModel):
+class AuditLink(BaseModel):
     """One link of the chain: enough to check it without reading what others' rows say."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,7 +68,7 @@ def link_hash(number: int, previous: str, body: str) -> str:
     return sha256(f"{number}\n{previous}\n{body}".encode()).hexdigest()
 
 
-def broken_links(links: Sequence[Link]) -> Iterator[str]:
+def broken_links(links: Sequence[AuditLink]) -> Iterator[str]:
     """Yield a sentence for each place where the chain does not hold together."""
     previous, expected = "", 1
     for link in links:
@@ -84,7 +84,7 @@ def broken_links(links: Sequence[Link]) -> Iterator[str]:
         previous, expected = link.hash, link.id + 1
 
 
-def good_versions(rows: Iterable[Row]) -> list[int]:
+def good_versions(rows: Iterable[AuditEntry]) -> list[int]:
     """Return the versions that were in Production by right, oldest first; the last is the newest such one.
 
     A version that a rollback left behind is not among them until it is promoted again; one that came to
@@ -105,31 +105,31 @@ def good_versions(rows: Iterable[Row]) -> list[int]:
     return good
 
 
-def rollback_targets(rows: Iterable[Row], current: int | None) -> list[int]:
+def rollback_targets(rows: Iterable[AuditEntry], current: int | None) -> list[int]:
     """Return the versions that a rollback may go to, the nearest first."""
     return [version for version in reversed(good_versions(rows)) if version != current]
 
 
-def read(text: str) -> Row:
+def read(text: str) -> AuditEntry:
     """Return a row from its text; one that cannot be read says so, and hides no other."""
     try:
-        return Row.model_validate_json(text)
+        return AuditEntry.model_validate_json(text)
     except ValidationError:
-        return Row(id=0, at="", action=UNREADABLE, model="", actor="")
+        return AuditEntry(id=0, at="", action=UNREADABLE, model="", actor="")
 
 
-def used_evidence(rows: Iterable[Row]) -> frozenset[str]:
+def used_evidence(rows: Iterable[AuditEntry]) -> frozenset[str]:
     """Return the digests of the evidence that took versions to Production; each counts once."""
     return frozenset(row.evidence for row in rows if row.evidence and row.to_stage == PRODUCTION)
 
 
-def production_changed(rows: Iterable[Row]) -> datetime | None:
+def production_changed(rows: Iterable[AuditEntry]) -> datetime | None:
     """Return when what is in Production changed last."""
     changes = [r.at for r in rows if PRODUCTION in (r.from_stage, r.to_stage) and r.from_stage != r.to_stage]
     return datetime.fromisoformat(changes[-1]) if changes else None
 
 
-def as_json(rows: Iterable[Row]) -> str:
+def as_json(rows: Iterable[AuditEntry]) -> str:
     """Return rows as a JSON list, with the names that they have in the database."""
     return json.dumps(
         [row.model_dump(mode="json", by_alias=True, exclude_none=True) for row in rows], indent=2

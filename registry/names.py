@@ -24,14 +24,14 @@ def check_tag(check: str) -> str:
     return f"check.{check}"
 
 
-def folded(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a name as a person reads it: without case, width and look-alike forms of Unicode."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 def is_reserved(key: str) -> bool:
     """Whether a tag's key is reserved, or could be taken for one that is."""
-    return folded(key) in _RESERVED
+    return normalize_name(key) in _RESERVED
 
 
 # What Greenroom's own client tells the guard besides MLflow's API. Values are percent-encoded UTF-8.

@@ -4,12 +4,29 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from registry.names import folded
+from registry.names import normalize_name
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+# Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
+_RETIRED = {
+    "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
+    "trials: set that, or nothing.",
+    "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: /metrics "
+    "needs an API key where keys are set or the host is not loopback; unset it.",
+}
+_FIXED = (
+    *("HEAD_TIMEOUT", "BODY_TIMEOUT", "READ_TIMEOUT", "QUEUE_TIMEOUT", "POLL", "LOG_ROWS", "SPOOL_BYTES"),
+    *("EXPLAIN_ROWS", "PYFUNC_TIMEOUT", "PYFUNC_LOAD_TIMEOUT", "PYFUNC_MEMORY"),
+)
+_RETIRED |= {
+    f"GREENROOM_SERVING_{name}": f"GREENROOM_SERVING_{name} is no setting any more: its value is fixed "
+    "(serving/limits.py); unset it."
+    for name in _FIXED
+}
 
 
 def home() -> Path:
@@ -17,8 +34,8 @@ def home() -> Path:
 
     Installed as a wheel there is no checkout, and the current folder takes its place.
     """
-    if given := os.environ.get("GREENROOM_HOME"):
-        return Path(given).expanduser().resolve()
+    if folder := os.environ.get("GREENROOM_HOME"):
+        return Path(folder).expanduser().resolve()
     base = _CHECKOUT if (_CHECKOUT / "pyproject.toml").exists() else Path.cwd()
     return base / ".greenroom"
 
@@ -31,6 +48,23 @@ class GreenroomSettings(BaseSettings):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(_env_file=home() / "stack.env", **values)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_retired(cls, values: Any) -> Any:
+        # The environment alone: what an older version wrote to a home's stack.env must not stop this one.
+        if sentences := [sentence for name, sentence in _RETIRED.items() if os.environ.get(name)]:
+            raise PydanticCustomError("retired_setting", "{sentences}", {"sentences": " ".join(sentences)})
+        return values
+
+
+def explain(error: ValidationError) -> str:
+    """Return what is wrong with settings, in one sentence without their values, which may be passwords."""
+    wrong = [
+        "".join(f"GREENROOM_{str(part).upper()}: " for part in problem["loc"][:1]) + problem["msg"]
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return "; ".join(wrong).replace("Value error, ", "")
 
 
 class KeySettings(GreenroomSettings):
@@ -71,8 +105,8 @@ class KeySettings(GreenroomSettings):
 
     @property
     def production_alias_names(self) -> frozenset[str]:
-        """The aliases that mean Production, as `registry.names.folded` writes them."""
-        return frozenset(folded(name) for name in self.production_aliases.split(",") if name.strip())
+        """The aliases that mean Production, as `registry.names.normalize_name` writes them."""
+        return frozenset(normalize_name(name) for name in self.production_aliases.split(",") if name.strip())
 
     @property
     def gate_key_path(self) -> Path:
@@ -90,8 +124,8 @@ class KeySettings(GreenroomSettings):
         return _path(self.trusted_keys) or home() / "keys" / "trusted"
 
 
-def _path(given: str) -> Path | None:
-    return Path(given).expanduser().resolve() if given else None
+def _path(value: str) -> Path | None:
+    return Path(value).expanduser().resolve() if value else None
 
 
 class RegistrySettings(KeySettings):

@@ -9,6 +9,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from catalog.loader import CatalogError, load_catalog
+from registry.settings import explain
 from serving.middleware.access_log import config
 from serving.middleware.tracing import TracingUnavailableError, require_tracing
 from serving.process import workers
@@ -26,8 +27,7 @@ def main() -> None:
         if settings.serving_otlp_endpoint:
             require_tracing()
     except ValidationError as error:
-        wrong = "; ".join(f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        _refuse(f"a setting is not valid. {wrong}.")
+        _refuse(explain(error))
     except (CatalogError, TracingUnavailableError) as error:
         _refuse(str(error))
     # uvicorn finishes what is under way, then raises the signal again; being told to stop is no failure.

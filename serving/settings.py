@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from registry.settings import RegistrySettings, home
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 from serving.api_key_pairs import parse_pairs
 
 

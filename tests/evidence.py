@@ -52,7 +52,7 @@ class Gate:
         current = self.registry.in_stage(version.model, Stage.PRODUCTION)
         if current and current.number == version.number:
             current = None
-        incumbent: Incumbent | None = self.registry.named(current) if current else None
+        incumbent: Incumbent | None = self.registry.evidence_identity(current) if current else None
         verdict = Verdict(
             model=changed.get("model", version.model),
             task="regression",

@@ -104,7 +104,7 @@ def promote(registry: Registry, version: Version) -> Version:
         model_digest=digest_of(files, MODEL_FILE) or "",
         policy_digest=policy_digest(spec.gate),
         dataset_digests={},
-        incumbent=registry.named(current) if current else None,
+        incumbent=registry.evidence_identity(current) if current else None,
         outcomes=(passed,),
     )
     registry.attest(version, verdict, KeySettings())

@@ -1,4 +1,4 @@
-"""What a check of Greenroom's own looks at, and what it says of it."""
+"""What a built-in check reads, and what it returns."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from catalog.spec import ModelSpec
-from checks.encoding import encoder
+from checks.builtin.encoding import encoder
 from registry.model_format.onnx_model import OnnxModel, Rows
 
 Side = Literal["train", "test"]
@@ -17,15 +17,15 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The number that a condition is about, and a sentence for people."""
 
     value: float
-    said: str
+    sentence: str
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckContext:
     """One model and its rows, with the columns of `spec` (checks.frames); `test` are the held-out ones."""
 
     spec: ModelSpec
@@ -47,9 +47,9 @@ class Look:
         encoded: Floats = self._encoder.transform(rows).astype(np.float64)
         return encoded
 
-    def answers(self, rows: Floats, of: OnnxModel | None = None) -> tuple[Any, Any]:
-        """Return what the model, or another one, says to raw features in the declared order."""
-        model = of or self.model
+    def answers(self, rows: Floats, model: OnnxModel | None = None) -> tuple[Any, Any]:
+        """Return what the model, or another one, predicts for raw features in the declared order."""
+        model = model or self.model
         reads = [self.spec.features.index(name) for name in model.description.features]
         matrix: Rows = rows[:, reads].astype(np.float32)
         return model.predict(matrix)

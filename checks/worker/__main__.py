@@ -74,9 +74,6 @@ def _run_suite(suite: str, declared: list[dict], inputs: dict, folder: Path) -> 
 def _read_inputs(folder: Path, job: dict) -> dict:
     """Return the arguments of `Suite.run` that describe data and predictions."""
     classes = job["classes"] or None
-    label_type = "regression" if job["task"] == "regression" else "multiclass"
-    if classes and len(classes) == 2:
-        label_type = "binary"
     inputs: dict = {"model_classes": classes}
     start = 0
     for side in ("train", "test"):
@@ -92,7 +89,7 @@ def _read_inputs(folder: Path, job: dict) -> dict:
             label=job["target"],
             features=job["features"],
             cat_features=job["categorical"],
-            label_type=label_type if labelled else None,
+            label_type=job["label_type"],
             dataset_name={"train": "Train", "test": "Test"}[side],
         )
         predicted = folder / f"{side}_predictions.parquet"

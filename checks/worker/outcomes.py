@@ -34,14 +34,14 @@ def read_results(built: Mapping[str, BaseCheck], results: list[BaseCheckResult])
         if not details:
             continue  # no outcome is what the gate calls `missing`
         worst = min(details, key=lambda detail: _WORST_FIRST.index(detail["status"]))
-        tell = [detail for detail in details if detail["status"] == worst["status"]]
+        worst_details = [detail for detail in details if detail["status"] == worst["status"]]
         outcomes.append(
             {
                 "check": name,
                 "status": worst["status"],
-                "reason": "; ".join(_sentence(detail) for detail in tell),
+                "reason": "; ".join(_sentence(detail) for detail in worst_details),
                 # Where both sides have a number, every check of one table is worse the higher it is.
-                "value": max((d["value"] for d in tell if d["value"] is not None), default=None),
+                "value": max((d["value"] for d in worst_details if d["value"] is not None), default=None),
                 "scores": _scores(name, results, check),
                 "details": details,
             }
@@ -53,12 +53,12 @@ def _scores(name: str, results: list[BaseCheckResult], check: BaseCheck) -> dict
     """Return the score of each feature, where a check has them and could compute them."""
     if name != "FeatureDrift":
         return {}
-    found = [r.value for r in results if r.check is check and not isinstance(r, CheckFailure)]
+    values = [r.value for r in results if r.check is check and not isinstance(r, CheckFailure)]
     return {
-        str(feature): float(one["Drift score"])
-        for value in found
-        for feature, one in value.items()
-        if isinstance(one["Drift score"], Number) and math.isfinite(one["Drift score"])
+        str(feature): float(result["Drift score"])
+        for value in values
+        for feature, result in value.items()
+        if isinstance(result["Drift score"], Number) and math.isfinite(result["Drift score"])
     }
 
 
@@ -80,9 +80,9 @@ def _judge(name: str, result: BaseCheckResult) -> tuple[str, str, float | None]:
         return status, f"{type(error).__name__}: {getattr(error, 'message', None) or error}", None
     if not result.conditions_results:
         return "not_run", "no condition was judged", None
-    found = [(_STATUS[c.category], f"{c.name}: {c.details}") for c in result.conditions_results]
-    status = min((s for s, _ in found), key=_WORST_FIRST.index)
-    reason = "; ".join(text for s, text in found if s == status)
+    conditions = [(_STATUS[c.category], f"{c.name}: {c.details}") for c in result.conditions_results]
+    status = min((s for s, _ in conditions), key=_WORST_FIRST.index)
+    reason = "; ".join(text for s, text in conditions if s == status)
     try:
         value = _measure(name, result.value)
     except Exception as error:  # noqa: BLE001 - the condition may have misread an unexpected shape, too

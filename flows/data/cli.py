@@ -71,7 +71,7 @@ def check_data(models: tuple[str, ...], dataset: str | None, report: Path | None
 
 def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
     # Imported here: pandas and scikit-learn take seconds, and `--help` should not.
-    from checks.data_checks import check_rows  # noqa: PLC0415
+    from checks.gate import check_rows  # noqa: PLC0415
     from flows.data import sources, splits, validation  # noqa: PLC0415
     from flows.data.cleaning import clean, features  # noqa: PLC0415
 

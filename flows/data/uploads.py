@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from catalog.spec import Dataset, ModelSpec
 from flows.errors import DataError
 from registry.errors import DatasetDamagedError, DatasetMissingError
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
 from registry.storage.datasets import dataset_key, fetch_dataset, is_dataset_id
+from registry.storage.settings import StorageSettings
 
 if TYPE_CHECKING:
     import pandas as pd

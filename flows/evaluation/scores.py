@@ -21,8 +21,8 @@ from sklearn.metrics import get_scorer, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
-from checks.comparison import KnownClassifier, KnownRegressor
-from checks.encoding import encoder
+from checks.builtin.encoding import encoder
+from checks.precomputed import PrecomputedClassifier, PrecomputedRegressor
 from flows.data.splits import Groups, Positions
 from flows.evaluation import metrics
 from flows.evaluation.intervals import Floats, Interval, draws, interval
@@ -192,9 +192,9 @@ def _drawn(
         # By number: comparing text takes several times as long, hundreds of times.
         names = pd.Index(model.classes_)
         actual, said = names.get_indexer(actual), names.get_indexer(model.predict(rows))
-        known: Any = KnownClassifier(said, model.predict_proba(rows), np.arange(len(names)))
+        known: Any = PrecomputedClassifier(said, model.predict_proba(rows), np.arange(len(names)))
     else:
-        known = KnownRegressor(model.predict(rows))
+        known = PrecomputedRegressor(model.predict(rows))
 
     def one(at: Positions) -> float:
         try:

@@ -11,7 +11,7 @@ from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
-from checks.encoding import encoder
+from checks.builtin.encoding import encoder
 from flows.data.splits import Positions
 from flows.errors import TrainingError
 from flows.modeling import calibration, clustering, similarity

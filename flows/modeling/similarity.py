@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
 from flows.errors import TrainingError
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 
 _K = 10
 _SAME = 1e-9
@@ -72,9 +72,9 @@ def complete(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     return Pipeline([*pipeline.steps[:-1], ("model", search)])
 
 
-def items(spec: ModelSpec, pipeline: Pipeline, frame: pd.DataFrame) -> Items:
+def items(spec: ModelSpec, pipeline: Pipeline, frame: pd.DataFrame) -> SimilarityIndex:
     """Return the things of an index in its order; `frame` has the columns of `spec`."""
-    return Items.of(
+    return SimilarityIndex.of(
         pipeline[-1].metric,
         str(spec.dataset.id),
         tuple(frame[spec.dataset.id].astype(str)),

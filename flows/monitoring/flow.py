@@ -16,9 +16,10 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from checks.drift import Answered, Drift, Limits, Performance, answered, find_drift, measure_performance
+from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
+from checks.precomputed import ScoredRows, score_rows
 from flows import mlflow_connection
 from flows.monitoring.prediction_log import Window, open_bucket, read_feedback, read_predictions
 from flows.monitoring.prometheus import write_gauges
@@ -32,7 +33,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import MODEL
-from registry.notify.people import announce
+from registry.notify.people import notify
 
 EXPERIMENT = "monitoring"
 EVENT = "greenroom.drift"
@@ -46,8 +47,8 @@ class _Reference:
     `width` is that of the headline score's interval, None if the training did not log one.
     """
 
-    train: Answered
-    held_out: tuple[Answered, npt.NDArray[Any]] | None
+    train: ScoredRows
+    held_out: tuple[ScoredRows, npt.NDArray[Any]] | None
     model: OnnxModel
     width: float | None
 
@@ -150,32 +151,32 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
         model = OnnxModel(registry.model_bytes(version), threads=2)
     held_out = None
     if spec.supervised:
-        held_out = (answered(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
+        held_out = (score_rows(spec, model, stored["test"]), stored["test"][str(spec.target)].to_numpy())
     known = mlflow.get_run(version.run_id).data.metrics if version.run_id else {}
     ends = [known.get(f"test_{spec.metric.removeprefix('neg_')}_{end}") for end in ("low", "high")]
     width = None if ends[0] is None or ends[1] is None else ends[1] - ends[0]
-    return _Reference(answered(spec, model, stored["train"]), held_out, model, width)
+    return _Reference(score_rows(spec, model, stored["train"]), held_out, model, width)
 
 
-def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> Answered:
+def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows:
     """Return the rows as the log has them: what was asked, and what was really answered."""
     features = rows[[f"input_{name}" for name in spec.features]].astype(np.float64)
     features.columns = pd.Index(spec.features)
     if spec.task == "similarity":
         # The log has what was found; the question is how far the nearest other thing is.
-        return answered(spec, model, features)
+        return score_rows(spec, model, features)
     if spec.task == "regression":
-        return Answered(features, rows["prediction"].to_numpy(np.float64))
+        return ScoredRows(features, rows["prediction"].to_numpy(np.float64))
     if spec.task == "clustering":
-        return Answered(features, rows["prediction"].to_numpy().astype(str))
+        return ScoredRows(features, rows["prediction"].to_numpy().astype(str))
     classes = list(model.description.classes)
     shares = rows[[f"probability_{name}" for name in classes]].astype(np.float64)
     shares.columns = pd.Index(classes)
-    return Answered(features, rows["prediction"].to_numpy().astype(str), shares)
+    return ScoredRows(features, rows["prediction"].to_numpy().astype(str), shares)
 
 
 def _performance(
-    spec: ModelSpec, asked: Answered, joined: pd.DataFrame, reference: _Reference, settings: MonitorSettings
+    spec: ModelSpec, asked: ScoredRows, joined: pd.DataFrame, reference: _Reference, settings: MonitorSettings
 ) -> tuple[Performance | None, tuple[str, ...]]:
     if reference.held_out is None:
         return None, ()
@@ -240,7 +241,7 @@ def _told_lately(seen: Seen, settings: MonitorSettings) -> bool:
 def _raise_alarm(seen: Seen, run_id: str) -> None:
     why = "\n".join(seen.reasons)
     title = f"Greenroom: {seen.model} version {seen.version} drifts"
-    announce("drift", title, f"{seen.rows:,} predictions.\n{why}\nMLflow's run {run_id} has the report.")
+    notify("drift", title, f"{seen.rows:,} predictions.\n{why}\nMLflow's run {run_id} has the report.")
     emit_event(
         EVENT,
         resource={

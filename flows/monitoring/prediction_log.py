@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from catalog.spec import ModelSpec
 from flows.errors import DataError
 from registry.errors import StorageMissingError
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prefect import flow, get_run_logger, task
 
 from catalog.spec import ModelSpec
-from checks.comparison import NAME as COMPARISON
+from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitoring.settings import MonitorSettings
 from flows.orchestration.notifications import HOOKS, tell_outcome
 from flows.orchestration.retries import BOUNDED
@@ -16,8 +16,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
 from registry.evidence.verdict import Verdict
 from registry.names import Stage
-from registry.notify.people import announce
-from registry.notify.predictors import nudge
+from registry.notify.people import notify
 
 REASON = "Trained because of drift"
 
@@ -50,7 +49,7 @@ def retrain(model: str) -> Retrained:
             tell_outcome(outcome)
             return
         version = f"{outcome.model} version {outcome.version}"
-        announce("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{REASON}. {why[0]}")
 
     outcome = training(model, last=last, tell=tell)
     if outcome.passed and outcome.refusals:
@@ -72,7 +71,6 @@ def take_up(model: str, number: int, policy: str) -> tuple[str, str, bool]:
             ahead, why = may_go_on(registry.verdict(version), policy)
             if ahead:
                 version = registry.promote(version, Stage.PRODUCTION, f"{REASON}; {why}")
-                nudge(lambda text: get_run_logger().warning(text))
         except (RegistryRefusedError, EvidenceError) as error:
             return version.stage.value, str(error), True
     return version.stage.value, why, False
@@ -84,7 +82,7 @@ def may_go_on(verdict: Verdict, policy: str) -> tuple[bool, str]:
         return False, "it waits in Staging for a person (GREENROOM_RETRAIN_PROMOTES=staging)"
     if verdict.incumbent is None:
         return True, "there is no version in Production to compare with"
-    compared = next((o for o in verdict.outcomes if o.check == COMPARISON), None)
+    compared = next((o for o in verdict.outcomes if o.check == INCUMBENT_COMPARISON), None)
     if compared is None or compared.status != "passed" or compared.value is None:
         return False, "it waits in Staging: the gate did not compare it"
     if compared.value <= 0:

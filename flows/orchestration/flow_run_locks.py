@@ -67,8 +67,8 @@ def is_alive(run_id: str) -> bool:
     """Whether a flow run is still at work.
 
     A run of this home tells by its lock. One of another machine is dead when Prefect says that it ended
-    (a run that no longer sends heartbeats is ended by the automation of infra/deploying.py). One that nobody
-    knows is taken for alive: it is left alone.
+    (a run that no longer sends heartbeats is ended by the automation of infra/prefect_worker.py). One that
+    nobody knows is taken for alive: it is left alone.
     """
     file = _folder() / run_id
     if file.exists():

@@ -5,7 +5,8 @@ import time
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
-from registry.notify.people import Event, NotifySettings, announce
+from registry.notify import people
+from registry.notify.people import Event, NotifySettings
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -74,12 +75,12 @@ def notify(event: Event, title: str, text: str, settings: NotifySettings) -> Non
 
 
 def _completed(flow: "Flow[..., Any]", run: "FlowRun", _state: "State[Any]") -> None:
-    announce("completed", f"Greenroom: {run.name} completed", f"The flow {flow.name} completed.")
+    people.notify("completed", f"Greenroom: {run.name} completed", f"The flow {flow.name} completed.")
 
 
 def _failed(flow: "Flow[..., Any]", run: "FlowRun", state: "State[Any]") -> None:
     said = f" {state.message}" if state.message else ""
-    announce("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{said}")
+    people.notify("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{said}")
 
 
 HOOKS: dict[str, Any] = {"on_completion": [_completed], "on_failure": [_failed], "on_crashed": [_failed]}
@@ -109,8 +110,8 @@ def tell_outcome(outcome: Outcome) -> None:
     """Tell people of a version that was refused, by the gate or the server, or promoted."""
     version = f"{outcome.model} version {outcome.version}"
     if outcome.refusals:
-        announce("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
+        people.notify("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
     elif outcome.stage != "None":
-        announce(
+        people.notify(
             "promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}."
         )

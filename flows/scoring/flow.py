@@ -25,9 +25,8 @@ from flows.scoring.partition import RESERVED, Job, score_part
 from flows.scoring.plan import Pinned, Plan
 from flows.scoring.settings import ScoreSettings
 from flows.scoring.storage import place
-from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
+from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
-from registry.digests import digest
 from registry.errors import EvidenceBytesError, NotFoundError
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import Stage
@@ -79,22 +78,11 @@ def pin(spec: ModelSpec, number: int | None) -> Pinned:
                 f"{spec.name} has no version in Production. `greenroom train {spec.name} --promote` makes "
                 "one."
             )
-        content = registry.model_bytes(version)
-        _require_checked(registry, version, content)
+        content = registry.verified_model_bytes(version, KeySettings())
     model = OnnxModel(content)
     if model.description.task != spec.task:
         raise DataError(f"{version} is a {model.description.task} model, the catalogue declares {spec.task}.")
     return Pinned(version.number, model.digest, spec.task, model.description.classes)
-
-
-def _require_checked(registry: Registry, version: Version, content: bytes) -> None:
-    checked = digest_of(genuine_evidence(version, KeySettings()).files, MODEL_FILE)
-    if digest(content) != checked:
-        registry.report_mismatch(version)
-        raise EvidenceBytesError(
-            f"{version} does not hold the bytes that were checked: its {MODEL_FILE} was exchanged. "
-            f"`greenroom rollback {version.model} --reason …` brings the last good version back."
-        )
 
 
 @task(**RETRIES)

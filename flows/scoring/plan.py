@@ -22,8 +22,8 @@ from flows.data.uploads import contract_of
 from flows.errors import DataError
 from flows.scoring.storage import ChangedError, Found, Place, S3Place, place
 from registry.digests import digest
-from registry.storage.bucket import StorageSettings
 from registry.storage.datasets import dataset_key, is_dataset_id
+from registry.storage.settings import StorageSettings
 
 PLAN, SUCCESS = "_plan.json", "_SUCCESS"
 _SUFFIX = ".parquet"

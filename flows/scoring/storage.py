@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from flows.errors import DataError
 from registry.errors import StorageUnavailableError
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 
 # What S3 answers where an object is another one than the condition names, or where there is one already.
 _CONDITION = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}

@@ -8,7 +8,8 @@ here knows. Neither score says how it does on new rows (docs/decisions/020-submi
 import pandas as pd
 
 from catalog.spec import ModelSpec
-from checks.comparison import Rival, compare
+from checks.builtin.context import CheckContext
+from checks.comparison import IncumbentModel, compare
 from checks.frames import checked_frame
 from flows.errors import SeenError
 from registry.evidence.verdict import Incumbent
@@ -25,8 +26,9 @@ def require_unseen(
     """
     strict = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.0})})
     held_out = checked_frame(spec, test, "held-out")
-    rival = Rival(Incumbent(version=1, digest=as_fitted.digest), lambda: as_fitted)
-    found = compare(strict, held_out, refitted, rival, train=checked_frame(spec, train, "training"))
+    context = CheckContext(strict, checked_frame(spec, train, "training"), held_out, refitted)
+    incumbent = IncumbentModel(Incumbent(version=1, digest=as_fitted.digest), lambda: as_fitted)
+    found = compare(context, incumbent)
     if found.value is None:
         raise SeenError(
             f"{spec.name}: the model as fitted cannot be compared with the same one fitted here: "

@@ -8,7 +8,7 @@ import mlflow
 from prefect import task
 
 from catalog.spec import ModelSpec
-from checks.comparison import find_rival
+from checks.comparison import find_incumbent
 from checks.gate import run_gate
 from checks.rerun import rerun_gate
 from flows import mlflow_connection
@@ -23,8 +23,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.errors import KeyFileError
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
-from registry.names import EVIDENCE, OVERRIDE, Stage
-from registry.notify.predictors import nudge
+from registry.names import EVIDENCE, OVERRIDE
 from registry.settings import KeySettings
 
 
@@ -40,7 +39,7 @@ def check(spec: ModelSpec, content: bytes, train: Rows, test: Rows, report_dir: 
                 model=OnnxModel(content),
                 report_dir=report_dir,
                 git_commit=mlflow_connection.git_commit(),
-                rival=find_rival(Registry(client), spec.name),
+                incumbent=find_incumbent(Registry(client), spec.name),
             )
         good = sum(o.status == "passed" for o in verdict.outcomes)
         say(f"{'passed' if verdict.passed else 'REFUSED'}; {good} of {len(verdict.outcomes)} checks passed")
@@ -151,11 +150,8 @@ def promote(spec: ModelSpec, number: int) -> str:
     """Move the version through Staging to Production. The server asks for the evidence itself."""
     with step(spec, "promote") as say, TrackingClient() as client:
         registry = Registry(client)
-        version = registry.version(spec.name, number)
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            if version.stage is not Stage.PRODUCTION:  # a try before this one may have got that far
-                version = registry.promote(version, stage)
-        nudge(say)
+        # A try before this one may have got it to Staging or Production already.
+        version = registry.promote_to_production(registry.version(spec.name, number))
         say(f"version {number} is in {version.stage}")
     return version.stage.value
 

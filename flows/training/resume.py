@@ -71,7 +71,7 @@ def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
         max_results=_MOST,
     )
     with TrackingClient() as tracking_client:
-        newest = next(iter(Registry(tracking_client).versions(spec.name)), None)
+        newest = Registry(tracking_client).newest(spec.name)
     made_by = _run_of(client, newest) if newest else None
     for run in runs:
         if run.info.status != "RUNNING" or _is_at_work(run, flow_run):

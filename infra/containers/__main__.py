@@ -3,6 +3,8 @@
 import click
 from pydantic import ValidationError
 
+from registry.settings import explain
+
 
 @click.group()
 def jobs() -> None:
@@ -78,8 +80,7 @@ def main() -> None:
     try:
         jobs()
     except ValidationError as error:
-        wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
-        raise SystemExit("greenroom: " + "; ".join(wrong).replace("Value error, ", "")) from None
+        raise SystemExit(f"greenroom: {explain(error)}") from None
 
 
 if __name__ == "__main__":

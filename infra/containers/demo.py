@@ -3,18 +3,16 @@ serves. Through the doors that everybody uses; nothing here has rights of its ow
 
 import sys
 import time
-from contextlib import suppress
 
 import click
-import httpx
 from prefect.client.orchestration import get_client
 
 from catalog.loader import get_model, load_catalog
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError
-from registry.names import GATE, Stage
-from registry.notify.predictors import NudgeSettings, nudge
+from registry.names import GATE
+from registry.notify.predictors import PredictorSettings, served_versions
 
 # A training takes about half a minute on two cores; two run at once and share them with everything else.
 _TRAINING = 1800.0
@@ -30,7 +28,6 @@ def run(names: tuple[str, ...]) -> None:
         _train(missing)
         for name in models:
             _promote(registry, name)
-        nudge(click.echo)
         wanted = {v.model: v.number for v in registry.production_versions().values() if v.model in models}
     served = _served(wanted)
     for name in models:
@@ -61,29 +58,28 @@ def _train(names: list[str]) -> None:
 
 def _promote(registry: Registry, name: str) -> None:
     """Promote the newest version through Staging, if none is in Production; the server asks for evidence."""
-    newest = next(iter(registry.versions(name)), None)
+    newest = registry.newest(name)
     if newest is None or name in registry.production_versions():
         return
     if newest.tags.get(GATE) != "passed":
         click.echo(f"{newest} was refused by the gate; `greenroom gate {name} {newest.number}` says why")
         return
     try:
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            newest = registry.promote(newest, stage, reason="The demo's first version")
+        registry.promote_to_production(newest, "The demo's first version")
     except RegistryRefusedError as error:
         click.echo(f"{newest} was not promoted. {error}")
 
 
 def _served(wanted: dict[str, int]) -> dict[str, int]:
-    """Return what the predictor serves, once that is what is wanted or a minute has passed."""
+    """Return what every predictor serves of what is wanted, once that is all of it or a minute has passed."""
     deadline = time.monotonic() + _LOADING
     while True:
-        served: dict[str, int] = {}
-        for url in NudgeSettings().predictor_urls:
-            # Not a failure of the demo while it starts; what is served in the end is what counts.
-            with suppress(httpx.HTTPError, ValueError, KeyError):
-                models = httpx.get(f"{url}/readyz", timeout=5).json()["models"]
-                served = {name: one["version"] for name, one in models.items() if name in wanted}
+        replicas = [v for url in PredictorSettings().predictor_urls for v in served_versions(url).values()]
+        served = {
+            name: number
+            for name, number in wanted.items()
+            if replicas and all(versions.get(name) == number for versions in replicas)
+        }
         if served == wanted or time.monotonic() > deadline:
             return served
         time.sleep(0.5)

@@ -3,11 +3,11 @@
 import os
 import sys
 import tempfile
-from configparser import RawConfigParser
 from pathlib import Path
 from typing import NoReturn
 
 from infra.containers.settings import MlflowSettings
+from infra.mlflow_auth import basic_auth_ini
 
 
 def run() -> NoReturn:
@@ -31,18 +31,7 @@ def run() -> NoReturn:
 
 
 def _accounts_file(settings: MlflowSettings) -> Path:
-    """Write the configuration of MLflow's basic-auth, which takes its database from a file alone."""
-    found = RawConfigParser()
-    found["mlflow"] = {
-        # Everybody with an account may look; what they make is theirs; the rest is granted (accounts.py).
-        "default_permission": "READ",
-        "database_uri": settings.url("mlflow_auth", settings.mlflow_auth_db_password),
-        "admin_username": "admin",
-        # Else each request costs several slow password hashes; a changed password counts after this long.
-        "auth_cache_ttl_seconds": "60",
-        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-    }
     descriptor, name = tempfile.mkstemp(prefix="greenroom-auth-", suffix=".ini")
     with os.fdopen(descriptor, "w") as file:
-        found.write(file)
+        file.write(basic_auth_ini(settings.url("mlflow_auth", settings.mlflow_auth_db_password)))
     return Path(name)

@@ -8,34 +8,23 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from infra.databases import Database
+from infra.secrets import is_weak
 from registry.settings import GreenroomSettings
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
-# What people type to get past a form; the length keeps shorter ones out already.
-_KNOWN = (
-    "changeme",
-    "change-me",
-    "change_me",
-    "password",
-    "secret",
-    "minioadmin",
-    "example",
-    "greenroom",
-    "postgres",
-)
 
 
 def strong(value: SecretStr) -> SecretStr:
     """Return a secret that is fit to protect something; `ValueError` for any other.
 
-    Letters, digits, `_` and `-` alone, since most secrets also stand in URLs and shells; 16 at least, of
-    which 8 are different; none of the words that examples are made of.
+    Letters, digits, `_` and `-` alone, since most secrets also stand in URLs and shells, and not weak
+    (infra/secrets.py).
     """
     text = value.get_secret_value()
     if not _PLAIN.fullmatch(text):
         raise ValueError("it must be 16 to 128 letters, digits, '_' or '-'")
-    if len(set(text)) < 8 or any(word in text.lower() for word in _KNOWN):
+    if is_weak(text):
         raise ValueError("it looks like an example; `make compose-env` makes random ones")
     return value
 
@@ -133,5 +122,4 @@ class PreflightSettings(DatabaseSettings, MlflowSettings, AccountSettings, Stora
     s3_access_key: Secret = Field(description="GREENROOM_S3_ACCESS_KEY: access key ID.")
     s3_secret_key: Secret = Field(description="GREENROOM_S3_SECRET_KEY: secret access key.")
     prefect_password: Secret = Field(description="GREENROOM_PREFECT_PASSWORD: of `greenroom` at Prefect.")
-    serving_admin_token: Secret = Field(description="GREENROOM_SERVING_ADMIN_TOKEN: of the predictor.")
     grafana_admin_password: Secret = Field(description="GREENROOM_GRAFANA_ADMIN_PASSWORD: of `admin`.")

@@ -14,20 +14,25 @@ from urllib.parse import urlsplit
 import click
 import yaml
 
-_PLACEHOLDER = re.compile(r"change.?me|example|your.?|<.*>|^(.)\1*$|password|secret", re.IGNORECASE)
+from infra.mlflow_auth import basic_auth_ini
+from infra.secrets import SHORTEST, is_example, is_weak
+
 _KEYS = re.compile(r"[^:,\s]+:[0-9a-f]{64}(,[^:,\s]+:[0-9a-f]{64})*")
-_SHORTEST = 16
 
 Check = Callable[[str], str | None]
 
 
 def _present(value: str) -> str | None:
-    return None if value and not _PLACEHOLDER.search(value) else "it is empty or an example"
+    return "it is empty or an example" if is_example(value) else None
 
 
 def _strong(value: str) -> str | None:
-    return _present(value) or (
-        None if len(value) >= _SHORTEST else f"it is shorter than {_SHORTEST} characters"
+    if is_example(value):
+        return "it is empty or an example"
+    return (
+        f"it is shorter than {SHORTEST} characters, a common name, or has few different ones"
+        if is_weak(value)
+        else None
     )
 
 
@@ -124,7 +129,7 @@ def _require_two_roles(made: Mapping[str, Mapping[str, str]]) -> None:
 def _secret(name: str, namespace: str, values: Mapping[str, str]) -> dict[str, Any]:
     data = dict(values)
     if url := data.pop("auth-database-url", None):
-        data["basic-auth-ini"] = _basic_auth(url)
+        data["basic-auth-ini"] = basic_auth_ini(url)
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -136,19 +141,6 @@ def _secret(name: str, namespace: str, values: Mapping[str, str]) -> dict[str, A
         "type": "Opaque",
         "stringData": data,
     }
-
-
-def _basic_auth(url: str) -> str:
-    # Everybody with an account may read; the rest is granted. The cache spares slow hashes for each request.
-    # A percent sign begins a reference in such a file.
-    return (
-        "[mlflow]\n"
-        "default_permission = READ\n"
-        f"database_uri = {url.replace('%', '%%')}\n"
-        "admin_username = admin\n"
-        "auth_cache_ttl_seconds = 60\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
 
 
 @click.command()

@@ -18,7 +18,7 @@ from catalog.loader import load_catalog
 from infra.local import stack
 from infra.local.settings import LocalSettings, is_set_up, load_or_create
 from infra.local.supervisor import StackError
-from registry.settings import home
+from registry.settings import explain, home
 
 P = ParamSpec("P")
 _MIN_FREE_GB = 1.0
@@ -38,9 +38,7 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         except StackError as error:
             raise click.ClickException(str(error)) from error
         except ValidationError as error:
-            # Only settings are validated here; the value stays out, for it may be a password.
-            wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
-            raise click.ClickException("; ".join(wrong) or str(error)) from error
+            raise click.ClickException(explain(error)) from error  # only settings are validated here
         except OSError as error:
             raise click.ClickException(stack.explain_os_error(error)) from error
 
@@ -62,7 +60,7 @@ def up(train: bool) -> None:
         settings = load_or_create()
         stack.start_services(settings, click.echo)
         trained = stack.train_what_is_missing(click.echo) if train else True
-        stack.await_predictor(settings, click.echo)
+        stack.await_predictor(settings)
         stack.await_worker(settings)
         _show(stack.describe(settings), settings)
     click.echo(

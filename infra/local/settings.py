@@ -1,6 +1,5 @@
 """Settings of the local stack: its ports, and the secrets it made for itself."""
 
-import os
 import secrets
 import socket
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr
 
+from registry.files import write_atomically
 from registry.settings import GreenroomSettings, home
 
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -39,7 +39,6 @@ class LocalSettings(GreenroomSettings):
     postgres_password: SecretStr = Field(description="GREENROOM_POSTGRES_PASSWORD: superuser; generated.")
     mlflow_db_password: SecretStr = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: generated.")
     prefect_db_password: SecretStr = Field(description="GREENROOM_PREFECT_DB_PASSWORD: generated.")
-    serving_admin_token: SecretStr = Field(description="GREENROOM_SERVING_ADMIN_TOKEN: generated.")
 
     @property
     def mlflow_url(self) -> str:
@@ -75,7 +74,6 @@ _SECRETS = (
     "postgres_password",
     "mlflow_db_password",
     "prefect_db_password",
-    "serving_admin_token",
 )
 _PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
 
@@ -122,11 +120,7 @@ def _write(file: Path, values: dict[str, str]) -> None:
     text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
     if file.exists() and file.read_text() == text:
         return
-    new = file.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(text)
-    new.replace(file)
+    write_atomically(file, text.encode(), 0o600)
 
 
 def _free_ports(count: int) -> list[int]:

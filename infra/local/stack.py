@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-import httpx
 import psutil
 
 from catalog.loader import load_catalog
@@ -32,7 +31,7 @@ from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
 from registry.names import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING, Stage
-from registry.notify.predictors import NudgeSettings, nudge
+from registry.notify.predictors import PredictorSettings, served_versions
 from registry.settings import home
 
 Say = Callable[[str], None]
@@ -143,7 +142,7 @@ def train_what_is_missing(say: Say) -> bool:
     """
     with TrackingClient() as client:
         registry = Registry(client)
-        newest = {name: next(iter(registry.versions(name)), None) for name in load_catalog()}
+        newest = {name: registry.newest(name) for name in load_catalog()}
         missing = []
         for name, version in newest.items():
             if version is None or _was_cut_short(registry, version):
@@ -190,17 +189,15 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
     if current or version.stage not in (Stage.NONE, Stage.STAGING) or version.tags.get(GATE) != "passed":
         return
     try:
-        for stage in (Stage.STAGING, Stage.PRODUCTION):
-            version = registry.promote(version, stage)
+        registry.promote_to_production(version)
     except RegistryRefusedError as error:
         say(f"{version} had passed the gate but is not promoted. {error}")
     else:
         say(f"{version} had passed the gate but was not promoted; it is in Production now")
 
 
-def await_predictor(settings: LocalSettings, say: Say) -> None:
+def await_predictor(settings: LocalSettings) -> None:
     """Wait until the predictor serves what is in Production, so that the table that follows shows it."""
-    nudge(say)
     deadline = time.monotonic() + _LOAD_SECONDS
     while any(m.production != m.serving for m in model_status(settings)) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -254,8 +251,8 @@ def describe(settings: LocalSettings) -> Status:
 
 def model_status(settings: LocalSettings) -> list[ModelStatus]:
     """Return each model of the catalogue as the registry and the predictors see it."""
-    urls = list(dict.fromkeys([settings.serving_url, *NudgeSettings().predictor_urls]))
-    served = {name: versions for url in urls for name, versions in _served(url).items()}
+    urls = list(dict.fromkeys([settings.serving_url, *PredictorSettings().predictor_urls]))
+    served = {name: versions for url in urls for name, versions in served_versions(url).items()}
     found = []
     with TrackingClient() as client:
         registry = Registry(client)
@@ -289,19 +286,6 @@ def disagreements(models: list[ModelStatus]) -> list[str]:
 
 def _called(version: int | None) -> str:
     return f"version {version}" if version else "no version"
-
-
-def _served(url: str) -> dict[str, dict[str, int]]:
-    """Return the versions that a predictor serves, for each of its processes where there are several."""
-    try:
-        # Not /api/models, which may need a key.
-        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
-        if workers := answer.get("workers"):
-            return {f"{url} (process {one['pid']})": dict(one["versions"]) for one in workers}
-        return {url: {name: m["version"] for name, m in answer["models"].items() if m.get("version")}}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
-        # Not there, or not our predictor: it serves nothing.
-        return {url: {}}
 
 
 def _service_status(service: Service, url: str) -> ServiceStatus:

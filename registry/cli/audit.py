@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from registry import audit
-from registry.audit import Row
+from registry.audit import AuditEntry
 from registry.client import audit_log, verification, version_diff
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
@@ -65,19 +65,19 @@ def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -
     Exit code 0: all is by right. 1: something is not. 2: could not tell.
     """
     with TrackingClient() as client:
-        found = verification.verify(client, KeySettings(), models, expected_head=expect_head)
+        report = verification.verify(client, KeySettings(), models, expected_head=expect_head)
     if as_json:
-        click.echo(json.dumps(found.__dict__, indent=2))
+        click.echo(json.dumps(report.__dict__, indent=2))
     else:
-        for problem in found.problems:
+        for problem in report.problems:
             click.secho(f"PROBLEM  {printable(problem)}", fg="red")
-        for note in found.notes:
+        for note in report.notes:
             click.secho(f"note     {printable(note)}", fg="yellow")
-        for checked in found.checked:
+        for checked in report.checked:
             click.echo(f"checked  {printable(checked)}")
-        head = f", head {found.head}" if found.head else ""
-        click.echo(f"{found.rows} rows in the audit{head}. {len(found.problems)} problems.")
-    sys.exit(1 if found.problems else 0)
+        head = f", head {report.head}" if report.head else ""
+        click.echo(f"{report.rows} rows in the audit{head}. {len(report.problems)} problems.")
+    sys.exit(1 if report.problems else 0)
 
 
 @click.command()
@@ -112,7 +112,7 @@ def diff(model: str, a: int | None, b: int | None, *, as_json: bool, everything:
         console.print(f"{same} lines are the same in both; --all shows them.")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: AuditEntry) -> tuple[str, ...]:
     moved = f"{row.from_stage or '-'} → {row.to_stage or '-'}" if row.from_stage or row.to_stage else ""
     who = (
         f"{row.actor} ({'proven' if row.proven else 'claimed'})"
@@ -131,7 +131,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _changed(row: Row) -> str:
+def _changed(row: AuditEntry) -> str:
     changed = dict(row.changed or {})
     changed.pop("wanted", None)
     return ", ".join(f"{name}: {value}" for name, value in changed.items())

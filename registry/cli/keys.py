@@ -46,12 +46,12 @@ def retire_key(keyid: str) -> None:
 def list_keys() -> None:
     """List the trusted keys, and whether the private half is here. Exit code 1 if there are none."""
     settings = KeySettings()
-    found = [key for role in signing.ROLES for key in signing.trusted(role, settings)]
-    for key in found:
+    trusted = [key for role in signing.ROLES for key in signing.trusted(role, settings)]
+    for key in trusted:
         path = signing.private_path(key.role, settings)
         here = path.exists() and signing.signer(key.role, settings).public_key.keyid == key.keyid
         click.echo(f"{key.role:<9} {key.keyid[:12]}  {'signs here' if here else 'trusted':<10}  {key.path}")
-    if not found:
+    if not trusted:
         click.echo(
             f"No key is trusted in {settings.trusted_keys_path}; `greenroom keys create gate` makes one."
         )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from catalog.loader import CatalogError
 from registry.errors import RegistryError, RegistryUnavailableError
+from registry.settings import explain
 from registry.text import printable
 
 
@@ -79,9 +80,7 @@ def main() -> None:
     except RegistryUnavailableError as error:
         _fail(error, 2)
     except ValidationError as error:
-        # Settings are all that is validated on the way here; the value may be a password and stays out.
-        wrong = [f"GREENROOM_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors() if e["loc"]]
-        _fail(ValueError("; ".join(wrong) or "a setting is wrong"), 2)
+        _fail(ValueError(explain(error)), 2)  # settings are all that is validated on the way here
     except (RegistryError, CatalogError) as error:
         _fail(error, 1)
 

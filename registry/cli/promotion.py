@@ -12,8 +12,7 @@ from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, NotFoundError, RegistryRefusedError
 from registry.names import Stage
-from registry.notify.people import announce
-from registry.notify.predictors import nudge
+from registry.notify.people import notify
 from registry.settings import KeySettings
 
 _VERSION = click.IntRange(min=1)
@@ -59,22 +58,20 @@ def promote(model: str, version: int, stage: str, reason: str | None, *, overrid
         raise click.UsageError("--override needs --reason: the audit will show it for good.")
     if override and target not in (Stage.STAGING, Stage.PRODUCTION):
         raise click.UsageError(f"A move to {target} needs no evidence, so there is nothing to override.")
-    with TrackingClient() as client, _told_if_refused(f"{model} version {version} to {target}"):
+    with TrackingClient() as client, _notify_if_refused(f"{model} version {version} to {target}"):
         registry = Registry(client)
-        found = registry.version(model, version)
+        current = registry.version(model, version)
         if override:
             moved = registry.override(
-                found, target, reason=reason or "", operator=getuser(), settings=KeySettings()
+                current, target, reason=reason or "", operator=getuser(), settings=KeySettings()
             )
+        elif target is Stage.PRODUCTION:
+            moved = registry.promote_to_production(current, reason)
         else:
-            if target is Stage.PRODUCTION and found.stage in (Stage.NONE, Stage.ARCHIVED):
-                found = registry.promote(found, Stage.STAGING, reason)
-            moved = registry.promote(found, target, reason)
-    if Stage.PRODUCTION in (found.stage, target):
-        nudge(_note)
+            moved = registry.promote(current, target, reason)
     how = ", by override; the audit says so" if override else ""
     why = f" {getuser()} says: {reason}" if reason else ""
-    announce("promoted", f"Greenroom: {moved} is in {moved.stage}", f"{moved} is in {moved.stage}{how}.{why}")
+    notify("promoted", f"Greenroom: {moved} is in {moved.stage}", f"{moved} is in {moved.stage}{how}.{why}")
     click.echo(f"{moved} is in {moved.stage}{how}.")
 
 
@@ -88,7 +85,7 @@ def rollback(model: str, reason: str, number: int | None) -> None:
     Good is a version that was promoted by right, was not rolled back from, and still holds the bytes that
     were checked. Needs the tracking server and its stores alone. Exit code 1 when there is none.
     """
-    with TrackingClient() as client, _told_if_refused(f"the rollback of {model}"):
+    with TrackingClient() as client, _notify_if_refused(f"the rollback of {model}"):
         registry = Registry(client)
         current = registry.in_stage(model, Stage.PRODUCTION)
         rows = audit_log.history(client, model)
@@ -106,12 +103,9 @@ def rollback(model: str, reason: str, number: int | None) -> None:
                     raise
                 click.secho(f"Version {target} cannot come back. {error}", fg="yellow", err=True)
                 continue
-            nudge(_note)
             was = f"; version {current.number} is archived" if current else ""
             done = f"{moved} is in Production again{was}."
-            announce(
-                "rolled-back", f"Greenroom: {model} was rolled back", f"{done} {getuser()} says: {reason}"
-            )
+            notify("rolled-back", f"Greenroom: {model} was rolled back", f"{done} {getuser()} says: {reason}")
             click.echo(done)
             return
         raise RegistryRefusedError(
@@ -121,14 +115,10 @@ def rollback(model: str, reason: str, number: int | None) -> None:
 
 
 @contextmanager
-def _told_if_refused(what: str) -> Iterator[None]:
+def _notify_if_refused(what: str) -> Iterator[None]:
     """Tell people of a refusal, which may be the first sign of something wrong, and let it pass on."""
     try:
         yield
     except (RegistryRefusedError, EvidenceError) as error:
-        announce("refused", f"Greenroom: {what} was refused", str(error))
+        notify("refused", f"Greenroom: {what} was refused", str(error))
         raise
-
-
-def _note(text: str) -> None:
-    click.secho(text, fg="yellow", err=True)

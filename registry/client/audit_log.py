@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-from registry.audit import ALIAS_PREFIX, CHAIN, HISTORY, PAGE, Link, Row, read
+from registry.audit import ALIAS_PREFIX, CHAIN, HISTORY, PAGE, AuditEntry, AuditLink, read
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryRefusedError
 
 
-def history(client: TrackingClient, model: str) -> list[Row]:
+def history(client: TrackingClient, model: str) -> list[AuditEntry]:
     """Return a model's rows, oldest first.
 
     Raises `RegistryRefusedError` when the tracking server has no guard, which is who keeps the audit.
@@ -20,9 +20,9 @@ def history_texts(client: TrackingClient, model: str) -> dict[int, str]:
     return dict(_pages(client, model, HISTORY))
 
 
-def chain(client: TrackingClient, model: str) -> list[Link]:
+def chain(client: TrackingClient, model: str) -> list[AuditLink]:
     """Return the whole chain, of all models; `model` is one that the caller may read."""
-    return [Link.model_validate_json(text) for _, text in _pages(client, model, CHAIN)]
+    return [AuditLink.model_validate_json(text) for _, text in _pages(client, model, CHAIN)]
 
 
 def require_guard(client: TrackingClient, model: str) -> None:
@@ -37,7 +37,7 @@ def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int,
             answer = client.get(
                 "registered-models/alias", {"name": model, "alias": f"{ALIAS_PREFIX}{kind}-{after}"}
             )
-            found = client.require(answer, "model_version")
+            version = client.require(answer, "model_version")
         except (NotFoundError, RegistryRefusedError) as error:
             if "alias" in str(error).lower() or isinstance(error, NotFoundError):
                 raise RegistryRefusedError(
@@ -46,7 +46,7 @@ def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int,
                     f"It said: {error}"
                 ) from error
             raise
-        page = [(int(tag["key"]), str(tag.get("value", ""))) for tag in found.get("tags", [])]
+        page = [(int(tag["key"]), str(tag.get("value", ""))) for tag in version.get("tags", [])]
         yield from sorted(page)
         if len(page) < PAGE:
             return

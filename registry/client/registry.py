@@ -5,6 +5,7 @@ move is decided by the server (registry/server); this module asks, signs and tel
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -13,18 +14,19 @@ from pydantic import ValidationError
 
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
-from registry.digests import tree_digest
+from registry.digests import digest, tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
     EvidenceError,
     ModelFormatError,
     NotFoundError,
+    RegistryError,
     RegistryRefusedError,
     TooLargeError,
 )
 from registry.evidence import keys, rules
-from registry.evidence.attestation import Evidence, attest_override, attest_verdict, peek, verify
+from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified, verify
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
@@ -58,9 +60,9 @@ class Version:
         return f"{self.model} version {self.number}"
 
     @property
-    def candidate(self) -> rules.Candidate:
+    def ref(self) -> rules.VersionRef:
         """The version, as the rules of promotion speak of it."""
-        return rules.Candidate(self.model, self.number, self.source)
+        return rules.VersionRef(self.model, self.number, self.source)
 
 
 class Registry:
@@ -71,15 +73,19 @@ class Registry:
 
     def versions(self, model: str) -> list[Version]:
         """Return all versions of a model, newest first; none if the model is not registered."""
-        found = self._client.pages(
+        raw = self._client.pages(
             "model-versions/search", {"filter": f"name = {_quoted(model)}"}, "model_versions"
         )
-        return sorted(map(_version, found), key=lambda version: version.number, reverse=True)
+        return sorted(map(_version, raw), key=lambda version: version.number, reverse=True)
+
+    def newest(self, model: str) -> Version | None:
+        """Return the newest version of a model, None if it has none."""
+        return next(iter(self.versions(model)), None)
 
     def models(self) -> list[str]:
         """Return the names of all registered models."""
-        found = self._client.pages("registered-models/search", {}, "registered_models")
-        return sorted(str(model["name"]) for model in found)
+        registered = self._client.pages("registered-models/search", {}, "registered_models")
+        return sorted(str(model["name"]) for model in registered)
 
     def version(self, model: str, number: int) -> Version:
         """Return one version; `NotFoundError` if there is none."""
@@ -97,16 +103,18 @@ class Registry:
             )
         except NotFoundError:
             return None
-        found = answer.get("model_versions", [])
-        return _version(found[0]) if found else None
+        latest = answer.get("model_versions", [])
+        return _version(latest[0]) if latest else None
 
     def production_versions(self) -> dict[str, Version]:
         """Return the version in Production of every model that has one, in one request per 1,000 models.
 
         MLflow's search leaves out what is marked as a prompt; ask `in_stage` before relying on an absence.
         """
-        found = self._client.pages("registered-models/search", {"max_results": 1000}, "registered_models")
-        versions = (_version(raw) for model in found for raw in model.get("latest_versions", []))
+        registered = self._client.pages(
+            "registered-models/search", {"max_results": 1000}, "registered_models"
+        )
+        versions = (_version(raw) for model in registered for raw in model.get("latest_versions", []))
         return {version.model: version for version in versions if version.stage is Stage.PRODUCTION}
 
     # What a version is made of
@@ -128,8 +136,8 @@ class Registry:
         if not version.run_id:
             raise NotFoundError(f"{version} was not made by a run, so there is no evidence to look at.")
         answer = self._client.get("runs/get", {"run_id": version.run_id})
-        found: dict[str, Any] = self._client.require(answer, "run")
-        return found
+        run: dict[str, Any] = self._client.require(answer, "run")
+        return run
 
     def artifact(self, version: Version, path: str) -> bytes:
         """Return the bytes of an artifact of the run that made a version."""
@@ -153,6 +161,23 @@ class Registry:
         except NotFoundError as error:
             raise NotFoundError(f"{version} has no {MODEL_FILE}: only ONNX models are served.") from error
 
+    def verified_model_bytes(
+        self, version: Version, settings: KeySettings, *, max_bytes: int | None = None
+    ) -> bytes:
+        """Return the ONNX file of a version, after its bytes were compared with its evidence.
+
+        Raises what `model_bytes` raises, and the `EvidenceError` that says what is wrong with the evidence.
+        Other bytes than the evidence is about are reported to the server as well, which records them.
+        """
+        content = self.model_bytes(version, max_bytes=max_bytes)
+        try:
+            require_checked_bytes(version, content, settings)
+        except EvidenceBytesError:
+            with suppress(RegistryError):  # a caller may only be allowed to read
+                self.report_mismatch(version)
+            raise
+        return content
+
     def files(self, version: Version) -> dict[str, str]:
         """Return the SHA-256 of each of a version's files, by path, as the tracking server holds them now."""
         return self._digests(self._location(version))
@@ -170,11 +195,11 @@ class Registry:
         """Return which version this is, by the files that it holds now."""
         return Incumbent(version=version.number, digest=tree_digest(self.files(version)))
 
-    def named(self, version: Version) -> Incumbent:
+    def evidence_identity(self, version: Version) -> Incumbent:
         """Return which version this is, by the files that its evidence is about: as the server names it."""
         for tag in (EVIDENCE, OVERRIDE):
-            if tag in version.tags and (found := peek(version.tags[tag])):
-                return Incumbent(version=version.number, digest=found.files_digest)
+            if tag in version.tags and (evidence := read_unverified(version.tags[tag])):
+                return Incumbent(version=version.number, digest=evidence.files_digest)
         return self.identity(version)
 
     # Evidence
@@ -201,10 +226,10 @@ class Registry:
             signer=signer,
         )
         self.tag(version, EVIDENCE, envelope)
-        made = peek(envelope)
-        if made is None:
+        evidence = read_unverified(envelope)
+        if evidence is None:
             raise AssertionError("a statement that was just made can be read")
-        return made
+        return evidence
 
     def evidence(self, version: Version, settings: KeySettings) -> Evidence:
         """Return the evidence that speaks for a version: the gate's, else an operator's override.
@@ -241,6 +266,13 @@ class Registry:
             )
         return self._move(version, to, {REASON_HEADER: reason} if reason else {})
 
+    def promote_to_production(self, version: Version, reason: str | None = None) -> Version:
+        """Move a version to Production, through Staging if it is in neither; raises what `promote` raises."""
+        version = self.version(version.model, version.number)
+        if version.stage in (Stage.NONE, Stage.ARCHIVED):
+            version = self.promote(version, Stage.STAGING, reason)
+        return self.promote(version, Stage.PRODUCTION, reason)
+
     def override(
         self, version: Version, to: Stage, *, reason: str, operator: str, settings: KeySettings
     ) -> Version:
@@ -256,7 +288,9 @@ class Registry:
             version=version.number,
             source=version.source,
             files=self.files(version),
-            incumbent=self.named(current) if current and current.number != version.number else None,
+            incumbent=self.evidence_identity(current)
+            if current and current.number != version.number
+            else None,
             reason=reason,
             operator=operator,
             signer=signer,
@@ -303,20 +337,29 @@ class Registry:
 
 def genuine_evidence(version: Version, settings: KeySettings) -> Evidence:
     """Return the evidence among a version's tags that speaks for it; see `Registry.evidence`."""
-    problem: EvidenceError = rules.missing(version.candidate)
-    trusted = {role: keys.trusted(role, settings) for role in keys.ROLES}
+    problem: EvidenceError = rules.missing(version.ref)
+    trusted = keys.all_trusted(settings)
     for tag in (EVIDENCE, OVERRIDE):
         if tag not in version.tags:
             continue
         try:
-            found = verify(version.tags[tag], trusted)
-            rules.require_about(found, version.candidate)
-            rules.require_passed(found, version.candidate)
+            evidence = verify(version.tags[tag], trusted)
+            rules.require_about(evidence, version.ref)
+            rules.require_passed(evidence, version.ref)
         except EvidenceError as error:
             problem = error
         else:
-            return found
+            return evidence
     raise problem
+
+
+def require_checked_bytes(version: Version, content: bytes, settings: KeySettings) -> None:
+    """Raise an `EvidenceError` unless a trusted key signed that these very bytes passed the gate."""
+    if digest(content) != digest_of(genuine_evidence(version, settings).files, MODEL_FILE):
+        raise EvidenceBytesError(
+            f"{version} does not hold the bytes that were checked: its {MODEL_FILE} was exchanged. "
+            f"`greenroom rollback {version.model} --reason …` brings the last good version back."
+        )
 
 
 def digest_of(files: Mapping[str, str], path: str) -> str | None:

@@ -119,7 +119,7 @@ class TrackingClient:
     def artifact_paths(self, uri: str) -> list[str]:
         """Return the path of every file under an artifact URI, relative to it."""
         root, folders = _proxied(uri), [""]
-        found: list[str] = []
+        paths: list[str] = []
         while folders:
             folder = folders.pop()
             answer = self._json(
@@ -127,8 +127,8 @@ class TrackingClient:
             )
             for file in answer.get("files", []):
                 path = f"{folder}/{str(file['path']).rpartition('/')[2]}".lstrip("/")
-                (folders if file.get("is_dir") else found).append(path)
-        return sorted(found)
+                (folders if file.get("is_dir") else paths).append(path)
+        return sorted(paths)
 
     def put_artifact(self, uri: str, path: str, content: bytes) -> None:
         """Write `path` under an artifact URI."""

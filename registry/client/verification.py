@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from registry import audit
-from registry.audit import PRODUCTION, Link, Row
+from registry.audit import PRODUCTION, AuditEntry, AuditLink
 from registry.client import audit_log
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
@@ -20,7 +20,7 @@ from registry.evidence import keys, rules
 from registry.evidence.attestation import Evidence
 from registry.evidence.attestation import verify as verify_envelope
 from registry.evidence.verdict import Incumbent
-from registry.names import GATED, Stage, folded
+from registry.names import GATED, Stage, normalize_name
 from registry.settings import KeySettings
 
 # Which kind of evidence each action rests on; None: either.
@@ -30,7 +30,7 @@ _ANY = "greenroom"
 
 
 @dataclass
-class Finding:
+class VerificationReport:
     """What was found. Problems mean that something is not by right now; notes, that something was once."""
 
     rows: int = 0
@@ -46,7 +46,7 @@ def verify(
     models: Sequence[str] = (),
     *,
     expected_head: str | None = None,
-) -> Finding:
+) -> VerificationReport:
     """Check the chain, and every model or the ones that are named.
 
     `expected_head` is the head of an earlier run, which must still be in the chain.
@@ -54,48 +54,52 @@ def verify(
     Raises `RegistryRefusedError` when the server has no guard, `RegistryUnavailableError` when it does not
     answer.
     """
-    registry, found = Registry(client), Finding()
+    registry, report = Registry(client), VerificationReport()
     registered = registry.models()
     links = audit_log.chain(client, registered[0] if registered else _ANY)
-    found.rows, found.head = len(links), links[-1].hash if links else ""
-    found.problems += audit.broken_links(links)
+    report.rows, report.head = len(links), links[-1].hash if links else ""
+    report.problems += audit.broken_links(links)
     if expected_head and expected_head not in {link.hash for link in links}:
-        found.problems.append(
+        report.problems.append(
             f"the audit does not hold the row {expected_head[:12]}… that it held before: its end was cut off"
         )
     # The audit's models too: a model can be hidden from MLflow's searches.
     known = {*registered, *(link.model for link in links)}
-    found.problems += [f"there is no model {name!r}, nor was there" for name in models if name not in known]
+    report.problems += [f"there is no model {name!r}, nor was there" for name in models if name not in known]
     for model in sorted(known.intersection(models) if models else known):
         try:
-            _verify_model(client, settings, model, links, found)
+            _verify_model(client, settings, model, links, report)
         except (RegistryRefusedError, NotFoundError) as error:
-            found.problems.append(f"{model} could not be checked: {error}")
-    return found
+            report.problems.append(f"{model} could not be checked: {error}")
+    return report
 
 
 def _verify_model(
-    client: TrackingClient, settings: KeySettings, model: str, links: Sequence[Link], found: Finding
+    client: TrackingClient,
+    settings: KeySettings,
+    model: str,
+    links: Sequence[AuditLink],
+    report: VerificationReport,
 ) -> None:
     registry = Registry(client)
     texts = audit_log.history_texts(client, model)
-    found.problems += _texts(model, texts, links)
+    report.problems += _texts(model, texts, links)
     rows = [audit.read(text) for text in texts.values()]
     replay = _replay(rows, settings)
-    found.notes += replay.notes
+    report.notes += replay.notes
     numbers = {v.number for v in registry.versions(model)} | set(replay.stages)
     versions = [v for v in (_version(registry, model, number) for number in sorted(numbers)) if v]
     for version in versions:
-        said = replay.stages.get(version.number, Stage.NONE.value)
-        if said != version.stage.value:
-            found.problems.append(f"{version} is in {version.stage}, and by the audit in {said}")
+        audited_stage = replay.stages.get(version.number, Stage.NONE.value)
+        if audited_stage != version.stage.value:
+            report.problems.append(f"{version} is in {version.stage}, and by the audit in {audited_stage}")
         if version.stage in GATED:
-            found.problems += replay.faults.get(version.number, [])
-            found.problems += _bytes(registry, version, settings)
-            found.checked.append(f"{version} in {version.stage}")
+            report.problems += replay.faults.get(version.number, [])
+            report.problems += _bytes(registry, version, settings)
+            report.checked.append(f"{version} in {version.stage}")
     gone = {n for n, stage in replay.stages.items() if stage in list(GATED)} - {v.number for v in versions}
-    found.problems += [f"{model} version {n} is gone, and by the audit in {replay.stages[n]}" for n in gone]
-    found.problems += _names(client, model, versions, settings)
+    report.problems += [f"{model} version {n} is gone, and by the audit in {replay.stages[n]}" for n in gone]
+    report.problems += _names(client, model, versions, settings)
 
 
 @dataclass
@@ -107,7 +111,7 @@ class _Replay:
     notes: list[str] = field(default_factory=list)
 
 
-def _replay(rows: Sequence[Row], settings: KeySettings) -> _Replay:
+def _replay(rows: Sequence[AuditEntry], settings: KeySettings) -> _Replay:
     replay = _Replay()
     used: set[str] = set()
     for position, row in enumerate(rows):
@@ -133,7 +137,9 @@ def _replay(rows: Sequence[Row], settings: KeySettings) -> _Replay:
     return replay
 
 
-def _faults(row: Row, before: Sequence[Row], used: set[str], settings: KeySettings) -> Iterator[str]:
+def _faults(
+    row: AuditEntry, before: Sequence[AuditEntry], used: set[str], settings: KeySettings
+) -> Iterator[str]:
     """Yield why a row that puts a version into Staging or Production does not do so by right."""
     what = f"{row.model} version {row.version}"
     if row.action == "found":
@@ -145,27 +151,27 @@ def _faults(row: Row, before: Sequence[Row], used: set[str], settings: KeySettin
         yield f"{what} came to {row.to_stage} as {row.action!r}, which takes nothing there"
         return
     try:
-        evidence = verify_envelope(row.envelope or "", _trusted(settings))
-        candidate = rules.Candidate(row.model, row.version or 0, evidence.source)
+        evidence = verify_envelope(row.envelope or "", keys.all_trusted(settings))
+        ref = rules.VersionRef(row.model, row.version or 0, evidence.source)
         wanted = _BY_EVIDENCE[row.action]
         if wanted not in (None, evidence.kind):
             yield f"{what} came to {row.to_stage} as {row.action}, on evidence of the kind {evidence.kind}"
         if (row.evidence, row.digest) != (evidence.digest, evidence.files_digest):
             yield f"{what} came to {row.to_stage} in a row that does not say what its evidence does"
         if row.action == "rollback":
-            rules.require_about(evidence, candidate)
-            rules.require_passed(evidence, candidate)
+            rules.require_about(evidence, ref)
+            rules.require_passed(evidence, ref)
             if row.version not in audit.rollback_targets(before, _champion(before)):
                 yield f"{what} was rolled back to without having been in Production by right"
         else:
-            rules.require_good(evidence, candidate, _situation(row, before, used, evidence, settings))
+            rules.require_good(evidence, ref, _promotion_context(row, before, used, evidence, settings))
     except EvidenceError as error:
         yield f"{what} came to {row.to_stage} on evidence that does not hold: {error}"
 
 
-def _situation(
-    row: Row, before: Sequence[Row], used: set[str], evidence: Evidence, settings: KeySettings
-) -> rules.Situation:
+def _promotion_context(
+    row: AuditEntry, before: Sequence[AuditEntry], used: set[str], evidence: Evidence, settings: KeySettings
+) -> rules.PromotionContext:
     """Return what the rules were asked with, as far as the rows before tell."""
     # Those whom this very move archived are among the rows before; the state is the one before them.
     made_room = f"made room for version {row.version}"
@@ -182,7 +188,7 @@ def _situation(
         if evidence.kind == "gate"
         else timedelta(minutes=settings.override_max_age)
     )
-    return rules.Situation(
+    return rules.PromotionContext(
         incumbent=incumbent if champion != row.version else None,
         now=datetime.fromisoformat(row.at),
         max_age=age,
@@ -192,7 +198,7 @@ def _situation(
     )
 
 
-def _champion(rows: Sequence[Row]) -> int | None:
+def _champion(rows: Sequence[AuditEntry]) -> int | None:
     """Return the version that is in Production after some rows."""
     champion: int | None = None
     for row in rows:
@@ -205,10 +211,6 @@ def _champion(rows: Sequence[Row]) -> int | None:
     return champion
 
 
-def _trusted(settings: KeySettings) -> dict[keys.Role, list[keys.TrustedKey]]:
-    return {role: keys.trusted(role, settings) for role in keys.ROLES}
-
-
 def _version(registry: Registry, model: str, number: int) -> Version | None:
     """Return a version by its number, not by a search: those hide what is marked as a prompt."""
     try:
@@ -217,7 +219,7 @@ def _version(registry: Registry, model: str, number: int) -> Version | None:
         return None
 
 
-def _texts(model: str, texts: Mapping[int, str], links: Sequence[Link]) -> Iterator[str]:
+def _texts(model: str, texts: Mapping[int, str], links: Sequence[AuditLink]) -> Iterator[str]:
     for link in links:
         if link.model != model:
             continue
@@ -231,7 +233,7 @@ def _texts(model: str, texts: Mapping[int, str], links: Sequence[Link]) -> Itera
 def _bytes(registry: Registry, version: Version, settings: KeySettings) -> Iterator[str]:
     try:
         evidence = registry.evidence(version, settings)
-        rules.require_bytes(evidence, version.candidate, registry.files(version))
+        rules.require_bytes(evidence, version.ref, registry.files(version))
         if evidence.kind == "gate" and evidence.report_digest != registry.report_digest(version):
             yield f"{version} in {version.stage}: the gate's reports are not those that were signed"
     except (EvidenceError, NotFoundError) as error:
@@ -243,20 +245,23 @@ def _names(
 ) -> Iterator[str]:
     """Yield where an alias that means Production points elsewhere, or a model is hidden as a prompt."""
     try:
-        found = client.get("registered-models/get", {"name": model})["registered_model"]
+        registered = client.get("registered-models/get", {"name": model})["registered_model"]
     except NotFoundError:
         return
     champion = next((v.number for v in versions if v.stage is Stage.PRODUCTION), None)
     hidden = any(
         tag["key"] == "mlflow.prompt.is_prompt" and str(tag.get("value")).lower() == "true"
-        for tag in found.get("tags", [])
+        for tag in registered.get("tags", [])
     )
     if hidden and any(v.stage is not Stage.NONE for v in versions):
         yield f"{model} is marked as a prompt, which hides it from MLflow's searches"
     if hidden:
         return  # a prompt's aliases are its own
-    for alias in found.get("aliases", []):
-        if folded(alias["alias"]) in settings.production_alias_names and int(alias["version"]) != champion:
+    for alias in registered.get("aliases", []):
+        if (
+            normalize_name(alias["alias"]) in settings.production_alias_names
+            and int(alias["version"]) != champion
+        ):
             yield (
                 f"the alias {alias['alias']!r} of {model}, which means Production, points at version "
                 f"{alias['version']}, and in Production is {champion or 'none'}"

@@ -11,7 +11,7 @@ SECTIONS = ("version", "metrics", "checks", "data", "parameters")
 
 
 @dataclass(frozen=True)
-class Line:
+class DiffLine:
     """One thing that both versions have, or one of them; None where it is not there."""
 
     section: str
@@ -48,13 +48,13 @@ def pair(registry: Registry, model: str, first: int | None, second: int | None) 
     return a, others[0]
 
 
-def diff(registry: Registry, a: Version, b: Version) -> list[Line]:
+def diff(registry: Registry, a: Version, b: Version) -> list[DiffLine]:
     """Return the lines of the comparison, by section."""
     left, right = _facts(registry, a), _facts(registry, b)
     lines = []
     for section in SECTIONS:
         names = sorted(left[section].keys() | right[section].keys())
-        lines += [Line(section, n, left[section].get(n), right[section].get(n)) for n in names]
+        lines += [DiffLine(section, n, left[section].get(n), right[section].get(n)) for n in names]
     return lines
 
 
@@ -65,8 +65,8 @@ def _facts(registry: Registry, version: Version) -> dict[str, dict[str, str]]:
     metrics = {m["key"]: m["value"] for m in data.get("metrics", [])}
     parameters = {p["key"]: str(p["value"]) for p in data.get("params", [])}
     datasets = {
-        f"dataset {_context(given)}": f"{given['dataset']['name']} {given['dataset']['digest'][:12]}"
-        for given in run.get("inputs", {}).get("dataset_inputs", [])
+        f"dataset {_context(used)}": f"{used['dataset']['name']} {used['dataset']['digest'][:12]}"
+        for used in run.get("inputs", {}).get("dataset_inputs", [])
     }
     return {
         "version": {
@@ -89,6 +89,6 @@ def _of_data(name: str) -> bool:
     return name == "dataset" or name.startswith("rows_")
 
 
-def _context(given: dict[str, Any]) -> str:
-    tags = {t["key"]: t["value"] for t in given.get("tags", [])}
+def _context(used: dict[str, Any]) -> str:
+    tags = {t["key"]: t["value"] for t in used.get("tags", [])}
     return str(tags.get("mlflow.data.context", "rows"))

@@ -109,14 +109,14 @@ class Evidence:
     @property
     def policy_digest(self) -> str | None:
         """Digest of the gate policy that was applied."""
-        found = self.configuration.get("policy", {}).get("sha256")
-        return f"sha256:{found}" if found else None
+        hexdigest = self.configuration.get("policy", {}).get("sha256")
+        return f"sha256:{hexdigest}" if hexdigest else None
 
     @property
     def report_digest(self) -> str | None:
         """Digest of the gate's reports."""
-        found = self.configuration.get("report", {}).get("sha256")
-        return f"sha256:{found}" if found else None
+        hexdigest = self.configuration.get("report", {}).get("sha256")
+        return f"sha256:{hexdigest}" if hexdigest else None
 
 
 def attest_verdict(
@@ -134,7 +134,9 @@ def attest_verdict(
     `files` maps the path of each of the version's files to its SHA-256 (64 hexadecimal digits);
     `report_digest` is the digest of the reports, `sha256:HEX`.
     """
-    datasets = {f"dataset/{side}": {"sha256": _hex(found)} for side, found in verdict.dataset_digests.items()}
+    datasets = {
+        f"dataset/{side}": {"sha256": _hex(digest)} for side, digest in verdict.dataset_digests.items()
+    }
     configuration: dict[str, dict[str, str]] = {
         "policy": {"sha256": _hex(verdict.policy_digest)},
         **datasets,
@@ -209,7 +211,9 @@ def _sign(
         )
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": path, "digest": {"sha256": found}} for path, found in sorted(files.items())],
+        "subject": [
+            {"name": path, "digest": {"sha256": hexdigest}} for path, hexdigest in sorted(files.items())
+        ],
         "predicateType": predicate_type,
         "predicate": {
             **predicate,
@@ -254,7 +258,7 @@ def verify(text: str, keys: Mapping[Role, Sequence[TrustedKey]]) -> Evidence:
     return _evidence(statement, about, kind, keyid=next(iter(accepted)), payload=envelope.payload)
 
 
-def peek(text: str) -> Evidence | None:
+def read_unverified(text: str) -> Evidence | None:
     """Return what an envelope says without believing it, for display; None if it cannot be read."""
     try:
         envelope = _envelope(text)
@@ -298,7 +302,7 @@ def _statement(payload: bytes) -> tuple[_Statement, _About, Kind, Role]:
 
 def _evidence(statement: _Statement, about: _About, kind: Kind, *, keyid: str, payload: bytes) -> Evidence:
     files = {subject.name: subject.digest.get("sha256", "") for subject in statement.subject}
-    configuration = {found.name: found.digest for found in about.configuration}
+    configuration = {descriptor.name: descriptor.digest for descriptor in about.configuration}
     test = about if isinstance(about, _TestResult) else None
     override = about if isinstance(about, _Override) else None
     return Evidence(
@@ -321,15 +325,15 @@ def _evidence(statement: _Statement, about: _About, kind: Kind, *, keyid: str, p
 
 
 def _incumbent(about: _About) -> Incumbent | None:
-    for found in about.configuration:
-        if found.name == "incumbent":
-            version = (found.annotations or {}).get("version", "0")
+    for descriptor in about.configuration:
+        if descriptor.name == "incumbent":
+            version = (descriptor.annotations or {}).get("version", "0")
             return Incumbent(
                 version=int(version) if version.isdecimal() else 0,
-                digest=f"sha256:{found.digest.get('sha256', '')}",
+                digest=f"sha256:{descriptor.digest.get('sha256', '')}",
             )
     return None
 
 
-def _hex(found: str) -> str:
-    return found.removeprefix("sha256:")
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")

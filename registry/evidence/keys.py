@@ -5,7 +5,6 @@ Whoever verifies has a folder of public keys, `gate/KEYID.pem` and `operator/KEY
 of each, so that a key can be rotated without anything that it signed becoming invalid.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from registry.errors import KeyFileError
+from registry.files import write_atomically
 from registry.settings import KeySettings
 
 Role = Literal["gate", "operator"]
@@ -61,29 +61,34 @@ def create(role: Role, settings: KeySettings, *, replace: bool = False) -> Trust
         raise KeyFileError(f"There is no {role} key at {path} to rotate. `greenroom keys create {role}`.")
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    made = CryptoSigner(private)
+    signer = CryptoSigner(private)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The public key first: a key that nobody trusts yet would sign evidence that is refused.
-    public_path = _trusted_folder(role, settings) / f"{made.public_key.keyid}.pem"
+    public_path = _trusted_folder(role, settings) / f"{signer.public_key.keyid}.pem"
     _write(public_path, public, 0o644)
-    _write(path, made.private_bytes, 0o600)
-    return TrustedKey(role, made.public_key, public_path)
+    _write(path, signer.private_bytes, 0o600)
+    return TrustedKey(role, signer.public_key, public_path)
 
 
 def retire(keyid: str, settings: KeySettings) -> TrustedKey:
     """Trust a key no longer, named by the start of its id; `KeyFileError` if no or several keys have it."""
-    found = [key for role in ROLES for key in trusted(role, settings) if key.keyid.startswith(keyid)]
-    if len(found) != 1:
-        problem = "No trusted key has" if not found else "Several trusted keys have"
+    matches = [key for keys in all_trusted(settings).values() for key in keys if key.keyid.startswith(keyid)]
+    if len(matches) != 1:
+        problem = "No trusted key has" if not matches else "Several trusted keys have"
         raise KeyFileError(f"{problem} an id that starts with {keyid!r}; `greenroom keys list` shows them.")
-    found[0].path.unlink()
-    return found[0]
+    matches[0].path.unlink()
+    return matches[0]
 
 
 def trusted(role: Role, settings: KeySettings) -> list[TrustedKey]:
     """Return the keys that are trusted for a role; read anew each time, so that a rotation counts at once."""
     folder = _trusted_folder(role, settings)
     return [TrustedKey(role, _public(path), path) for path in sorted(folder.glob("*.pem"))]
+
+
+def all_trusted(settings: KeySettings) -> dict[Role, list[TrustedKey]]:
+    """Return the keys that are trusted, by role."""
+    return {role: trusted(role, settings) for role in ROLES}
 
 
 def signer(role: Role, settings: KeySettings) -> CryptoSigner:
@@ -124,8 +129,4 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     folder = 0o755 if mode & 0o044 else 0o700
     for parent in (path.parent.parent, path.parent):
         parent.mkdir(parents=True, exist_ok=True, mode=folder)
-    new = path.with_suffix(".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    new.replace(path)
+    write_atomically(path, content, mode)

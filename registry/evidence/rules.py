@@ -26,7 +26,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Candidate:
+class VersionRef:
     """A version as the registry has it now."""
 
     model: str
@@ -38,7 +38,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Situation:
+class PromotionContext:
     """What evidence is held against.
 
     `policy_digest` is that of the policy that applies now, None where the catalogue has no such model;
@@ -54,60 +54,59 @@ class Situation:
     used: Set[str] = frozenset()
 
 
-def missing(candidate: Candidate) -> EvidenceMissingError:
+def missing(ref: VersionRef) -> EvidenceMissingError:
     """Return the refusal of a version that has no evidence."""
     return EvidenceMissingError(
-        f"{candidate} has no evidence of the gate. Run `greenroom gate {candidate.model} "
-        f"{candidate.version} --rerun`, or train it with `greenroom train {candidate.model}`."
+        f"{ref} has no evidence of the gate. Run `greenroom gate {ref.model} "
+        f"{ref.version} --rerun`, or train it with `greenroom train {ref.model}`."
     )
 
 
-def require_about(evidence: Evidence, candidate: Candidate) -> None:
+def require_about(evidence: Evidence, ref: VersionRef) -> None:
     """Raise `EvidenceForeignError` unless evidence is about this very version."""
-    said = Candidate(evidence.model, evidence.version, evidence.source)
-    if said != candidate:
+    subject = VersionRef(evidence.model, evidence.version, evidence.source)
+    if subject != ref:
         what = (
-            f"{said}"
-            if (said.model, said.version) != (candidate.model, candidate.version)
-            else (f"another registration of {said}, from {said.source}")
+            f"{subject}"
+            if (subject.model, subject.version) != (ref.model, ref.version)
+            else (f"another registration of {subject}, from {subject.source}")
         )
-        raise EvidenceForeignError(f"The evidence on {candidate} is about {what}. {_again(candidate)}")
+        raise EvidenceForeignError(f"The evidence on {ref} is about {what}. {_again(ref)}")
 
 
-def require_passed(evidence: Evidence, candidate: Candidate) -> None:
+def require_passed(evidence: Evidence, ref: VersionRef) -> None:
     """Raise `EvidenceFailedError` if evidence says that the gate refused a version."""
     if evidence.passed:
         return
     failed = ", ".join(evidence.failed_tests) or "a check"
     raise EvidenceFailedError(
-        f"The gate refused {candidate}: {failed} failed. "
-        f"`greenroom gate {candidate.model} {candidate.version}` says why."
+        f"The gate refused {ref}: {failed} failed. `greenroom gate {ref.model} {ref.version}` says why."
     )
 
 
-def require_good(evidence: Evidence, candidate: Candidate, situation: Situation) -> None:
+def require_good(evidence: Evidence, ref: VersionRef, context: PromotionContext) -> None:
     """Raise the `EvidenceError` that says why a version may not move up; its bytes are not asked about."""
-    require_about(evidence, candidate)
-    require_passed(evidence, candidate)
-    _require_fresh(evidence, candidate, situation)
-    if not _same(evidence.incumbent, situation.incumbent):
+    require_about(evidence, ref)
+    require_passed(evidence, ref)
+    _require_fresh(evidence, ref, context)
+    if not _same(evidence.incumbent, context.incumbent):
         was = _incumbent(evidence.incumbent)
         raise EvidenceIncumbentError(
-            f"{candidate} was compared with {was} in Production, and now {_incumbent(situation.incumbent)} "
-            f"is there. {_again(candidate)}"
+            f"{ref} was compared with {was} in Production, and now {_incumbent(context.incumbent)} "
+            f"is there. {_again(ref)}"
         )
-    if evidence.digest in situation.used:
+    if evidence.digest in context.used:
         raise EvidenceUsedError(
-            f"The evidence on {candidate} took it to Production before and counts once. {_again(candidate)}"
+            f"The evidence on {ref} took it to Production before and counts once. {_again(ref)}"
         )
-    if situation.changed_at and evidence.created_at < situation.changed_at:
+    if context.changed_at and evidence.created_at < context.changed_at:
         # Else somebody could take a better version away for a moment, and with it what had to be beaten.
         raise EvidenceIncumbentError(
-            f"What is in Production changed since {candidate} was compared with it. {_again(candidate)}"
+            f"What is in Production changed since {ref} was compared with it. {_again(ref)}"
         )
 
 
-def require_bytes(evidence: Evidence, candidate: Candidate, files: Mapping[str, str]) -> None:
+def require_bytes(evidence: Evidence, ref: VersionRef, files: Mapping[str, str]) -> None:
     """Raise `EvidenceBytesError` unless a version holds exactly the files that evidence is about.
 
     `files` maps the path of each file that it holds now to its SHA-256.
@@ -123,27 +122,27 @@ def require_bytes(evidence: Evidence, candidate: Candidate, files: Mapping[str, 
     ]
     more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     raise EvidenceBytesError(
-        f"{candidate} does not hold the bytes that were checked: {', '.join(kinds)}{more}. They are "
+        f"{ref} does not hold the bytes that were checked: {', '.join(kinds)}{more}. They are "
         f"{tree_digest(files)[:19]}…, the evidence is about {evidence.files_digest[:19]}…. Register the "
         "model again from a training."
     )
 
 
-def _require_fresh(evidence: Evidence, candidate: Candidate, situation: Situation) -> None:
-    age = situation.now - evidence.created_at
-    if age > situation.max_age:
+def _require_fresh(evidence: Evidence, ref: VersionRef, context: PromotionContext) -> None:
+    age = context.now - evidence.created_at
+    if age > context.max_age:
         days = age / timedelta(days=1)
         how_old = f"{days:.0f} days" if days >= 2 else f"{age / timedelta(minutes=1):.0f} minutes"
-        raise EvidenceStaleError(f"The evidence on {candidate} is {how_old} old. {_again(candidate)}")
+        raise EvidenceStaleError(f"The evidence on {ref} is {how_old} old. {_again(ref)}")
     if age < -_CLOCK_SKEW:
         raise EvidenceStaleError(
-            f"The evidence on {candidate} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M} UTC. "
-            f"Set the clock of the machine that made it. {_again(candidate)}"
+            f"The evidence on {ref} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M} UTC. "
+            f"Set the clock of the machine that made it. {_again(ref)}"
         )
-    if evidence.kind == "gate" and situation.policy_digest not in (None, evidence.policy_digest):
+    if evidence.kind == "gate" and context.policy_digest not in (None, evidence.policy_digest):
         raise EvidenceStaleError(
-            f"The evidence on {candidate} was made under another gate policy than the one that applies now. "
-            f"{_again(candidate)}"
+            f"The evidence on {ref} was made under another gate policy than the one that applies now. "
+            f"{_again(ref)}"
         )
 
 
@@ -154,11 +153,11 @@ def _same(compared: Incumbent | None, now: Incumbent | None) -> bool:
     return compared.version == now.version and now.digest in (None, compared.digest)
 
 
-def _again(candidate: Candidate) -> str:
-    return f"Run `greenroom gate {candidate.model} {candidate.version} --rerun`."
+def _again(ref: VersionRef) -> str:
+    return f"Run `greenroom gate {ref.model} {ref.version} --rerun`."
 
 
-def _incumbent(found: Incumbent | None) -> str:
-    if found is None:
+def _incumbent(incumbent: Incumbent | None) -> str:
+    if incumbent is None:
         return "no version"
-    return f"version {found.version}" + (f" ({found.digest[:19]}…)" if found.digest else "")
+    return f"version {incumbent.version}" + (f" ({incumbent.digest[:19]}…)" if incumbent.digest else "")

@@ -16,9 +16,10 @@ import onnxruntime as ort
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from catalog.spec import MAX_BACKGROUND, Task
+from catalog.tasks import Answers, task_spec
 from registry.digests import digest
 from registry.errors import ModelFormatError
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 
 FEATURES_KEY = "greenroom.features"
 TASK_KEY = "greenroom.task"
@@ -45,21 +46,28 @@ class Description(BaseModel):
         repr=False,
         description="Training rows, in the order of the features; none when the model cannot be explained.",
     )
-    items: Items | None = Field(default=None, description="What a similarity finds; None for other tasks.")
+    items: SimilarityIndex | None = Field(
+        default=None, description="What a similarity finds; None for other tasks."
+    )
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Self:
-        if (self.task == "similarity") != (self.items is not None):
+        if (self.answers == "neighbours") != (self.items is not None):
             raise ValueError("a similarity, and nothing else, has things that it finds")
         if self.items and self.items.rows.shape[1] != len(self.features):
             raise ValueError(f"a thing has other than {len(self.features)} values")
-        if self.task == "clustering" and len(set(self.classes)) < len(self.classes):
+        if self.answers == "clusters" and len(set(self.classes)) < len(self.classes):
             raise ValueError("two clusters have the same name")
         if any(len(row) != len(self.features) for row in self.background):
             raise ValueError(f"a background row has other than {len(self.features)} values")
         if not np.isfinite(self.background_rows()).all():
             raise ValueError("a background row has a value that float32 cannot hold")
         return self
+
+    @property
+    def answers(self) -> Answers:
+        """What the model answers for a row."""
+        return task_spec(self.task).answers
 
     def background_rows(self) -> Rows:
         """Return the background as float32 of shape (rows, features)."""
@@ -68,16 +76,16 @@ class Description(BaseModel):
 
     def to_metadata(self) -> dict[str, str]:
         """Return the ONNX metadata properties that say the same."""
-        said = {
+        properties = {
             TASK_KEY: json.dumps(self.task),
             FEATURES_KEY: json.dumps(self.features),
             CLASSES_KEY: json.dumps(self.classes),
         }
         if self.background:
-            said[BACKGROUND_KEY] = json.dumps(self.background)
+            properties[BACKGROUND_KEY] = json.dumps(self.background)
         if self.items:
-            said[ITEMS_KEY] = self.items.model_dump_json()
-        return said
+            properties[ITEMS_KEY] = self.items.model_dump_json()
+        return properties
 
 
 class OnnxModel:
@@ -115,18 +123,20 @@ class OnnxModel:
         return str(inputs[0].name)
 
     def _check_outputs(self) -> None:
-        task, classes = self.description.task, self.description.classes
+        answers, classes = self.description.answers, self.description.classes
         outputs = [(output.type, output.shape) for output in self._session.get_outputs()]
-        if len(outputs) != (2 if task in ("classification", "similarity") else 1):
-            raise ModelFormatError(f"the ONNX graph of a {task} model has outputs {self.outputs}")
-        if task == "classification":
+        if len(outputs) != (2 if answers in ("classes", "neighbours") else 1):
+            raise ModelFormatError(
+                f"the ONNX graph of a {self.description.task} model has outputs {self.outputs}"
+            )
+        if answers == "classes":
             _check_classifier(classes, *outputs[1])
-        elif task == "clustering" and (outputs[0][0] != "tensor(int64)" or not classes):
+        elif answers == "clusters" and (outputs[0][0] != "tensor(int64)" or not classes):
             raise ModelFormatError(
                 "the ONNX graph of a clustering must give int64 numbers of clusters, and its file name these "
                 f"(metadata {CLASSES_KEY!r}); it gives {outputs[0]} and names {classes}"
             )
-        elif task == "similarity" and [kind for kind, _ in outputs] != ["tensor(int64)", "tensor(float)"]:
+        elif answers == "neighbours" and [kind for kind, _ in outputs] != ["tensor(int64)", "tensor(float)"]:
             raise ModelFormatError(
                 "the ONNX graph of a similarity must give int64 places in its index and float32 distances; "
                 f"it gives {outputs}"
@@ -143,7 +153,7 @@ class OnnxModel:
         if (items := self.description.items) is not None:
             return self._nearest(rows, max(1, _DISTANCES // len(items.ids)))
         results = self._session.run(None, {self._input: rows})
-        if self.description.task == "classification":
+        if self.description.answers == "classes":
             return np.asarray(results[0]), cast(npt.NDArray[np.float32], results[1])
         return np.asarray(results[0]).reshape(-1), None
 

@@ -1,14 +1,13 @@
-"""What a similarity model finds among: the things of its index, by id, with the features that they have.
+"""The index of a similarity model: the things among which it finds neighbours, by id, with their features.
 
-It travels in the model's file (metadata `greenroom.items`), in the order of the graph's index, so that a
-neighbour's place there is a thing, and a thing can be asked for by its id. Whoever may read the file may
-read it.
+It travels in the model's file (metadata `greenroom.items`), in the order of the graph's index: a neighbour's
+place there is a thing, and a request can name a thing by its id. Everybody who may read the file may read it.
 """
 
 import binascii
 from base64 import b64decode, b64encode
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Metric = Literal["euclidean", "cosine"]
 
 
-class Items(BaseModel):
+class SimilarityIndex(BaseModel):
     """Things in the order of the index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,3 +67,22 @@ class Items(BaseModel):
             return np.frombuffer(content, dtype="<f4").astype(np.float32).reshape(len(self.ids), -1)
         except (binascii.Error, ValueError) as error:
             raise ValueError("the features of the things cannot be read") from error
+
+
+def nearest_others(others: npt.NDArray[np.bool_], k: int | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the columns of the first `k` neighbours of each row that are not the row itself.
+
+    `others` says of each neighbour, nearest first, whether it is another thing: shape (rows, neighbours). `k`
+    may be one number for each row. The result has shape (rows, largest k), and -1 where there are fewer.
+    """
+    rank = np.cumsum(others, axis=1) - 1
+    limits = np.broadcast_to(np.reshape(k, (-1, 1)), (len(others), 1))
+    rows, columns = np.nonzero(others & (rank < limits))
+    nearest = np.full((len(others), int(np.max(k))), -1, dtype=np.int64)
+    nearest[rows, rank[rows, columns]] = columns
+    return nearest
+
+
+def pick(values: npt.NDArray[Any], columns: npt.NDArray[np.int64], missing: float | str) -> npt.NDArray[Any]:
+    """Return the values in some columns of each row, shape as `columns`, and `missing` where that is -1."""
+    return np.where(columns < 0, missing, np.take_along_axis(values, np.maximum(columns, 0), axis=1))

@@ -67,7 +67,7 @@ class Notifier(Protocol):
         """Send it to every address of the settings."""
 
 
-def announce(event: Event, title: str, text: str) -> None:
+def notify(event: Event, title: str, text: str) -> None:
     """Tell everybody whom GREENROOM_NOTIFY_URLS names. Never raises: what happened, happened.
 
     Nothing is sent where no address is set. Secrets of this process, and addresses beyond their host, are
@@ -78,7 +78,7 @@ def announce(event: Event, title: str, text: str) -> None:
         wanted = event in settings.notify_events.split(",")
         if not wanted or not settings.notify_urls.get_secret_value().strip():
             return
-        title, text = told(title)[:_MOST_TITLE], told(text)[:_MOST_TEXT]
+        title, text = redact(title)[:_MOST_TITLE], redact(text)[:_MOST_TEXT]
         sent = False
         for point in entry_points(group="greenroom.notifiers"):
             try:
@@ -94,17 +94,17 @@ def announce(event: Event, title: str, text: str) -> None:
         _log.warning("a notification (%s) could not be sent: %s", event, type(error).__name__)
 
 
-def told(text: str) -> str:
+def redact(text: str) -> str:
     """Return a text fit to leave the house: without secrets, paths and logins of addresses, or controls."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "…")
     return printable(_URL.sub(_host_only, text))
 
 
-def _host_only(found: re.Match[str]) -> str:
+def _host_only(url: re.Match[str]) -> str:
     # A webhook's token is in its path, and in the place of the host with schemes that only apprise knows.
     try:
-        parts = urlsplit(found[0])
+        parts = urlsplit(url[0])
         host, port = parts.hostname, parts.port
     except ValueError:
         return "…"
@@ -120,6 +120,6 @@ def _secrets() -> Iterator[str]:
             if "://" not in value:
                 yield value
                 continue
-            for one in re.split(r"[,\s]+", value):
-                if "://" in one and urlsplit(one).scheme not in ("http", "https"):
-                    yield one
+            for address in re.split(r"[,\s]+", value):
+                if "://" in address and urlsplit(address).scheme not in ("http", "https"):
+                    yield address

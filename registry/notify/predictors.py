@@ -1,24 +1,18 @@
-"""Tells running predictors of a promotion, so that they look at once and not a second later."""
-
-from collections.abc import Callable
+"""What the running predictors serve. Each follows the registry by itself; nobody has to tell it anything."""
 
 import httpx
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from registry.settings import GreenroomSettings
 
 
-class NudgeSettings(GreenroomSettings):
-    """Which predictors to tell."""
+class PredictorSettings(GreenroomSettings):
+    """Which predictors there are."""
 
     predictors: str = Field(
         default="",
-        description="GREENROOM_PREDICTORS: addresses of the running predictors, separated by commas. They "
-        "are told of promotions and rollbacks, and `greenroom status` asks each what it serves.",
-    )
-    serving_admin_token: SecretStr = Field(
-        default=SecretStr(""),
-        description="GREENROOM_SERVING_ADMIN_TOKEN: what the predictors ask for before they listen.",
+        description="GREENROOM_PREDICTORS: addresses of the running predictors, separated by commas. "
+        "`greenroom status` and the deployments ask each what it serves.",
     )
 
     @property
@@ -27,22 +21,17 @@ class NudgeSettings(GreenroomSettings):
         return [url.strip().rstrip("/") for url in self.predictors.split(",") if url.strip()]
 
 
-def nudge(say: Callable[[str], None]) -> None:
-    """Tell every predictor that the settings name; who does not listen is said, and finds out by itself."""
-    settings = NudgeSettings()
-    token = settings.serving_admin_token.get_secret_value()
-    if not token:
-        return
-    for url in settings.predictor_urls:
-        try:
-            answer = httpx.post(
-                f"{url}/api/admin/refresh",
-                headers={"Authorization": f"Bearer {token}"},
-                timeout=2,
-                trust_env=False,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            say(f"The predictor at {url} could not be told ({type(error).__name__}); it looks by itself.")
-            continue
-        if not answer.is_success:
-            say(f"The predictor at {url} did not listen ({answer.status_code}); it looks by itself.")
+def served_versions(url: str) -> dict[str, dict[str, int]]:
+    """Return the version of each model that a predictor serves, for each of its processes.
+
+    The outer keys are the predictor's address, with a process id where there are several processes. What does
+    not answer, or is no predictor, serves nothing.
+    """
+    try:
+        # Not /api/models, which may need a key.
+        answer = httpx.get(f"{url}/readyz", timeout=5, trust_env=False).json()
+        if workers := answer.get("workers"):
+            return {f"{url} (process {worker['pid']})": dict(worker["versions"]) for worker in workers}
+        return {url: {name: m["version"] for name, m in answer["models"].items() if m.get("version")}}
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError):
+        return {url: {}}

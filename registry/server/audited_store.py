@@ -129,7 +129,7 @@ def who_fields(who: Caller) -> dict[str, Any]:
     return {"actor": who.actor, "proven": who.proven, "address": who.address, "reason": who.reason}
 
 
-def rows_of(session: Session, name: str) -> tuple[audit.Row, ...]:
+def rows_of(session: Session, name: str) -> tuple[audit.AuditEntry, ...]:
     """The rows that say which versions were in Production and on which evidence, without that itself."""
     query = text(
         "SELECT (body::jsonb - 'envelope')::text FROM greenroom.audit WHERE model = :name "
@@ -152,5 +152,5 @@ def _page(session: Session, name: str, kind: str, after: int) -> list[tuple[int,
             "'body', encode(sha256(convert_to(body, 'UTF8')), 'hex'))::text "
             "FROM greenroom.audit WHERE id > :after AND :name = :name ORDER BY id LIMIT :page"
         )
-    found = session.execute(text(query), {"name": name, "after": after, "page": audit.PAGE})
-    return [(number, content) for number, content in found]
+    rows = session.execute(text(query), {"name": name, "after": after, "page": audit.PAGE})
+    return [(number, content) for number, content in rows]

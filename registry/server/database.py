@@ -58,15 +58,15 @@ def normalised(url: str, setting: str) -> str:
         )
     try:
         # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-        found = make_url(f"postgresql+psycopg2://{rest}")
+        address = make_url(f"postgresql+psycopg2://{rest}")
     except (ArgumentError, ValueError):
-        found = None
-    if found is None or "@" in (found.host or "") or rest.count("@") > 1:
+        address = None
+    if address is None or "@" in (address.host or "") or rest.count("@") > 1:
         raise DatabaseError(
             f"{setting} is no address that can be read: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. In a "
             "password write @ as %40, : as %3A and / as %2F."
         ) from None
-    return found.render_as_string(hide_password=False)
+    return address.render_as_string(hide_password=False)
 
 
 def installed_digest() -> str:
@@ -96,11 +96,11 @@ def explain(connection: Connection) -> str:
     """Return sentences about what there is, for a person who starts the guard on an older registry."""
     if not inspect(connection).has_table("model_versions"):
         return "The database holds no MLflow tables yet."
-    found = staged(connection)
-    if not found:
+    versions = staged(connection)
+    if not versions:
         return "Greenroom's guard is not installed in this database, or an older one is."
-    listed = ", ".join(f"{s.model} version {s.version} in {s.stage}" for s in found)
-    twice = doubled(found)
+    listed = ", ".join(f"{s.model} version {s.version} in {s.stage}" for s in versions)
+    twice = doubled(versions)
     more = (
         f" {' and '.join(twice)} {'has' if len(twice) == 1 else 'have'} more than one version in Production, "
         "and there can be one: choose with `--keep MODEL=VERSION`."
@@ -123,9 +123,9 @@ def staged(connection: Connection) -> list[Staged]:
     return [Staged(*row) for row in rows]
 
 
-def doubled(found: list[Staged]) -> list[str]:
+def doubled(versions: list[Staged]) -> list[str]:
     """Return the models that have more than one version in Production."""
-    names = [s.model for s in found if s.stage == "Production"]
+    names = [s.model for s in versions if s.stage == "Production"]
     return sorted({name for name in names if names.count(name) > 1})
 
 
@@ -148,10 +148,10 @@ def install(settings: MigrationSettings, *, keep: dict[str, int], dry_run: bool)
         return _installed_by(engine, app, keep, dry_run=dry_run)
     except (SQLAlchemyError, psycopg2.Error) as error:
         # The driver's first line says what PostgreSQL said; the statement would tell nobody anything.
-        said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        answer = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         raise DatabaseError(
-            f"PostgreSQL did not do what GREENROOM_DATABASE_ADMIN_URL was to do: {said}. That role must own "
-            "MLflow's tables, or be a superuser."
+            f"PostgreSQL did not do what GREENROOM_DATABASE_ADMIN_URL was to do: {answer}. That role must "
+            "own MLflow's tables, or be a superuser."
         ) from error
     finally:
         engine.dispose()
@@ -164,18 +164,18 @@ def _installed_by(engine: Engine, app: str, keep: dict[str, int], *, dry_run: bo
             return ["The guard is installed, and up to date."]
         if inspect(connection).has_table("model_versions"):
             _to_archive(staged(connection), keep)  # decided before anything is touched
-    said = []
+    sentences = []
     with engine.begin() as connection:
-        said += _take_over(connection, app, dry_run=dry_run)
+        sentences += _take_over(connection, app, dry_run=dry_run)
     if not dry_run:
         _migrate_mlflow(engine)
-        said.append(f"MLflow's tables are those of MLflow {version('mlflow')}.")
+        sentences.append(f"MLflow's tables are those of MLflow {version('mlflow')}.")
     with engine.begin() as connection:
-        said += _install(connection, app, keep, dry_run=dry_run)
+        sentences += _install(connection, app, keep, dry_run=dry_run)
         problems = [] if dry_run else _weaknesses(connection, app)
         if problems:
             raise DatabaseError(f"{_too_strong(app, problems)} Then run `greenroom migrate` again.")
-    return said
+    return sentences
 
 
 def _migrate_mlflow(engine: Engine) -> None:
@@ -191,12 +191,14 @@ def _migrate_mlflow(engine: Engine) -> None:
 def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run: bool) -> list[str]:
     if not inspect(connection).has_table("model_versions"):
         return ["MLflow's tables would be created, and the guard installed."]
-    found = staged(connection)
-    said = [f"Found {s.model} version {s.version} in {s.stage}." for s in found]
-    archived = _to_archive(found, keep)
-    said += [f"{s.model} version {s.version} is archived; version {keep[s.model]} stays." for s in archived]
+    versions = staged(connection)
+    sentences = [f"Found {s.model} version {s.version} in {s.stage}." for s in versions]
+    archived = _to_archive(versions, keep)
+    sentences += [
+        f"{s.model} version {s.version} is archived; version {keep[s.model]} stays." for s in archived
+    ]
     if dry_run:
-        return [*said, "Nothing was changed."]
+        return [*sentences, "Nothing was changed."]
     first = not inspect(connection).has_table("audit", schema="greenroom")
     for gone in archived:
         connection.execute(
@@ -205,15 +207,15 @@ def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run:
         )
     _run(connection, app)
     if first:
-        for one in found:
-            stage = "Archived" if one in archived else one.stage
+        for version in versions:
+            stage = "Archived" if version in archived else version.stage
             connection.execute(
                 text(
                     "SELECT greenroom.append(jsonb_build_object('action', 'found', 'actor', "
                     "session_user::text, 'model', CAST(:m AS text), 'version', CAST(:v AS int), "
                     "'to', CAST(:s AS text), 'reason', 'was there when the audit began'))"
                 ),
-                {"m": one.model, "v": one.version, "s": stage},
+                {"m": version.model, "v": version.version, "s": stage},
             )
     connection.execute(
         text(
@@ -222,23 +224,23 @@ def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run:
         ),
         {"d": installed_digest()},
     )
-    unproven = [s for s in found if s not in archived]
-    said.append("The guard is installed.")
-    said += [
+    unproven = [s for s in versions if s not in archived]
+    sentences.append("The guard is installed.")
+    sentences += [
         f"{s.model} version {s.version} stays in {s.stage} without evidence: the predictor will not load it "
         f"until `greenroom gate {s.model} {s.version} --rerun`, or `greenroom promote {s.model} {s.version} "
         f"--to {s.stage} --override --reason …`."
         for s in unproven
         if first
     ]
-    return said
+    return sentences
 
 
-def _to_archive(found: list[Staged], keep: dict[str, int]) -> list[Staged]:
+def _to_archive(versions: list[Staged], keep: dict[str, int]) -> list[Staged]:
     archived = []
-    for model in doubled(found):
-        versions = [s for s in found if s.model == model and s.stage == "Production"]
-        numbers = [s.version for s in versions]
+    for model in doubled(versions):
+        in_production = [s for s in versions if s.model == model and s.stage == "Production"]
+        numbers = [s.version for s in in_production]
         if keep.get(model) not in numbers:
             listed = ", ".join(map(str, numbers))
             raise DatabaseError(
@@ -246,7 +248,7 @@ def _to_archive(found: list[Staged], keep: dict[str, int]) -> list[Staged]:
                 f"for example `greenroom migrate --keep {model}={max(numbers)}`; the others are archived. "
                 "Nothing was changed."
             )
-        archived += [s for s in versions if s.version != keep[model]]
+        archived += [s for s in in_production if s.version != keep[model]]
     return archived
 
 
@@ -270,7 +272,7 @@ def _require_role(connection: Connection, app: str) -> None:
 def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
     """Let the installing role own what the server's role owned here: an owner can drop every guard."""
     quote = connection.dialect.identifier_preparer.quote
-    found = connection.execute(
+    tables = connection.execute(
         text(
             "SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, c.relname "
             "FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN "
@@ -279,11 +281,11 @@ def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
         ),
         {"r": quote(app)},
     ).all()
-    commands = [f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER" for kind, name in found]
-    said = []
-    if found:
+    commands = [f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER" for kind, name in tables]
+    sentences = []
+    if tables:
         verb = "would belong" if dry_run else "belong"
-        said.append(f"{len(found)} tables that {app} owned {verb} to the installing role.")
+        sentences.append(f"{len(tables)} tables that {app} owned {verb} to the installing role.")
     owned = connection.execute(
         text(
             "SELECT current_database(), datdba = CAST(:r AS regrole), current_schema(), "
@@ -296,8 +298,8 @@ def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
         if is_owner:
             commands.append(f"ALTER {kind} {quote(name)} OWNER TO CURRENT_USER")
             verb = "would belong" if dry_run else "belongs"
-            said.append(f"The {kind.lower()} {name}, which {app} owned, {verb} to the installing role.")
-    if found:
+            sentences.append(f"The {kind.lower()} {name}, which {app} owned, {verb} to the installing role.")
+    if tables:
         # At once, so that a server which runs as that role goes on should anything after this fail.
         schema = quote(str(owned[2]))
         commands.append(f"GRANT USAGE ON SCHEMA {schema} TO {quote(app)}")
@@ -306,14 +308,14 @@ def _take_over(connection: Connection, app: str, *, dry_run: bool) -> list[str]:
         )
     for command in [] if dry_run else commands:
         connection.execute(text(command))
-    return said
+    return sentences
 
 
 def _installed(connection: Connection) -> str | None:
     if not inspect(connection).has_table("installed", schema="greenroom"):
         return None
-    found: str | None = connection.execute(text("SELECT digest FROM greenroom.installed")).scalar()
-    return found
+    installed: str | None = connection.execute(text("SELECT digest FROM greenroom.installed")).scalar()
+    return installed
 
 
 def _has_rights(connection: Connection, role: str) -> bool:
@@ -345,8 +347,8 @@ def _weaknesses(connection: Connection, role: str) -> list[str]:
         "OR has_function_privilege(:r, 'greenroom.append(jsonb)', 'EXECUTE') "
         "FROM pg_roles WHERE rolname = :r"
     )
-    found = connection.execute(query, {"r": role}).one()
-    said = (
+    powers = connection.execute(query, {"r": role}).one()
+    problems = (
         "is a superuser",
         "may create roles",
         "owns tables of MLflow's or of the audit",
@@ -356,4 +358,4 @@ def _weaknesses(connection: Connection, role: str) -> list[str]:
         "may truncate MLflow's tables",
         "can write to the audit",
     )
-    return [problem for problem, true in zip(said, found, strict=True) if true]
+    return [problem for problem, true in zip(problems, powers, strict=True) if true]

@@ -27,11 +27,11 @@ from mlflow.utils.validation import (
 from sqlalchemy.orm import Session
 
 from registry import audit
-from registry.names import EVIDENCE, GATE, GATED, OVERRIDE, REPORT, Stage, folded, is_reserved
+from registry.names import EVIDENCE, GATE, GATED, OVERRIDE, REPORT, Stage, is_reserved, normalize_name
 from registry.server import artifacts, prompts
 from registry.server.audited_store import AuditedStore, RefusedError, rows_of, who_fields
 from registry.server.caller import Caller, caller
-from registry.server.judge import Decision, Files, Judge, View
+from registry.server.judge import Decision, Files, Judge, VersionSnapshot
 from registry.server.settings import GuardSettings
 
 _ATTEMPTS = 3
@@ -62,7 +62,7 @@ class GuardedStore(AuditedStore):
         who = caller()
         with self._refusals(who, name, number, {"to": target.value}):
             for _ in range(_ATTEMPTS):
-                before = self._view(name, number)
+                before = self._snapshot(name, number)
                 if before.stage is target:
                     return self._confirmed(before, who)
                 self._require_promoter(who, {before.stage, target})
@@ -75,54 +75,54 @@ class GuardedStore(AuditedStore):
             error_code=RESOURCE_CONFLICT,
         )
 
-    def _decide(self, view: View, target: Stage, who: Caller) -> Decision:
+    def _decide(self, snapshot: VersionSnapshot, target: Stage, who: Caller) -> Decision:
         """Return on what ground a version may move; raises `EvidenceError`. Outside of any transaction."""
         if target not in GATED:
             return Decision("archived" if target is Stage.ARCHIVED else "moved")
-        files = _files(view)
+        files = _files(snapshot)
         if who.rollback:
             if target is not Stage.PRODUCTION:
                 raise RefusedError("A rollback goes to Production.", "rollback")
-            return self._judge.rollback(view, files, who.reason)
-        return self._judge.promotion(view, target, files)
+            return self._judge.rollback(snapshot, files, who.reason)
+        return self._judge.promotion(snapshot, target, files)
 
     def _move(
-        self, view: View, target: Stage, who: Caller, decision: Decision, *, archive: bool
+        self, snapshot: VersionSnapshot, target: Stage, who: Caller, decision: Decision, *, archive: bool
     ) -> ModelVersion | None:
         """Do the move with its row, or return None when the registry is not any more as it was judged."""
-        context = {"version": view.number, **decision.context()}
-        if view.incumbent:
-            context["incumbent"] = view.incumbent.version
-        with self._transaction(view.name, who, context) as session:
-            if self._view(view.name, view.number) != view:
+        context = {"version": snapshot.number, **decision.context()}
+        if snapshot.incumbent:
+            context["incumbent"] = snapshot.incumbent.version
+        with self._transaction(snapshot.name, who, context) as session:
+            if self._snapshot(snapshot.name, snapshot.number) != snapshot:
                 return None
             if target is Stage.PRODUCTION:
                 # First, and flushed: the database takes no second version in Production, even for a moment.
-                self._archive_incumbents(session, view)
+                self._archive_incumbents(session, snapshot)
                 archive = False
-            self._carry_aliases(session, view, target)
+            self._carry_aliases(session, snapshot, target)
             moved: ModelVersion = super().transition_model_version_stage(
-                view.name, view.number, target.value, archive
+                snapshot.name, snapshot.number, target.value, archive
             )
             session.flush()
             return moved
 
-    def _confirmed(self, view: View, who: Caller) -> ModelVersion:
+    def _confirmed(self, snapshot: VersionSnapshot, who: Caller) -> ModelVersion:
         """A version that is in the stage already stays; an operator's override of it is written down."""
-        decision = self._judge.confirmation(view, _files(view))
+        decision = self._judge.confirm_override(snapshot, _files(snapshot))
         if decision:
-            self._require_promoter(who, {view.stage})
-            stage = view.stage.value
-            entry = {"model": view.name, "version": view.number, "from": stage, "to": stage}
-            with self._transaction(view.name, who, {"action": "override"}) as session:
-                if self._view(view.name, view.number) == view:
+            self._require_promoter(who, {snapshot.stage})
+            stage = snapshot.stage.value
+            entry = {"model": snapshot.name, "version": snapshot.number, "from": stage, "to": stage}
+            with self._transaction(snapshot.name, who, {"action": "override"}) as session:
+                if self._snapshot(snapshot.name, snapshot.number) == snapshot:
                     self._record(session, {**decision.context(), **who_fields(who), **entry})
-        return super().get_model_version(view.name, view.number)
+        return super().get_model_version(snapshot.name, snapshot.number)
 
-    def _archive_incumbents(self, session: Session, view: View) -> None:
+    def _archive_incumbents(self, session: Session, snapshot: VersionSnapshot) -> None:
         rows = self._get_query(session, SqlModelVersion).filter(
-            SqlModelVersion.name == view.name,
-            SqlModelVersion.version != view.number,
+            SqlModelVersion.name == snapshot.name,
+            SqlModelVersion.version != snapshot.number,
             SqlModelVersion.current_stage == Stage.PRODUCTION.value,
         )
         for row in rows:
@@ -130,16 +130,16 @@ class GuardedStore(AuditedStore):
             row.last_updated_time = get_current_time_millis()
         session.flush()
 
-    def _carry_aliases(self, session: Session, view: View, target: Stage) -> None:
+    def _carry_aliases(self, session: Session, snapshot: VersionSnapshot, target: Stage) -> None:
         """Let the aliases that mean Production follow it; without a Production they go."""
-        leaves = view.stage is Stage.PRODUCTION
+        leaves = snapshot.stage is Stage.PRODUCTION
         if target is not Stage.PRODUCTION and not leaves:
             return
-        for alias in self._get_query(session, SqlRegisteredModelAlias).filter_by(name=view.name).all():
-            if folded(alias.alias) not in self._aliases:
+        for alias in self._get_query(session, SqlRegisteredModelAlias).filter_by(name=snapshot.name).all():
+            if normalize_name(alias.alias) not in self._aliases:
                 continue
             if target is Stage.PRODUCTION:
-                alias.version = view.number
+                alias.version = snapshot.number
             else:
                 session.delete(alias)
         session.flush()
@@ -151,10 +151,10 @@ class GuardedStore(AuditedStore):
         number = _validate_model_version(version)
         who = caller()
         with self._refusals(who, name, number), self._transaction(name, who, {"action": "alias"}) as session:
-            if folded(alias).startswith(audit.ALIAS_PREFIX):
+            if normalize_name(alias).startswith(audit.ALIAS_PREFIX):
                 raise RefusedError(f"Aliases that begin with {audit.ALIAS_PREFIX} are reserved.", "reserved")
             if self._means_production(session, name, alias):
-                stage = self._view(name, number).stage
+                stage = self._snapshot(name, number).stage
                 if stage is not Stage.PRODUCTION:
                     raise RefusedError(
                         f"The alias {alias!r} means Production, and version {number} is in {stage}. Promote "
@@ -249,11 +249,11 @@ class GuardedStore(AuditedStore):
             if tag.key not in (EVIDENCE, OVERRIDE):
                 raise RefusedError(f"The tag {tag.key!r} is reserved; the server sets it.", "reserved")
             with self._transaction(name, who, {"action": "evidence", "version": number}):
-                evidence = self._judge.acceptable(self._view(name, number), tag.key, tag.value)
+                evidence = self._judge.accept_evidence(self._snapshot(name, number), tag.key, tag.value)
                 super().set_model_version_tag(name, number, tag)
                 if tag.key == EVIDENCE:
-                    found = "passed" if evidence.passed else "refused"
-                    super().set_model_version_tag(name, number, ModelVersionTag(GATE, found))
+                    gate_status = "passed" if evidence.passed else "refused"
+                    super().set_model_version_tag(name, number, ModelVersionTag(GATE, gate_status))
 
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
         """Delete a tag; reserved ones stay."""
@@ -289,7 +289,7 @@ class GuardedStore(AuditedStore):
 
     # Parts
 
-    def _view(self, name: str, number: int) -> View:
+    def _snapshot(self, name: str, number: int) -> VersionSnapshot:
         with self.ManagedSessionMaker() as session:
             row = self._get_sql_model_version(session, name, number)
             session.refresh(row)
@@ -298,7 +298,7 @@ class GuardedStore(AuditedStore):
             # More than one only by SQL before the guard was installed, which its index rules out.
             other = self._get_sql_model_version(session, name, min(others)) if others else None
             history = rows_of(session, name)
-            return self._judge.view(
+            return self._judge.snapshot(
                 row, tags, other, {t.key: t.value for t in other.model_version_tags} if other else {}, history
             )
 
@@ -306,17 +306,17 @@ class GuardedStore(AuditedStore):
         """Somebody, usually a predictor, says that the bytes are not those of the evidence: look,
         and record.
         """
-        view = self._view(name, number)
-        if view.stage not in GATED:
+        snapshot = self._snapshot(name, number)
+        if snapshot.stage not in GATED:
             raise RefusedError(
-                f"{name} version {number} is in {view.stage}, where its bytes do not matter.", "unfounded"
+                f"{name} version {number} is in {snapshot.stage}, where its bytes do not matter.", "unfounded"
             )
-        error = self._judge.mismatch(view, _files(view))
+        error = self._judge.find_mismatch(snapshot, _files(snapshot))
         if error is None:
             raise RefusedError(
                 f"{name} version {number} holds the bytes that its evidence is about.", "unfounded"
             )
-        last = view.history[-1] if view.history else None
+        last = snapshot.history[-1] if snapshot.history else None
         if last and (last.action, last.version, last.message) == ("mismatch", number, str(error)):
             return  # said already, and nothing has happened since
         entry = {
@@ -348,7 +348,7 @@ class GuardedStore(AuditedStore):
             )
 
     def _means_production(self, session: Session, name: str, alias: str) -> bool:
-        return folded(alias) in self._aliases and not prompts.is_prompt(session, name)
+        return normalize_name(alias) in self._aliases and not prompts.is_prompt(session, name)
 
     def _in_production(self, session: Session, name: str) -> set[int]:
         rows = self._get_query(session, SqlModelVersion).filter(
@@ -373,5 +373,5 @@ class GuardedStore(AuditedStore):
                 )
 
 
-def _files(view: View) -> Files:
-    return lambda: artifacts.digests(view.location)
+def _files(snapshot: VersionSnapshot) -> Files:
+    return lambda: artifacts.digests(snapshot.location)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from catalog.loader import load_catalog
-from registry.audit import Row, production_changed, rollback_targets, used_evidence
+from registry.audit import AuditEntry, production_changed, rollback_targets, used_evidence
 from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
@@ -27,7 +27,7 @@ _KINDS: Mapping[str, Kind] = {EVIDENCE: "gate", OVERRIDE: "override"}
 
 
 @dataclass(frozen=True)
-class View:
+class VersionSnapshot:
     """A version, and what else decides over it, as the registry has them at one moment."""
 
     name: str
@@ -40,12 +40,12 @@ class View:
     incumbent: Incumbent | None
     used: frozenset[str]
     changed_at: datetime | None
-    history: tuple[Row, ...] = field(default=(), compare=False)
+    history: tuple[AuditEntry, ...] = field(default=(), compare=False)
 
     @property
-    def candidate(self) -> rules.Candidate:
+    def ref(self) -> rules.VersionRef:
         """The version, as the rules speak of it."""
-        return rules.Candidate(self.name, self.number, self.source)
+        return rules.VersionRef(self.name, self.number, self.source)
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Decision:
 
     def context(self) -> dict[str, Any]:
         """Return what the audit's row says of it."""
-        found = self.evidence
+        evidence = self.evidence
         return {
             "action": self.action,
             "message": self.message,
-            "digest": found.files_digest if found else None,
-            "evidence": found.digest if found else None,
+            "digest": evidence.files_digest if evidence else None,
+            "evidence": evidence.digest if evidence else None,
             "envelope": self.envelope,
         }
 
@@ -81,19 +81,19 @@ class Judge:
         """Whether the catalogue declares a model of that name."""
         return name in self._policies
 
-    def view(
+    def snapshot(
         self,
         row: Any,
         tags: Mapping[str, str],
         other: Any,
         other_tags: Mapping[str, str],
-        history: Iterable[Row],
-    ) -> View:
-        """Return the view of a version from its row and tags, those of the version in Production,
+        history: Iterable[AuditEntry],
+    ) -> VersionSnapshot:
+        """Return the snapshot of a version from its row and tags, those of the version in Production,
         and the audit.
         """
         rows = tuple(history)
-        return View(
+        return VersionSnapshot(
             name=row.name,
             number=row.version,
             stage=Stage(row.current_stage),
@@ -107,128 +107,130 @@ class Judge:
             history=rows,
         )
 
-    def acceptable(self, view: View, key: str, envelope: str) -> Evidence:
+    def accept_evidence(self, snapshot: VersionSnapshot, key: str, envelope: str) -> Evidence:
         """Return evidence that somebody wants to put on a version;
         raises `EvidenceError` if it may not be there.
         """
         evidence = self._verify(envelope)
-        rules.require_about(evidence, view.candidate)
+        rules.require_about(evidence, snapshot.ref)
         if evidence.kind != _KINDS[key]:
             raise EvidenceMissingError(f"The tag {key} holds another kind of evidence than this.")
-        before = view.evidence if key == EVIDENCE else view.override
+        before = snapshot.evidence if key == EVIDENCE else snapshot.override
         if before and before != envelope:
             there = self._believed(before)
             # The same in another writing would only disturb a promotion that is under way.
             if there and there.created_at >= evidence.created_at:
                 raise EvidenceStaleError(
-                    f"{view.candidate} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} "
+                    f"{snapshot.ref} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} "
                     "UTC; older evidence cannot take its place."
                 )
         return evidence
 
-    def promotion(self, view: View, target: Stage, files: Files) -> Decision:
+    def promotion(self, snapshot: VersionSnapshot, target: Stage, files: Files) -> Decision:
         """Return on what ground a version may move to Staging or Production; raises `EvidenceError`.
 
         `files` reads what the version holds, and is asked last: all else is decided without.
         """
         try:
-            evidence = self._gate_evidence(view, files)
-            return Decision("promoted" if target is Stage.PRODUCTION else "staged", evidence, view.evidence)
+            evidence = self._gate_evidence(snapshot, files)
+            return Decision(
+                "promoted" if target is Stage.PRODUCTION else "staged", evidence, snapshot.evidence
+            )
         except EvidenceError as refusal:
-            if not view.override:
+            if not snapshot.override:
                 raise
             try:
-                override = self._override(view, files)
+                override = self._override(snapshot, files)
             except EvidenceError as error:
                 raise type(refusal)(
                     f"{refusal} There is an override, which does not hold either: {error}"
                 ) from error
-            return Decision("override", override, view.override, f"Overrode: {refusal}")
+            return Decision("override", override, snapshot.override, f"Overrode: {refusal}")
 
-    def rollback(self, view: View, files: Files, reason: str | None) -> Decision:
+    def rollback(self, snapshot: VersionSnapshot, files: Files, reason: str | None) -> Decision:
         """Return on what ground a version that was in Production before may come back; raises
         `EvidenceError`.
 
         Its evidence may be old and compared with another incumbent, but must be genuine, and its bytes
         intact.
         """
-        current = view.incumbent.version if view.incumbent else None
-        if view.number not in rollback_targets(view.history, current):
+        current = snapshot.incumbent.version if snapshot.incumbent else None
+        if snapshot.number not in rollback_targets(snapshot.history, current):
             raise EvidenceMissingError(
-                f"{view.candidate} was never in Production by right, or a rollback left it behind, so it "
-                f"cannot be rolled back to. `greenroom history {view.name}` shows what was."
+                f"{snapshot.ref} was never in Production by right, or a rollback left it behind, so it "
+                f"cannot be rolled back to. `greenroom history {snapshot.name}` shows what was."
             )
         if not reason:
             raise EvidenceMissingError(
-                f"A rollback needs a reason: `greenroom rollback {view.name} --reason …`."
+                f"A rollback needs a reason: `greenroom rollback {snapshot.name} --reason …`."
             )
-        evidence, envelope = self._genuine(view)
-        rules.require_bytes(evidence, view.candidate, files())
+        evidence, envelope = self._genuine(snapshot)
+        rules.require_bytes(evidence, snapshot.ref, files())
         return Decision("rollback", evidence, envelope)
 
-    def confirmation(self, view: View, files: Files) -> Decision | None:
+    def confirm_override(self, snapshot: VersionSnapshot, files: Files) -> Decision | None:
         """Return an override of a version that is in its stage already,
         if it has one that is new and good.
         """
-        if not view.override:
+        if not snapshot.override:
             return None
         try:
-            override = self._override(view, files)
+            override = self._override(snapshot, files)
         except EvidenceError:
             return None  # nothing was asked for that it would have to allow
-        if any(row.evidence == override.digest for row in view.history):
+        if any(row.evidence == override.digest for row in snapshot.history):
             return None
-        return Decision("override", override, view.override, "It was in the stage already.")
+        return Decision("override", override, snapshot.override, "It was in the stage already.")
 
-    def mismatch(self, view: View, files: Files) -> EvidenceBytesError | None:
+    def find_mismatch(self, snapshot: VersionSnapshot, files: Files) -> EvidenceBytesError | None:
         """Return how a version's bytes differ from its evidence, or None."""
         try:
-            evidence, _ = self._genuine(view)
-            rules.require_bytes(evidence, view.candidate, files())
+            evidence, _ = self._genuine(snapshot)
+            rules.require_bytes(evidence, snapshot.ref, files())
         except EvidenceBytesError as error:
             return error
         return None
 
-    def _gate_evidence(self, view: View, files: Files) -> Evidence:
-        if not view.evidence:
-            raise rules.missing(view.candidate)
-        evidence = self._verify(view.evidence)
-        situation = rules.Situation(
-            incumbent=view.incumbent,
+    def _gate_evidence(self, snapshot: VersionSnapshot, files: Files) -> Evidence:
+        if not snapshot.evidence:
+            raise rules.missing(snapshot.ref)
+        evidence = self._verify(snapshot.evidence)
+        context = rules.PromotionContext(
+            incumbent=snapshot.incumbent,
             now=datetime.now(UTC),
             max_age=timedelta(days=self._settings.evidence_max_age),
-            policy_digest=self._policies.get(view.name),
-            changed_at=view.changed_at,
-            used=view.used,
+            policy_digest=self._policies.get(snapshot.name),
+            changed_at=snapshot.changed_at,
+            used=snapshot.used,
         )
-        rules.require_good(evidence, view.candidate, situation)
-        rules.require_bytes(evidence, view.candidate, files())
+        rules.require_good(evidence, snapshot.ref, context)
+        rules.require_bytes(evidence, snapshot.ref, files())
         return evidence
 
-    def _override(self, view: View, files: Files) -> Evidence:
+    def _override(self, snapshot: VersionSnapshot, files: Files) -> Evidence:
         """Return an operator's override that holds now; else raise what is wrong with it."""
-        situation = rules.Situation(
-            incumbent=view.incumbent,
+        context = rules.PromotionContext(
+            incumbent=snapshot.incumbent,
             now=datetime.now(UTC),
             max_age=timedelta(minutes=self._settings.override_max_age),
-            changed_at=view.changed_at if view.stage is not Stage.PRODUCTION else None,
-            used=view.used,
+            changed_at=snapshot.changed_at if snapshot.stage is not Stage.PRODUCTION else None,
+            used=snapshot.used,
         )
-        override = self._verify(view.override or "")
-        rules.require_good(override, view.candidate, situation)
-        rules.require_bytes(override, view.candidate, files())
+        override = self._verify(snapshot.override or "")
+        rules.require_good(override, snapshot.ref, context)
+        rules.require_bytes(override, snapshot.ref, files())
         return override
 
-    def _genuine(self, view: View) -> tuple[Evidence, str]:
+    def _genuine(self, snapshot: VersionSnapshot) -> tuple[Evidence, str]:
         """Return evidence or override that is signed, about the version, and not a refusal;
         age does not count.
         """
-        problem: EvidenceError = rules.missing(view.candidate)
-        for envelope in filter(None, (view.evidence, view.override)):
+        problem: EvidenceError = rules.missing(snapshot.ref)
+        for envelope in filter(None, (snapshot.evidence, snapshot.override)):
             try:
                 evidence = self._verify(envelope)
-                rules.require_about(evidence, view.candidate)
-                rules.require_passed(evidence, view.candidate)
+                rules.require_about(evidence, snapshot.ref)
+                rules.require_passed(evidence, snapshot.ref)
             except EvidenceError as error:
                 problem = error
             else:
@@ -236,7 +238,7 @@ class Judge:
         raise problem
 
     def _verify(self, envelope: str) -> Evidence:
-        return verify(envelope, {role: keys.trusted(role, self._settings) for role in keys.ROLES})
+        return verify(envelope, keys.all_trusted(self._settings))
 
     def _believed(self, envelope: str) -> Evidence | None:
         try:

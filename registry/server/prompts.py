@@ -25,10 +25,10 @@ def is_prompt(session: Session, name: str) -> bool:
 
 def require(session: Session, name: str, *, prompt: bool) -> None:
     """Refuse a version of the other kind than the registered model is."""
-    found = is_prompt(session, name)
-    if prompt and not found:
+    marked_as_prompt = is_prompt(session, name)
+    if prompt and not marked_as_prompt:
         raise RefusedError(f"{name} is a model; its versions cannot be marked as prompts.", "prompt")
-    if found and not prompt:
+    if marked_as_prompt and not prompt:
         raise RefusedError(f"{name} is a prompt, and holds no versions of models.", "prompt")
 
 

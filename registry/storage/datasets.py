@@ -96,12 +96,12 @@ def fetch_dataset(bucket: Bucket, dataset_id: str, target: Path) -> str:
         raise DatasetMissingError(
             f"There is no dataset {dataset_id}. POST /api/upload-dataset stores one and answers its id."
         ) from error
-    if (found := _read_digest(target)) is None or found.dataset_id != dataset_id:
+    if (stored := _read_digest(target)) is None or stored.dataset_id != dataset_id:
         raise DatasetDamagedError(
             f"The stored file of the dataset {dataset_id} does not hold the rows that its id names: it was "
             "changed or damaged. Upload the rows again; that puts the right ones in its place."
         )
-    return found.contract
+    return stored.contract
 
 
 def _read_digest(path: Path) -> "ContentDigest | None":
@@ -112,9 +112,9 @@ def _read_digest(path: Path) -> "ContentDigest | None":
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             contract = (schema.metadata or {}).get(CONTRACT_NOTE, b"").decode(errors="replace")
-            found = ContentDigest(contract, schema)
+            content = ContentDigest(contract, schema)
             for batch in file.iter_batches(_BATCH):
-                found.update(batch)
+                content.update(batch)
     except (pa.ArrowException, OSError, ValueError):
         return None
-    return found
+    return content

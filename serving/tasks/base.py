@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from catalog.spec import ModelSpec, Task
 from registry.model_format.onnx_model import Description, Rows
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 from serving.parsing import is_list, object_bytes, read_list, read_object, to_matrix
 
 # A column of the prediction log: texts, or numbers.
@@ -30,7 +30,7 @@ class ModelOutputs:
     labels: npt.NDArray[Any]
     shares: npt.NDArray[np.float32] | None
     classes: tuple[str, ...] = ()
-    items: Items | None = None
+    items: SimilarityIndex | None = None
 
     def part(self, first: int, last: int) -> "ModelOutputs":
         """Return the outputs for the rows from `first` up to but not including `last`."""

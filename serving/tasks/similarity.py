@@ -12,7 +12,7 @@ from pydantic import Field, RootModel, create_model
 from catalog.spec import Dataset, ModelSpec
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import Description
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 from serving.errors import UnknownItemError, UnknownModelNameError
 from serving.parsing import is_list, read_list, read_object
 from serving.tasks.base import Column, Contract, ModelOutputs, ParsedRows, Question, ServingTask
@@ -160,7 +160,7 @@ class Similarity(ServingTask):
         return single | create_model(f"{title}Answers", __config__=RESPONSE_CONFIG, **about, predictions=rows)
 
 
-def _items(description: Description) -> Items:
+def _items(description: Description) -> SimilarityIndex:
     if description.items is None:
         raise ValueError("a similarity's file holds what is found")
     return description.items
@@ -172,7 +172,7 @@ def _distances(outputs: ModelOutputs) -> npt.NDArray[np.float32]:
     return outputs.shares
 
 
-def _neighbour(items: Items | None, place: int, distance: np.float32) -> dict[str, Any]:
+def _neighbour(items: SimilarityIndex | None, place: int, distance: np.float32) -> dict[str, Any]:
     if items is None:
         raise ValueError("it finds no neighbours")
     shown = {column: texts[place] for column, texts in items.shown.items()}
@@ -184,7 +184,9 @@ def _id_example(dataset: Dataset) -> str | None:
     return str(field.examples[0]) if field and field.examples else None
 
 
-def _places(name: str, items: Items, ids: Sequence[str | None], *, listed: bool) -> npt.NDArray[np.int64]:
+def _places(
+    name: str, items: SimilarityIndex, ids: Sequence[str | None], *, listed: bool
+) -> npt.NDArray[np.int64]:
     """Return the place in the index of each id, and -1 where there is none."""
     unknown = [
         (f"{number}.{items.id_name}" if listed else items.id_name, item)

@@ -1,1 +1,1 @@
-"""`POST /api/upload-dataset`: from a CSV that anyone may have made to rows that a training can trust."""
+"""`POST /api/upload-dataset`: turns a CSV from outside into a dataset that meets its contract."""

@@ -1,69 +1,76 @@
-"""From an upload's bytes to lines of text: out of a form, out of gzip, in UTF-8, each within its limit.
+"""The lines of an uploaded CSV: out of the form, out of gzip, decoded, each within its limit.
 
-This runs in the process that checks: whatever a body does to a parser, predictions do not wait for it.
+This runs in the worker process, so that no body can delay predictions.
 """
 
 import gzip
-import io
 import zlib
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from serving.uploads.errors import FormatError, TooLargeError, UploadError
-from serving.uploads.settings import MIB, UploadSettings
 
-_CHUNK = 64 * 1024
+# Largest CSV after decompression.
+MAX_CSV_BYTES = 256 << 20
+# A gzip file may unpack to so many times its size, plus 1 MiB. Tables of numbers come to about 3.
+MAX_RATIO = 100
+# Longest row, line breaks in quotes included. An open quote would otherwise take in the rest of the file.
+MAX_ROW_BYTES = 64 << 10
+
+_CHUNK = 64 << 10
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-_FOREIGN = {
+_OTHER_FORMATS = {
     b"\xff\xfe": "text in UTF-16 or UTF-32",
     b"\xfe\xff": "text in UTF-16",
     b"PK\x03\x04": "a ZIP archive or an Excel workbook",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook",
     b"PAR1": "a Parquet file",
-    b"(\xb5\x2f\xfd": "compressed with Zstandard",
-    b"BZh": "compressed with bzip2",
-    b"\xfd7zXZ": "compressed with xz",
 }
 
 
-class Lines:
-    """The lines of a CSV as text, for `csv.reader`; `number` counts those read, beginning with 1.
+class CsvLines:
+    """The lines of a CSV as text, for `csv.reader`; `number` counts the lines read.
 
-    Raises `UploadError` when the bytes are no UTF-8 text, or beyond a limit, or no whole gzip file.
+    Iterating raises `UploadError` when the bytes are no UTF-8 text, exceed a limit, or are broken gzip.
     """
 
-    def __init__(self, body: BinaryIO, settings: UploadSettings, *, boundary: str | None, gzipped: bool):
-        """Read an upload. `boundary` is a form's; what looks like gzip is unpacked, `gzipped` insists."""
+    def __init__(self, body: IO[bytes], *, boundary: str | None, gzipped: bool) -> None:
+        """Open a body, at its start; `boundary` is a form's, which is unpacked in place.
+
+        Gzip is recognized by its first bytes; with `gzipped` anything else is refused.
+        """
+        if boundary is not None:
+            _unpack_form(body, boundary)
         self.number = 0
-        self._stream = io.BufferedReader(
-            _Unpacked(_Source(_chunks(body, boundary)), settings, gzipped), _CHUNK
-        )
-        self._most = settings.serving_upload_max_line_bytes
-        self._row_bytes = 0
+        self._body = body
+        self._gzip = body.read(2) == _GZIP
+        body.seek(0)
+        if gzipped and not self._gzip:
+            raise _bad_gzip("it is declared as gzip and is not")
+        self._file: Any = gzip.GzipFile(fileobj=body, mode="rb") if self._gzip else body
+        self._bytes = self._row_bytes = 0
 
     def end_row(self) -> None:
-        """Say that a row is complete. One in quotes can have many lines, which count together."""
+        """Begin to count a new row's bytes: a row with line breaks in quotes has several lines."""
         self._row_bytes = 0
 
-    def __iter__(self) -> "Lines":
+    def __iter__(self) -> "CsvLines":
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline(self._most - self._row_bytes + 1)
-        if not line:
+        # One byte more than allowed: that is how a longer row is noticed.
+        if not (line := self._read_line(MAX_ROW_BYTES - self._row_bytes + 1)):
             raise StopIteration
         self.number += 1
         if self.number == 1:
-            line = _start(line)
+            line = _without_bom(line)
         self._row_bytes += len(line)
-        if self._row_bytes > self._most:
+        if self._row_bytes > MAX_ROW_BYTES:
             raise TooLargeError(
-                f"The row that ends in or after line {self.number} is longer than {self._most} bytes. Does a "
-                "quote stay open, or does the file end its lines with CR alone?"
+                f"The row that ends in or after line {self.number} is longer than {MAX_ROW_BYTES} bytes. "
+                "Does a quote stay open, or does the file end its lines with CR alone?"
             )
         if b"\0" in line:
             raise FormatError(
@@ -78,121 +85,75 @@ class Lines:
                 "Windows-1252). Save the file as CSV in UTF-8."
             ) from None
 
-
-def _start(line: bytes) -> bytes:
-    """Return the first line without its BOM; what it shows to be something else is refused."""
-    for beginning, what in _FOREIGN.items():
-        if line.startswith(beginning):
-            raise FormatError(f"The file is {what}. Send a CSV in UTF-8, as it is or compressed with gzip.")
-    return line.removeprefix(_BOM)
-
-
-def _chunks(body: BinaryIO, boundary: str | None) -> Iterator[bytes]:
-    chunks = iter(lambda: body.read(_CHUNK), b"")
-    return chunks if boundary is None else _only_part(chunks, boundary)
-
-
-def _only_part(chunks: Iterator[bytes], boundary: str) -> Iterator[bytes]:
-    """Yield the content of the one file in a form, as it comes."""
-    found: list[bytes] = []
-    state = {"parts": 0, "ended": False}
-
-    def begin() -> None:
-        state["parts"] += 1
-        if state["parts"] > 1:
-            raise _bad_form("it has more than one part")
-
-    def end() -> None:
-        state["ended"] = True
-
-    callbacks: Any = {
-        "on_part_begin": begin,
-        "on_part_data": lambda data, start, stop: found.append(data[start:stop]),
-        "on_end": end,
-    }
-    try:
-        parser = MultipartParser(boundary.encode("latin-1"), callbacks)
-        for chunk in chunks:
-            parser.write(chunk)
-            yield from found
-            found.clear()
-    except (FormParserError, UnicodeEncodeError) as error:
-        raise _bad_form(str(error)) from None
-    if not state["ended"]:
-        raise _bad_form("it ends before its closing boundary")
-
-
-def _bad_form(what: str) -> UploadError:
-    return UploadError(
-        400,
-        "invalid_form",
-        f"The form cannot be read: {what}. Send exactly one file, as `curl -F file=@FILE.csv` does.",
-    )
-
-
-class _Source(io.RawIOBase):
-    """Chunks as a file; `taken` counts what was read of them."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks, self._rest, self.taken = chunks, b"", 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            if (chunk := next(self._chunks, None)) is None:
-                return 0
-            self._rest = chunk
-        piece, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
-        buffer[: len(piece)] = piece
-        self.taken += len(piece)
-        return len(piece)
-
-
-class _Unpacked(io.RawIOBase):
-    """The CSV's bytes, unpacked if need be, and counted.
-
-    All members of a gzip file count together. No more is unpacked at once than is asked for, so a bomb is
-    found out while it is small.
-    """
-
-    def __init__(self, source: _Source, settings: UploadSettings, gzipped: bool) -> None:
-        self._source, self._settings, self._given = source, settings, 0
-        packed = io.BufferedReader(source, _CHUNK)
-        self._gzip = packed.peek(2)[:2] == _GZIP
-        if gzipped and not self._gzip:
-            raise _bad_gzip("it is declared as gzip and is not")
-        self._file: Any = gzip.GzipFile(fileobj=packed, mode="rb") if self._gzip else packed
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def _read_line(self, size: int) -> bytes:
+        """Return a line of at most `size` bytes. No more than a buffer is unpacked beyond it."""
         try:
-            data = self._file.read(len(buffer))
+            line: bytes = self._file.readline(size)
         except EOFError:
             raise _bad_gzip("it ends too early, as if cut short") from None
         except (gzip.BadGzipFile, zlib.error) as error:
             raise _bad_gzip(str(error)) from None
-        self._given += len(data)
-        self._hold_to_limits()
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _hold_to_limits(self) -> None:
-        most, ratio = self._settings.serving_upload_max_csv_bytes, self._settings.serving_upload_max_ratio
-        if self._given > most:
+        self._bytes += len(line)
+        if self._bytes > MAX_CSV_BYTES:
             raise TooLargeError(
-                f"The CSV is larger than the {most} bytes that are accepted; send fewer rows."
+                f"The CSV is larger than the {MAX_CSV_BYTES} bytes that are accepted; send fewer rows."
             )
-        if self._gzip and self._given > MIB + ratio * self._source.taken:
+        if self._gzip and self._bytes > (1 << 20) + MAX_RATIO * self._body.tell():
             raise TooLargeError(
-                f"The gzip file unpacks to more than {ratio} times its size, as no table of data does. Send "
-                "the CSV as it is.",
+                f"The gzip file unpacks to more than {MAX_RATIO} times its size, as no table of data does. "
+                "Send the CSV as it is.",
                 "compression_ratio",
             )
+        return line
 
 
-def _bad_gzip(what: str) -> UploadError:
-    return UploadError(400, "invalid_gzip", f"The gzip file cannot be read: {what}. Compress it again.")
+def _without_bom(line: bytes) -> bytes:
+    """Return the first line without its byte order mark; refuse the beginnings of other formats."""
+    for beginning, name in _OTHER_FORMATS.items():
+        if line.startswith(beginning):
+            raise FormatError(f"The file is {name}. Send a CSV in UTF-8, as it is or compressed with gzip.")
+    return line.removeprefix(_BOM)
+
+
+def _unpack_form(body: IO[bytes], boundary: str) -> None:
+    """Replace a form by the content of its only part.
+
+    The content is shorter than the form, so writing never overtakes reading, and no second file is needed.
+    """
+    pieces: list[bytes] = []
+    events: list[str] = []
+    callbacks: Any = {
+        "on_part_begin": lambda: events.append("part"),
+        "on_part_data": lambda data, start, stop: pieces.append(data[start:stop]),
+        "on_end": lambda: events.append("end"),
+    }
+    read = written = 0
+    try:
+        parser = MultipartParser(boundary.encode("latin-1"), callbacks)
+        while chunk := body.read(_CHUNK):
+            parser.write(chunk)
+            read += len(chunk)
+            if events.count("part") > 1:
+                raise _bad_form("it has more than one part")
+            body.seek(written)
+            written += sum(map(body.write, pieces))
+            pieces.clear()
+            body.seek(read)
+    except (FormParserError, UnicodeEncodeError) as error:
+        raise _bad_form(str(error)) from None
+    if "end" not in events:
+        raise _bad_form("it ends before its closing boundary")
+    body.truncate(written)
+    body.seek(0)
+
+
+def _bad_form(problem: str) -> UploadError:
+    return UploadError(
+        400,
+        "invalid_form",
+        f"The form cannot be read: {problem}. Send exactly one file, as `curl -F file=@FILE.csv` does.",
+    )
+
+
+def _bad_gzip(problem: str) -> UploadError:
+    return UploadError(400, "invalid_gzip", f"The gzip file cannot be read: {problem}. Compress it again.")

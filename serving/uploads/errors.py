@@ -1,4 +1,4 @@
-"""Why an upload was not taken, in words its sender can act on."""
+"""Why an upload is refused, in words its sender can act on."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ from serving.errors import Detail
 
 
 class UploadError(Exception):
-    """The upload is not taken and nothing was stored. `code` is stable, for programs."""
+    """The upload is refused and nothing was stored. `code` is stable, for programs."""
 
     def __init__(
         self,
@@ -23,24 +23,24 @@ class UploadError(Exception):
 
 
 class TooLargeError(UploadError):
-    """Something about the upload is beyond a limit."""
+    """The upload exceeds a limit."""
 
     def __init__(self, message: str, code: str = "dataset_too_large") -> None:
         super().__init__(413, code, message)
 
 
 class FormatError(UploadError):
-    """The content is not the CSV that it should be; there is no point in looking at its rows."""
+    """The content is no CSV of the dataset."""
 
     def __init__(self, message: str, code: str = "invalid_csv", details: Sequence[Detail] = ()) -> None:
         super().__init__(422, code, message, details)
 
 
 def no_room(error: OSError) -> UploadError:
-    """Return the refusal for when the predictor's own disk does not take a file."""
+    """Return the error for a disk of the predictor that does not take a file."""
     return UploadError(
         503,
         "no_room",
         f"The predictor's disk does not take the upload ({error.strerror or type(error).__name__}); nothing "
-        "was stored. Whoever runs the predictor must see to GREENROOM_SERVING_UPLOAD_FOLDER.",
+        "was stored. The predictor's operator must check GREENROOM_SERVING_UPLOAD_FOLDER.",
     )

@@ -1,10 +1,9 @@
-"""Takes an upload off the wire: into a file without a name, within limits of size and time."""
+"""Receives an upload into a file without a name, within limits of size and time."""
 
 import asyncio
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
 from email.message import Message
 from typing import IO
 from urllib.parse import urlsplit
@@ -14,27 +13,28 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
 from serving.uploads.errors import TooLargeError, UploadError, no_room
-from serving.uploads.settings import MIB, UploadSettings
+from serving.uploads.settings import UploadSettings
+
+# Seconds for a whole upload; there is room for one at a time, and others wait for it.
+MAX_SECONDS = 120.0
+# Bytes a second that must come in on the average, and the seconds that an upload may lag behind that rate.
+MIN_RATE, MAX_LAG = 16 << 10, 10.0
 
 _PLAIN = ("text/csv", "application/csv")
 _PACKED = ("application/gzip", "application/x-gzip")
-_HOW = (
+_BUFFER = 1 << 20
+_USAGE = (
     "Send a CSV as `curl -F file=@FILE.csv` does, or as the body with Content-Type: text/csv "
     "(curl --data-binary @FILE.csv -H 'Content-Type: text/csv'); compressed with gzip, add "
     "Content-Encoding: gzip, or use Content-Type: application/gzip."
 )
 
 
-@dataclass(frozen=True)
-class Form:
-    """How a body is packed: in a form with that boundary, or bare; declared as gzip, or not."""
+def read_packaging(headers: Headers) -> tuple[str | None, bool]:
+    """Return the boundary, if the body is a form, and whether the body is declared as gzip.
 
-    boundary: str | None
-    gzipped: bool
-
-
-def read_form(headers: Headers) -> Form:
-    """Return how the body is packed; raises `UploadError` 415 when it is no form of upload."""
+    Raises `UploadError` 415 for any other body than a form, a CSV and gzip.
+    """
     header = Message()
     header["content-type"] = headers.get("content-type", "")
     kind, encoding = header.get_content_type(), headers.get("content-encoding", "identity").strip().lower()
@@ -42,39 +42,36 @@ def read_form(headers: Headers) -> Form:
         boundary = header.get_boundary("")
         if not 0 < len(boundary) <= 70:  # RFC 2046
             raise _unsupported("The form's Content-Type names no boundary of 1 to 70 characters.")
-        return Form(boundary, gzipped=False)
+        return boundary, False
     if kind in _PACKED and encoding == "identity":
-        return Form(None, gzipped=True)
+        return None, True
     if kind not in _PLAIN or encoding not in ("identity", "gzip", "x-gzip"):
-        raise _unsupported(_HOW)
+        raise _unsupported(_USAGE)
     if header.get_content_charset("utf-8") not in ("utf-8", "us-ascii"):
         raise _unsupported("The CSV must be in UTF-8; save it so, and declare no other charset.")
-    return Form(None, gzipped=encoding != "identity")
-
-
-def refuse_other_sites(headers: Headers) -> None:
-    """Raise `UploadError` 403 for what a page of another site sends.
-
-    Browsers let any page send forms anywhere, so a form is no proof that its sender was let in.
-    """
-    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    same = site in ("same-origin", "none") if site else not origin or _host(origin) == headers.get("host")
-    if not same:
-        message = (
-            "A page of another site sent this upload. Send it from the predictor's own, or by a program."
-        )
-        raise UploadError(403, "cross_origin", message)
-
-
-def _host(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return None
+    return None, encoding != "identity"
 
 
 def _unsupported(message: str) -> UploadError:
     return UploadError(415, "unsupported_media_type", message)
+
+
+def refuse_other_sites(headers: Headers) -> None:
+    """Raise `UploadError` 403 for a request from a page of another site.
+
+    A browser lets any page send a form to any address, with the user's rights there.
+    """
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin", "")
+    try:
+        same_host = not origin or urlsplit(origin).netloc == headers.get("host")
+    except ValueError:
+        same_host = False
+    if not (site in ("same-origin", "none") if site else same_host):
+        raise UploadError(
+            403,
+            "cross_origin",
+            "A page of another site sent this upload. Send it from the predictor's own, or by a program.",
+        )
 
 
 @contextmanager
@@ -84,71 +81,55 @@ def scratch_files(settings: UploadSettings) -> Iterator[tuple[IO[bytes], IO[byte
     Raises `UploadError` 503 when the disk does not take them.
     """
     folder = settings.serving_upload_path
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            body, output = (opened.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(2))
+            body, output = (
+                stack.enter_context(tempfile.TemporaryFile(dir=folder, buffering=_BUFFER)) for _ in range(2)
+            )
         except OSError as error:
             raise no_room(error) from error
-        yield body, output
+        try:
+            yield body, output
+        finally:
+            # A full disk does not take the rest of the buffer, either.
+            with suppress(OSError):
+                body.close()
 
 
-async def receive(request: Request, target: IO[bytes], settings: UploadSettings) -> int:
-    """Write the request's body to a file and return its length.
+async def receive(request: Request, target: IO[bytes], max_bytes: int) -> None:
+    """Write the request's body to a file.
 
-    Raises `UploadError`: 413 beyond the limit, 408 when it takes too long or falls behind the least rate,
-    400 when the connection closes before.
+    Raises `UploadError`: 413 beyond `max_bytes`, declared or counted, 408 when it takes too long or falls
+    behind the least rate, 400 when the connection closes before, 503 when the disk does not take it.
     """
-    most, loop = settings.serving_upload_max_bytes, asyncio.get_running_loop()
-    refuse_length(request.headers, most)
-    began, got, waiting = loop.time(), 0, bytearray()
-    lag, rate = settings.serving_upload_lag, settings.serving_upload_min_rate
+    too_large = TooLargeError(
+        f"The upload is larger than the {max_bytes} bytes that are accepted. Compress it with gzip, or send "
+        "fewer rows."
+    )
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    loop = asyncio.get_running_loop()
+    start, size = loop.time(), 0
     try:
-        async with asyncio.timeout(min(lag, settings.serving_upload_timeout)) as limit:
+        async with asyncio.timeout(min(MAX_LAG, MAX_SECONDS)) as timeout:
             async for chunk in request.stream():
-                got += len(chunk)
-                if got > most:
-                    raise _too_large(most)
-                # Each byte buys time, up to the limit of the whole.
-                limit.reschedule(began + min(settings.serving_upload_timeout, lag + got / rate))
-                waiting += chunk
-                if len(waiting) >= MIB:
-                    await _write(target, waiting)
-                    waiting = bytearray()
-            await _write(target, waiting)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise too_large
+                # Each byte extends the time, up to the limit of the whole upload.
+                timeout.reschedule(start + min(MAX_SECONDS, MAX_LAG + size / MIN_RATE))
+                await asyncio.to_thread(target.write, chunk)
+            await asyncio.to_thread(target.flush)
     except TimeoutError:
         raise UploadError(
             408,
             "request_timeout",
-            f"After {loop.time() - began:.0f} s only {got} bytes were here. An upload must come in at "
-            f"{rate} bytes a second or more, and be complete after {settings.serving_upload_timeout:g} s.",
+            f"After {loop.time() - start:.0f} s only {size} bytes were here. An upload must come in at "
+            f"{MIN_RATE} bytes a second or more, and be complete after {MAX_SECONDS:g} s.",
         ) from None
     except ClientDisconnect:
         message = "The connection closed before the upload was whole; nothing was stored."
         raise UploadError(400, "incomplete_body", message) from None
-    return got
-
-
-async def _write(target: IO[bytes], content: bytearray) -> None:
-    def write() -> None:
-        target.write(content)
-        target.flush()
-
-    try:
-        await asyncio.to_thread(write)
     except OSError as error:
         raise no_room(error) from error
-
-
-def refuse_length(headers: Headers, most: int) -> None:
-    """Raise `UploadError` 413 for a declared length beyond `most` bytes; receiving does not believe it."""
-    declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > most:
-        raise _too_large(most)
-
-
-def _too_large(most: int) -> TooLargeError:
-    return TooLargeError(
-        f"The upload is larger than the {most} bytes that are accepted. Compress it with gzip, or send fewer "
-        "rows."
-    )

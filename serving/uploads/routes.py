@@ -1,9 +1,9 @@
 """The HTTP surface of the dataset upload."""
 
+import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,11 +13,12 @@ from catalog.spec import Dataset, ModelSpec
 from serving.errors import shorten
 from serving.http_errors import ErrorBody, respond
 from serving.uploads.columns import columns_of
+from serving.uploads.csv_checker import MAX_CELL
+from serving.uploads.csv_lines import MAX_CSV_BYTES, MAX_ROW_BYTES
 from serving.uploads.errors import UploadError
-from serving.uploads.receiver import read_form, receive, refuse_length, refuse_other_sites, scratch_files
-from serving.uploads.runner import check_and_store
+from serving.uploads.receiver import read_packaging, receive, refuse_other_sites, scratch_files
+from serving.uploads.runner import Job, check_and_store
 from serving.uploads.settings import UploadSettings
-from serving.uploads.slow_close import LingeringResponse
 
 _log = logging.getLogger("greenroom.serving")
 _ERRORS = {
@@ -64,61 +65,21 @@ class StoredDataset(BaseModel):
 
 
 class Uploads:
-    """What can be uploaded here, and the one place where an upload is under way."""
+    """Takes uploads for the datasets of models, one at a time."""
 
     def __init__(self, specs: Iterable[ModelSpec], settings: UploadSettings) -> None:
         self.settings = settings
-        self.datasets: dict[str, Dataset] = {}
-        self.models: dict[str, list[str]] = {}
-        self._unfit: dict[str, str] = {}
-        self._busy = False
+        self.specs: dict[str, list[ModelSpec]] = {}
         for spec in specs:
-            self._add(spec)
+            self.specs.setdefault(spec.dataset.name, []).append(spec)
+        self._turn = asyncio.Lock()
 
-    def _add(self, spec: ModelSpec) -> None:
-        dataset = spec.dataset
-        known = self.datasets.setdefault(dataset.name, dataset)
-        self.models.setdefault(dataset.name, []).append(spec.name)
-        if known.row is not dataset.row:
-            self._unfit[dataset.name] = "two models declare it with different contracts"
-        try:
-            columns_of(dataset)
-        except ValueError as error:
-            self._unfit[dataset.name] = str(error)
-
-    def choose(self, name: str | None) -> Dataset:
-        """Return the dataset of that name, or the only one; raises `UploadError` 404."""
-        names = ", ".join(self.datasets)
-        if name is None and len(self.datasets) == 1:
-            return next(iter(self.datasets.values()))
-        if name is None:
-            what = f"Say which dataset it is, with the query ?dataset=NAME. There are: {names}."
-            raise UploadError(404, "unknown_dataset", what)
-        if name not in self.datasets:
-            what = f"There is no dataset {shorten(name)!r} in the catalogue. There are: {names}."
-            raise UploadError(404, "unknown_dataset", what)
-        if why := self._unfit.get(name):
-            what = f"The dataset {name!r} cannot be uploaded as CSV: {why}."
-            raise UploadError(404, "unknown_dataset", what)
-        return self.datasets[name]
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the one upload that is under way; raises `UploadError` 503 when there is another."""
-        if self._busy:
-            message = "Another upload is under way, and there is room for one. Send this again in 5 s."
-            raise UploadError(503, "upload_busy", message, headers={"Retry-After": "5"})
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-
-    async def take(self, request: Request, name: str | None) -> tuple[Dataset, dict[str, Any]]:
-        """Receive, check and store one upload; returns its dataset and what the worker says was stored."""
+    async def take(self, request: Request, name: str | None) -> StoredDataset:
+        """Receive, check and store one upload for the dataset `name`; raises `UploadError`."""
         headers, settings = request.headers, self.settings
         refuse_other_sites(headers)
-        form, dataset = read_form(headers), self.choose(name)
+        boundary, gzipped = read_packaging(headers)
+        dataset = self.choose(name)
         if not settings.has_storage:
             raise UploadError(
                 503,
@@ -126,29 +87,53 @@ class Uploads:
                 "There is nowhere to store a dataset. Set GREENROOM_S3_ACCESS_KEY, GREENROOM_S3_SECRET_KEY "
                 "and, for another server than the local stack's, GREENROOM_S3_ENDPOINT_URL.",
             )
-        refuse_length(headers, settings.serving_upload_max_bytes)
-        with self.alone(), scratch_files(settings) as (body, output):
-            await receive(request, body, settings)
-            request.state.upload_is_here = True
-            job = {
-                "dataset": dataset.name,
-                "body": body.fileno(),
-                "output": output.fileno(),
-                "boundary": form.boundary,
-                "gzipped": form.gzipped,
-            }
-            # After the body the next message can only be that the sender left.
-            stored = await check_and_store(
-                job, timeout=settings.serving_upload_check_timeout, leaves=request.receive
-            )
-        return dataset, stored
+        if self._turn.locked():
+            message = "Another upload is under way, and there is room for one. Send this again in 5 s."
+            raise UploadError(503, "upload_busy", message, headers={"Retry-After": "5"})
+        async with self._turn:
+            with scratch_files(settings) as (body, output):
+                await receive(request, body, settings.serving_upload_max_bytes)
+                job = Job(
+                    dataset=dataset.name,
+                    body=body.fileno(),
+                    output=output.fileno(),
+                    boundary=boundary,
+                    gzipped=gzipped,
+                )
+                # After the body the next message can only be that the sender hung up.
+                stored = await check_and_store(job, request.receive)
+        models = tuple(spec.name for spec in self.specs[dataset.name])
+        command = f"greenroom train --dataset {stored['id']}"
+        return StoredDataset(**stored, dataset=dataset.name, models=models, next=command)
+
+    def choose(self, name: str | None) -> Dataset:
+        """Return the dataset of that name, or the only one; raises `UploadError` 404."""
+        names = ", ".join(self.specs)
+        if name is None:
+            if len(self.specs) > 1:
+                raise _unknown(f"Say which dataset it is, with the query ?dataset=NAME. There are: {names}.")
+            name = next(iter(self.specs), "")
+        if name not in self.specs:
+            raise _unknown(f"There is no dataset {shorten(name)!r} in the catalogue. There are: {names}.")
+        datasets = [spec.dataset for spec in self.specs[name]]
+        try:
+            columns_of(datasets[0])
+            if any(dataset.row is not datasets[0].row for dataset in datasets):
+                raise ValueError("two models declare it with different contracts")
+        except ValueError as error:
+            raise _unknown(f"The dataset {name!r} cannot be uploaded as CSV: {error}.") from None
+        return datasets[0]
+
+
+def _unknown(message: str) -> UploadError:
+    return UploadError(404, "unknown_dataset", message)
 
 
 def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | None = None) -> APIRouter:
     """Return the route that takes a dataset for the models of `specs`."""
     uploads = Uploads(specs.values(), settings or UploadSettings())
     router = APIRouter(tags=["datasets"])
-    names = ", ".join(uploads.datasets)
+    names = ", ".join(uploads.specs)
 
     async def upload(
         request: Request,
@@ -160,18 +145,13 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
         ] = None,
     ) -> Response:
         try:
-            chosen, stored = await uploads.take(request, dataset)
+            stored = await uploads.take(request, dataset)
         except UploadError as error:
             _log.info("upload refused: %s %s", error.status, error.code)
-            answer = respond(error.status, error.code, error.message, error.details, error.headers)
-            return answer if getattr(request.state, "upload_is_here", False) else LingeringResponse(answer)
-        models = tuple(uploads.models[chosen.name])
-        found = StoredDataset(
-            **stored, dataset=chosen.name, models=models, next=f"greenroom train --dataset {stored['id']}"
-        )
+            return respond(error.status, error.code, error.message, error.details, error.headers)
         who = getattr(request.state, "api_key_name", None) or "somebody without an API key"
-        _log.info("dataset %s: %d rows of %s, uploaded by %s", found.id, found.rows, chosen.name, who)
-        return JSONResponse(found.model_dump(mode="json"), status_code=201 if found.created else 200)
+        _log.info("dataset %s: %d rows of %s, uploaded by %s", stored.id, stored.rows, stored.dataset, who)
+        return JSONResponse(stored.model_dump(mode="json"), status_code=201 if stored.created else 200)
 
     limits = uploads.settings
     router.add_api_route(
@@ -183,9 +163,9 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
         description="Send a CSV in UTF-8, as it is or compressed with gzip: as the one file of a form, or as "
         "the body. Its header names the columns of the dataset's contract, in any order; every row must meet "
         "the contract, or nothing is stored. The answer's id goes to `greenroom train --dataset ID`.\n\n"
-        f"Limits: {limits.serving_upload_max_bytes} bytes as sent, {limits.serving_upload_max_csv_bytes} "
-        f"unpacked, {limits.serving_upload_max_rows} rows, {limits.serving_upload_max_line_bytes} bytes a "
-        f"row, {limits.serving_upload_max_cell} characters a cell; one upload at a time.",
+        f"Limits: {limits.serving_upload_max_bytes} bytes as sent, {MAX_CSV_BYTES} unpacked, "
+        f"{limits.serving_upload_max_rows} rows, {MAX_ROW_BYTES} bytes a row, {MAX_CELL} characters a cell; "
+        "one upload at a time.",
         response_model=StoredDataset,
         status_code=201,
         responses={
@@ -193,7 +173,7 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
             201: {"description": "Checked and stored."},
             **{status: {"model": ErrorBody, "description": words} for status, words in _ERRORS.items()},
         },
-        # By hand, because the body is read by hand: as it comes, within limits.
+        # FastAPI cannot know the body, which is read as it comes, within limits.
         openapi_extra=_BODY,
     )
     return router

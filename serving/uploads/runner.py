@@ -1,92 +1,97 @@
-"""Runs the process that checks and stores, and waits for it: as long as it may take, and its sender stays."""
+"""Runs the worker process that checks and stores an upload, while its sender stays and its time lasts."""
 
 import asyncio
 import json
-import logging
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
+
+from pydantic import BaseModel
 
 from serving.errors import Detail
 from serving.uploads.errors import TooLargeError, UploadError
 
-_log = logging.getLogger("greenroom.serving")
-_MODULE = "serving.uploads.worker"
-_MOST_ANSWER = 1 << 20
+# Seconds to check and store a file. The largest file takes about 30 on a quiet machine.
+MAX_SECONDS = 300.0
+
+_MAX_MESSAGE_BYTES = 1 << 20
 
 
-async def check_and_store(
-    job: dict[str, Any], *, timeout: float, leaves: Callable[[], Awaitable[Any]]
-) -> dict[str, Any]:
-    """Run the job in a process of its own; return what it stored.
+class Job(BaseModel):
+    """One upload for the worker: its dataset, how its body is packed, and the descriptors of two open files.
 
-    `job` has the fields of `serving.uploads.worker.Job`; `leaves` waits until the sender hangs up. Raises
-    the `UploadError` that the process found, 413 or 503 when it took more than `timeout` seconds, 400 when
-    the sender left. In every case the process has ended when this returns.
+    `body` holds the request's body, and the rows go to `output`. `boundary` is a form's; a `gzipped` body was
+    declared as gzip.
     """
-    # A session of its own: Ctrl-C in a terminal is for the predictor, which then ends it.
+
+    dataset: str
+    body: int
+    output: int
+    boundary: str | None
+    gzipped: bool
+
+
+async def check_and_store(job: Job, disconnect: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    """Run a job in a worker process and return what it stored.
+
+    `disconnect` waits until the sender hangs up. Raises the worker's `UploadError`, 413 or 503 after
+    `MAX_SECONDS`, 400 when the sender hung up. In every case the process has ended when this returns.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", _MODULE, json.dumps(job)),
+        *(sys.executable, "-m", "serving.uploads.worker", job.model_dump_json()),
         stdin=PIPE,
         stdout=PIPE,
-        pass_fds=(job["body"], job["output"]),
+        pass_fds=(job.body, job.output),
+        # Ctrl-C in a terminal is for the predictor alone, which then ends the worker.
         start_new_session=True,
-        limit=_MOST_ANSWER,
+        limit=_MAX_MESSAGE_BYTES,
     )
-    said: list[dict[str, Any]] = []
-    assert process.stdout is not None  # noqa: S101 - a pipe, as asked for
-    reading = asyncio.ensure_future(_read(process.stdout, said))
-    left = asyncio.ensure_future(leaves())
+    messages: list[dict[str, Any]] = []
+    reading = asyncio.ensure_future(_read(process, messages))
+    leaving = asyncio.ensure_future(disconnect())
     try:
-        await asyncio.wait({reading, left}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({reading, leaving}, timeout=MAX_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not reading.done():
-            raise _left() if left.done() else _too_slow(timeout, storing=bool(said))
+            raise _disconnected() if leaving.done() else _too_slow(storing=bool(messages))
         await reading
     finally:
-        for task in (reading, left):
-            task.cancel()
-        await _end(process)
-    return _outcome(said, process.returncode)
-
-
-async def _read(output: asyncio.StreamReader, said: list[dict[str, Any]]) -> None:
-    while line := await output.readline():
-        said.append(json.loads(line))
-
-
-async def _end(process: Process) -> None:
-    if process.returncode is None:
-        try:
-            process.kill()
-        except ProcessLookupError:
-            _log.debug("the checking process had just ended")
-    # Also when this task is told to stop meanwhile: the process is killed, so it takes a moment only.
-    await asyncio.shield(process.wait())
-
-
-def _outcome(said: list[dict[str, Any]], returncode: int | None) -> dict[str, Any]:
-    last = said[-1] if said else {}
+        reading.cancel()
+        leaving.cancel()
+        if process.returncode is None:
+            with suppress(ProcessLookupError):  # it had just ended
+                process.kill()
+        # Shielded, so that a cancelled task waits too. The process is killed, so the wait is short.
+        await asyncio.shield(process.wait())
+    last = messages[-1] if messages else {}
     if "refused" in last:
         status, code, message, details, headers = last["refused"]
         raise UploadError(status, code, message, [Detail(*detail) for detail in details], headers)
     if "stored" not in last:
-        raise RuntimeError(f"the process that checks an upload ended with {returncode}; its words are above")
+        raise RuntimeError(
+            f"the upload's worker process ended with {process.returncode}; its output is above"
+        )
     stored: dict[str, Any] = last["stored"]
     return stored
 
 
-def _too_slow(timeout: float, *, storing: bool) -> UploadError:
-    if storing:
-        message = (
-            f"Checking and storing took longer than {timeout:g} s; the S3 storage is slow. Send it again."
-        )
-        return UploadError(503, "storage_unavailable", message, headers={"Retry-After": "10"})
-    return TooLargeError(
-        f"Checking the file takes longer than {timeout:g} s; send fewer rows.", "too_much_work"
-    )
+async def _read(process: Process, messages: list[dict[str, Any]]) -> None:
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    while line := await process.stdout.readline():
+        messages.append(json.loads(line))
 
 
-def _left() -> UploadError:
+def _disconnected() -> UploadError:
     message = "The connection closed before the upload was answered; it may or may not be stored."
     return UploadError(400, "incomplete_body", message)
+
+
+def _too_slow(*, storing: bool) -> UploadError:
+    if not storing:
+        message = f"Checking the file takes longer than {MAX_SECONDS:g} s; send fewer rows."
+        return TooLargeError(message, "too_much_work")
+    message = (
+        f"Checking and storing took longer than {MAX_SECONDS:g} s; the S3 storage is slow. Send it again."
+    )
+    return UploadError(503, "storage_unavailable", message, headers={"Retry-After": "10"})

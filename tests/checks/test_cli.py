@@ -15,7 +15,7 @@ from checks.gate import run_gate
 from registry.client.registry import Registry, Version
 from registry.errors import NotFoundError, RegistryUnavailableError
 from registry.evidence import keys
-from registry.evidence.attestation import peek
+from registry.evidence.attestation import read_unverified
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import EVIDENCE
@@ -187,7 +187,7 @@ def test_rerun_that_passes(client: MemoryClient) -> None:
     (tag,) = client.found[1]["tags"]
     assert tag["key"] == EVIDENCE
     assert tags != [tag]
-    made = peek(tag["value"])
+    made = read_unverified(tag["value"])
     assert made is not None
     verdict = Verdict.model_validate_json(client.files["1/run/gate/verdict.json"])
     assert (made.passed, made.created_at) == (True, verdict.created_at)

@@ -12,7 +12,9 @@ from sklearn.metrics import balanced_accuracy_score, log_loss, r2_score
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from catalog.spec import ModelSpec
-from checks.comparison import NAME, Rival, compare
+from checks.builtin.context import CheckContext
+from checks.comparison import INCUMBENT_COMPARISON, IncumbentModel
+from checks.comparison import compare as compare_in
 from checks.gate import run_gate
 from registry.evidence.verdict import CheckOutcome, Incumbent
 from registry.model_format.onnx_model import OnnxModel
@@ -22,8 +24,14 @@ INCUMBENT = Incumbent(version=7, digest="sha256:7")
 INTERVAL = re.compile(r"95 % interval ([+-]\S+) to ([+-]\S+);")
 
 
-def rival(model: OnnxModel) -> Rival:
-    return Rival(INCUMBENT, lambda: model)
+def rival(model: OnnxModel) -> IncumbentModel:
+    return IncumbentModel(INCUMBENT, lambda: model)
+
+
+def compare(
+    spec: ModelSpec, held_out: pd.DataFrame, challenger: OnnxModel, incumbent: IncumbentModel
+) -> CheckOutcome:
+    return compare_in(CheckContext(spec, held_out, held_out, challenger), incumbent)
 
 
 def allowing(spec: ModelSpec, worse: float) -> ModelSpec:
@@ -60,7 +68,7 @@ def test_worse_regression_is_refused(
     energy: ModelSpec, energy_rows: Rows, linear: OnnxModel, stump: OnnxModel
 ) -> None:
     outcome = compare(energy, energy_rows[1], stump, rival(linear))
-    assert (outcome.check, outcome.status, outcome.required) == (NAME, "failed", True)
+    assert (outcome.check, outcome.status, outcome.required) == (INCUMBENT_COMPARISON, "failed", True)
     low, high = interval_of(outcome)
     assert outcome.value is not None
     assert low < outcome.value < high < 0
@@ -244,9 +252,9 @@ def test_verdict_rests_on_the_comparison(
         test=frame.iloc[1::2],
         model=challenger,
         report_dir=tmp_path / "gate",
-        rival=rival(other),
+        incumbent=rival(other),
     )
     assert verdict.passed is (better == "challenger")
     assert verdict.incumbent == INCUMBENT
-    assert [o.check for o in verdict.outcomes] == ["First", "Second", NAME]
-    assert [o.check for o in verdict.refusals] == ([] if better == "challenger" else [NAME])
+    assert [o.check for o in verdict.outcomes] == ["First", "Second", INCUMBENT_COMPARISON]
+    assert [o.check for o in verdict.refusals] == ([] if better == "challenger" else [INCUMBENT_COMPARISON])

@@ -10,8 +10,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from catalog.spec import ModelSpec
-from checks.drift import REPORT_FILE, Answered, Limits, answered, find_drift, measure_performance
+from checks.drift import REPORT_FILE, Limits, find_drift, measure_performance
 from checks.errors import GateUnavailableError
+from checks.precomputed import ScoredRows, score_rows
 from registry.model_format.onnx_model import OnnxModel
 from tests.checks.support.sample_models import Rows, StandIn
 from tests.checks.support.unlabelled import sides
@@ -23,8 +24,8 @@ LIMITS = Limits(0.2, 0.2)
 def test_deepchecks_finds_no_drift_in_held_out_rows_and_does_in_shifted_ones(
     genre: ModelSpec, genre_rows: Rows, genre_model: OnnxModel, tmp_path: Path
 ) -> None:
-    reference = answered(genre, genre_model, genre_rows[0])
-    well = find_drift(genre, reference, answered(genre, genre_model, genre_rows[1]), LIMITS, tmp_path / "a")
+    reference = score_rows(genre, genre_model, genre_rows[0])
+    well = find_drift(genre, reference, score_rows(genre, genre_model, genre_rows[1]), LIMITS, tmp_path / "a")
     assert [(o.check, o.status) for o in well.outcomes] == [
         ("FeatureDrift", "passed"),
         ("PredictionDrift", "passed"),
@@ -33,7 +34,7 @@ def test_deepchecks_finds_no_drift_in_held_out_rows_and_does_in_shifted_ones(
     assert max(well.features.values()) == well.value("FeatureDrift")
     assert "Prediction Drift" in (tmp_path / "a" / REPORT_FILE).read_text()
     metal = genre_rows[1][genre_rows[1]["track_genre"] == "metal"]
-    rows = answered(genre, genre_model, metal.assign(loudness=metal["loudness"] + 3))
+    rows = score_rows(genre, genre_model, metal.assign(loudness=metal["loudness"] + 3))
     ill = find_drift(genre, reference, rows, LIMITS, tmp_path / "b")
     assert [o.status for o in ill.outcomes] == ["failed", "failed"]
     assert ill.features["loudness"] > well.features["loudness"] + 0.2
@@ -43,17 +44,17 @@ def test_deepchecks_finds_no_drift_in_held_out_rows_and_does_in_shifted_ones(
 def test_regression_drifts_by_its_numbers(
     energy: ModelSpec, energy_rows: Rows, energy_model: OnnxModel, tmp_path: Path
 ) -> None:
-    reference = answered(energy, energy_model, energy_rows[0])
-    rows = answered(energy, energy_model, energy_rows[1].assign(loudness=0.0))
+    reference = score_rows(energy, energy_model, energy_rows[0])
+    rows = score_rows(energy, energy_model, energy_rows[1].assign(loudness=0.0))
     found = find_drift(energy, reference, rows, LIMITS, tmp_path)
     assert [o.status for o in found.outcomes] == ["failed", "failed"]
     assert found.features["loudness"] > 0.9
 
 
-def small(count: int = 10) -> Answered:
+def small(count: int = 10) -> ScoredRows:
     random = np.random.default_rng(0)
     columns = ["danceability", "valence"]
-    return Answered(pd.DataFrame(random.random((count, 2)), columns=columns), random.random(count))
+    return ScoredRows(pd.DataFrame(random.random((count, 2)), columns=columns), random.random(count))
 
 
 def test_worker_that_leaves_a_check_out_is_no_pass(
@@ -76,14 +77,14 @@ def test_without_deepchecks_it_could_not_tell(
         find_drift(constant_spec, small(), small(), LIMITS, tmp_path / "report")
 
 
-def known(count: int, right: float, seed: int) -> tuple[Answered, Any]:
+def known(count: int, right: float, seed: int) -> tuple[ScoredRows, Any]:
     """Rows of two classes of which a share is predicted right."""
     random = np.random.default_rng(seed)
     truth = random.choice(["a", "b"], count)
     wrong = np.where(truth == "a", "b", "a")
     said = np.where(random.random(count) < right, truth, wrong)
     shares = pd.DataFrame({"a": np.where(said == "a", 0.9, 0.1), "b": np.where(said == "a", 0.1, 0.9)})
-    return Answered(pd.DataFrame({"x": np.zeros(count)}), said, shares), truth
+    return ScoredRows(pd.DataFrame({"x": np.zeros(count)}), said, shares), truth
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "neg_log_loss"])
@@ -106,9 +107,9 @@ def test_score_of_a_regression(energy: ModelSpec) -> None:
     random = np.random.default_rng(0)
     truth = random.random(600)
 
-    def side(noise: float) -> tuple[Answered, Any]:
+    def side(noise: float) -> tuple[ScoredRows, Any]:
         said = truth + random.normal(0, noise, 600)
-        return Answered(pd.DataFrame({"x": np.zeros(600)}), said), truth
+        return ScoredRows(pd.DataFrame({"x": np.zeros(600)}), said), truth
 
     held_out = side(0.1)
     assert not measure_performance(spec, side(0.1), held_out).worse
@@ -148,10 +149,10 @@ def test_clusters_drift_by_their_shares(tmp_path: Path) -> None:
     """The loudest tracks fall into other clusters than the training's did. There are no probabilities."""
     known = sides("clusters")
     model = known.exported(known.fitted())
-    reference = answered(known.spec, model, known.train)
+    reference = score_rows(known.spec, model, known.train)
     assert reference.classes == sorted(model.description.classes)
     loud = known.test.sort_values("loudness").tail(300)
-    ill = find_drift(known.spec, reference, answered(known.spec, model, loud), LIMITS, tmp_path)
+    ill = find_drift(known.spec, reference, score_rows(known.spec, model, loud), LIMITS, tmp_path)
     assert [o.status for o in ill.outcomes] == ["failed", "failed"]
 
 
@@ -159,15 +160,15 @@ def test_neighbours_drift_by_how_far_they_are() -> None:
     """Things of the index are their own neighbours, so it is the nearest other one that counts."""
     known = sides("similar")
     model = known.exported(known.fitted())
-    reference = answered(known.spec, model, known.train)
+    reference = score_rows(known.spec, model, known.train)
     assert reference.labels.min() > 0
     assert reference.classes == []
-    asked = answered(known.spec, model, known.test)
+    asked = score_rows(known.spec, model, known.test)
     assert ks_2samp(reference.labels, asked.labels).statistic < 0.1
     # Each value is one that the training has, in combinations that it has not.
     random = np.random.default_rng(0)
     mixed = known.test.assign(
         **{name: random.permutation(known.test[name].to_numpy()) for name in known.spec.features}
     )
-    strange = answered(known.spec, model, mixed)
+    strange = score_rows(known.spec, model, mixed)
     assert ks_2samp(reference.labels, strange.labels).statistic > 0.2

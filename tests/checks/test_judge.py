@@ -11,7 +11,7 @@ from catalog.spec import Check, GatePolicy, ModelSpec
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest, from_parquet, to_parquet
 from checks.gate import judge, run_gate
-from checks.worker_process import RawOutcome, WorkerRun
+from checks.job import RawOutcome, WorkerRun
 from registry.evidence.verdict import Status, Verdict, policy_digest
 from tests.checks.support.sample_models import Small
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.cluster import KMeans
 
 from catalog.spec import Check, GatePolicy
-from checks.builtin.context import Look
-from checks.builtin.run import is_own, look
-from checks.comparison import Rival, compare
+from checks.builtin.context import CheckContext
+from checks.builtin.run import is_builtin, run_check
+from checks.comparison import IncumbentModel, compare
 from checks.gate import run_gate
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 from registry.model_format.onnx_model import OnnxModel
@@ -28,7 +28,7 @@ def model(rows: Sides) -> OnnxModel:
 
 def judged(rows: Sides, model: OnnxModel, folder: Path) -> dict[str, CheckOutcome]:
     """What Greenroom's own checks of the model's policy come to; DeepChecks is left out."""
-    own = GatePolicy(checks=tuple(check for check in rows.spec.gate.checks if is_own(check)))
+    own = GatePolicy(checks=tuple(check for check in rows.spec.gate.checks if is_builtin(check)))
     verdict: Verdict = rows.gate(run_gate, model, folder, gate=own)
     return {outcome.check: outcome for outcome in verdict.outcomes}
 
@@ -85,10 +85,14 @@ def test_one_cluster_for_all_has_the_lowest_silhouette(rows: Sides, tmp_path: Pa
 def test_a_worse_clustering_than_the_one_in_production_is_refused(rows: Sides, model: OnnxModel) -> None:
     worse = rows.exported(rows.fitted(len(rows.spec.candidates) - 1))  # the Gaussian mixture
     incumbent = Incumbent(version=3, digest=None)
-    outcome = compare(rows.spec, rows.test, worse, Rival(incumbent, lambda: model), train=rows.train)
+    outcome = compare(
+        CheckContext(rows.spec, rows.train, rows.test, worse), IncumbentModel(incumbent, lambda: model)
+    )
     assert outcome.status == "failed"
     assert "worse by more than 0.02 beyond noise" in outcome.reason
-    back = compare(rows.spec, rows.test, model, Rival(incumbent, lambda: worse), train=rows.train)
+    back = compare(
+        CheckContext(rows.spec, rows.train, rows.test, model), IncumbentModel(incumbent, lambda: worse)
+    )
     assert back.status == "passed"
     assert back.value == pytest.approx(-outcome.value)
 
@@ -106,7 +110,7 @@ def test_a_misspelt_condition_is_an_error_and_so_refuses(
 ) -> None:
     good = next(c for c in rows.spec.gate.checks if c.check == "ClusterStability")
     check = Check(**{**good.model_dump(), **changes})
-    outcome = look(check, Look(rows.spec, rows.train, rows.test, model))
+    outcome = run_check(check, CheckContext(rows.spec, rows.train, rows.test, model))
     assert outcome.status == "error"
     assert says in outcome.reason
 
@@ -114,4 +118,4 @@ def test_a_misspelt_condition_is_an_error_and_so_refuses(
 def test_what_is_no_number_is_an_error(rows: Sides, model: OnnxModel) -> None:
     broken = rows.test.assign(energy=rows.test["energy"].where(rows.test.index % 2 == 0, np.nan))
     check = next(c for c in rows.spec.gate.checks if c.check == "ClusterSilhouette")
-    assert look(check, Look(rows.spec, rows.train, broken, model)).status == "error"
+    assert run_check(check, CheckContext(rows.spec, rows.train, broken, model)).status == "error"

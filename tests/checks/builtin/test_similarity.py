@@ -11,14 +11,15 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from catalog.spec import GatePolicy
-from checks.builtin.run import is_own
-from checks.comparison import Rival, compare
+from checks.builtin.context import CheckContext
+from checks.builtin.run import is_builtin
+from checks.comparison import IncumbentModel, compare
 from checks.errors import GateInputError
 from checks.gate import run_gate
 from flows.modeling import onnx_export, onnx_graph, similarity
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 from registry.model_format.onnx_model import Description, OnnxModel
-from registry.model_format.similarity_index import Items
+from registry.model_format.similarity_index import SimilarityIndex
 from tests.checks.support.unlabelled import Sides, sides
 
 EXACT = ("IndexIntegrity", "NeighbourRecall")
@@ -47,7 +48,7 @@ def content(rows: Sides, fitted: Pipeline) -> bytes:
 
 def judged(rows: Sides, model: OnnxModel, folder: Path, *names: str) -> dict[str, CheckOutcome]:
     """What Greenroom's own checks of the model's policy come to, or some of them; DeepChecks is left out."""
-    checks = (check for check in rows.spec.gate.checks if is_own(check))
+    checks = (check for check in rows.spec.gate.checks if is_builtin(check))
     own = GatePolicy(checks=tuple(check for check in checks if not names or check.check in names))
     verdict: Verdict = rows.gate(run_gate, model, folder, gate=own)
     return {outcome.check: outcome for outcome in verdict.outcomes}
@@ -64,7 +65,7 @@ def changed(content: bytes, rows: Sides, *, initializers: Any = None, **items: A
     held = description.items
     assert held is not None
     said = {"metric": held.metric, "id_name": held.id_name, "ids": held.ids, "shown": held.shown}
-    new = Items.of(**{**said, "rows": held.rows, **items})
+    new = SimilarityIndex.of(**{**said, "rows": held.rows, **items})
     said_again = Description(task="similarity", features=rows.spec.features, items=new)
     onnx.helper.set_model_props(proto, said_again.to_metadata())
     for constant in proto.graph.initializer:
@@ -183,8 +184,12 @@ def test_a_worse_index_than_the_one_in_production_is_refused(
         },
     )
     incumbent = Incumbent(version=3, digest=None)
-    outcome = compare(rows.spec, rows.test, worse, Rival(incumbent, lambda: model), train=rows.train)
+    outcome = compare(
+        CheckContext(rows.spec, rows.train, rows.test, worse), IncumbentModel(incumbent, lambda: model)
+    )
     assert outcome.status == "failed"
     assert "agreement_at_10" in outcome.reason
-    back = compare(rows.spec, rows.test, model, Rival(incumbent, lambda: worse), train=rows.train)
+    back = compare(
+        CheckContext(rows.spec, rows.train, rows.test, model), IncumbentModel(incumbent, lambda: worse)
+    )
     assert back.status == "passed"

@@ -12,7 +12,7 @@ from flows.errors import TrainingError
 from flows.evaluation import metrics
 from flows.modeling import candidates, clustering, onnx_export
 from registry.model_format.onnx_model import OnnxModel
-from tests.flows.modeling.test_similarity import CLUSTERS
+from tests.flows.support.samples import CLUSTERS
 
 
 def folds() -> list[Any]:

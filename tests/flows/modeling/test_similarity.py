@@ -14,8 +14,7 @@ from flows.errors import ExportError, TrainingError
 from flows.modeling import candidates, onnx_export, similarity
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
-
-CLUSTERS, SIMILAR = get_model("clusters"), get_model("similar")
+from tests.flows.support.samples import CLUSTERS, SIMILAR
 
 
 def search(tracks: pd.DataFrame, metric: str) -> Pipeline:

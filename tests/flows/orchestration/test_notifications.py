@@ -10,7 +10,7 @@ import pytest
 
 from flows.orchestration.notifications import tell_outcome
 from flows.training.outcome import Outcome
-from registry.notify.people import announce, told
+from registry.notify.people import notify, redact
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
 
@@ -36,7 +36,7 @@ def test_every_address_gets_it(monkeypatch: pytest.MonkeyPatch, between: str) ->
             f"json://127.0.0.1:{two.port}/",
             between=between,
         )
-        announce("drift", "genre drifts", "loudness is 0.4 away, äöü")
+        notify("drift", "genre drifts", "loudness is 0.4 away, äöü")
         for receiver in (one, two):
             (body,) = receiver.bodies
             assert (body["title"], body["message"]) == ("genre drifts", "loudness is 0.4 away, äöü")
@@ -50,7 +50,7 @@ def test_every_address_gets_it(monkeypatch: pytest.MonkeyPatch, between: str) ->
 
 
 def test_nothing_is_sent_without_the_setting(caplog: pytest.LogCaptureFixture) -> None:
-    announce("drift", "title", "text")
+    notify("drift", "title", "text")
     assert not caplog.records
 
 
@@ -60,12 +60,12 @@ def test_only_what_is_wanted_is_sent(
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}")
         monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "failed, drift")
-        announce("completed", "a flow", "text")
-        announce("drift", "genre drifts", "text")
+        notify("completed", "a flow", "text")
+        notify("drift", "genre drifts", "text")
         assert receiver.titles == ["genre drifts"]
         assert not caplog.records
         monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "drifts")
-        announce("drift", "genre drifts", "text")
+        notify("drift", "genre drifts", "text")
         assert len(receiver.bodies) == 1
         assert "could not be sent" in caplog.text
 
@@ -74,7 +74,7 @@ def test_text_holds_no_secret_and_no_address_beyond_its_host(monkeypatch: pytest
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}/{TOKEN}")
         monkeypatch.setenv("GREENROOM_S3_SECRET_KEY", "a-key-of-the-bucket")
-        announce(
+        notify(
             "failed",
             f"json://127.0.0.1:{receiver.port}/{TOKEN} failed",
             "S3 said a-key-of-the-bucket is wrong; https://hooks.example/services/T1/B2/zzz and "
@@ -91,14 +91,14 @@ def test_text_holds_no_secret_and_no_address_beyond_its_host(monkeypatch: pytest
 def test_long_texts_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}")
-        announce("failed", "t" * 1_000, "x" * 100_000)
+        notify("failed", "t" * 1_000, "x" * 100_000)
         assert len(receiver.bodies[0]["message"]) < 2_000
         assert len(receiver.titles[0]) < 200
 
 
 def test_addresses_without_a_secret_stay_readable() -> None:
     text = "The tracking server at http://127.0.0.1:5000 does not answer; s3://greenroom/mlflow is full"
-    assert told(text) == text.replace("s3://greenroom/mlflow", "s3://…")
+    assert redact(text) == text.replace("s3://greenroom/mlflow", "s3://…")
 
 
 def test_dead_receivers_are_logged_by_their_place_alone(
@@ -115,7 +115,7 @@ def test_dead_receivers_are_logged_by_their_place_alone(
             f"nosuch://{TOKEN}",
             f"json://127.0.0.1:{well.port}/{TOKEN}",
         )
-        announce("drift", "title", "text")
+        notify("drift", "title", "text")
         assert well.titles == ["title"]
         told_of = [r.getMessage() for r in caplog.records if r.name == "greenroom.notifications"]
     for place in (1, 2, 3, 4):
@@ -126,7 +126,7 @@ def test_dead_receivers_are_logged_by_their_place_alone(
 
 
 def test_a_process_ends_though_a_receiver_never_answers() -> None:
-    code = "from registry.notify.people import announce; announce('drift', 'title', 'text'); print('on')"
+    code = "from registry.notify.people import notify; notify('drift', 'title', 'text'); print('on')"
     with silent_receiver() as silent:
         urls = f"json://127.0.0.1:{silent}/{TOKEN}?rto=600&cto=600"
         variables = {"GREENROOM_NOTIFY_URLS": urls, "GREENROOM_NOTIFY_TIMEOUT": "0.5"}
@@ -148,7 +148,7 @@ def test_setting_that_is_wrong_does_not_raise(
 ) -> None:
     set_urls(monkeypatch, f"json://{TOKEN}.example/")
     monkeypatch.setenv("GREENROOM_NOTIFY_TIMEOUT", "soon")
-    announce("drift", "title", "text")
+    notify("drift", "title", "text")
     assert "could not be sent" in caplog.text
     assert TOKEN not in caplog.text
 

@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
+from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
 from flows.data import cleaning, sources
 from flows.modeling import candidates
 
 SMALL = {"n_estimators": 10}
+CLUSTERS, SIMILAR = get_model("clusters"), get_model("similar")
 
 
 class Sample:
@@ -31,3 +33,11 @@ class Sample:
     def pipeline(self, estimator: str, **params: Any) -> Pipeline:
         candidate = Candidate(name="one", estimator=estimator, params=params)
         return candidates.build(self.spec, candidate).fit(self.rows[:600], self.target[:600])
+
+
+def sample(spec: ModelSpec, count: int = 700) -> pd.DataFrame:
+    """Some rows, with the columns of the declaration."""
+    table = sources.read_table(spec.dataset)
+    rows = cleaning.clean(table, spec, read=len(table))[0].sample(count, random_state=1)
+    others = rows[[name for name in spec.columns if name not in spec.features]].astype(str)
+    return cleaning.features(rows, spec).join(others).reset_index(drop=True)

@@ -13,12 +13,12 @@ import pytest
 
 from infra.ci.model_gate import Result, exit_code, render
 from registry.client.registry import Version
-from registry.client.version_diff import Line
+from registry.client.version_diff import DiffLine
 from registry.names import Stage
 from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
 
-DECLARATION = ROOT / "tests" / "flows" / "tumours.py"
+DECLARATION = ROOT / "tests" / "flows" / "support" / "tumours.py"
 
 
 def version(number: int, score: float, stage: Stage = Stage.NONE) -> Version:
@@ -31,7 +31,7 @@ def test_report_has_both_scores_and_what_changed() -> None:
         "energy",
         version(3, 0.75, Stage.PRODUCTION),
         version=version(4, 0.7612),
-        changed=[Line("parameters", "trees", "100", "2|00\n<b>")],
+        changed=[DiffLine("parameters", "trees", "100", "2|00\n<b>")],
     )
     text = render([passed])
     assert "✅ The gate lets pass: energy" in text

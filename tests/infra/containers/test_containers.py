@@ -61,7 +61,7 @@ def test_the_example_explains_every_variable_and_no_other() -> None:
 
 def test_the_example_holds_no_secret_and_compose_asks_for_each() -> None:
     secret = [name for name, value in _LINE.findall(EXAMPLE) if not value and not _OPTIONAL.search(name)]
-    assert len(secret) == 17
+    assert len(secret) == 16
     assert "GREENROOM_POSTGRES_PASSWORD" in secret
     for name in secret:
         asked = set(re.findall(rf"\$\{{{name}([^}}]*)\}}", COMPOSE))

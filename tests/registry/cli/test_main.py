@@ -127,3 +127,11 @@ def test_promote_exits_with_2_when_it_cannot_tell_or_is_used_wrongly(
     refused(promote(registrar.name, "1", "--override"), 2, "--override needs --reason")
     refused(promote(registrar.name, "1", "--override", "--reason", "x", "--to", "Archived"), 2, "Archived")
     refused(greenroom("sing"), 2, "sing")
+
+
+def test_every_command_refuses_a_renamed_setting_and_says_its_new_name() -> None:
+    for command in (["keys", "list"], ["promote", "energy", "1"], ["history", "energy"]):
+        done = greenroom(*command, GREENROOM_SEARCH_SECONDS="15")
+        assert done.returncode == 2
+        assert "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -24,7 +24,7 @@ from registry.errors import (
     RegistryUnavailableError,
 )
 from registry.evidence import keys
-from registry.evidence.attestation import peek
+from registry.evidence.attestation import read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 from registry.settings import KeySettings
@@ -298,7 +298,7 @@ def test_an_override_speaks_where_the_gate_does_not(registrar: Registrar) -> Non
     )
     found = registrar.registry.evidence(moved, registrar.gate.settings)
     assert (found.kind, found.operator, found.reason) == ("override", "ann", "a strike")
-    assert found == replace(peek(moved.tags[OVERRIDE]), keyid=found.keyid)  # type: ignore[type-var]
+    assert found == replace(read_unverified(moved.tags[OVERRIDE]), keyid=found.keyid)  # type: ignore[type-var]
 
 
 def test_bytes_that_changed_are_reported_and_written_down_once(

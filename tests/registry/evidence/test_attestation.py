@@ -37,7 +37,7 @@ from registry.evidence.attestation import (
     Evidence,
     attest_override,
     attest_verdict,
-    peek,
+    read_unverified,
     verify,
 )
 from registry.evidence.verdict import Incumbent
@@ -106,7 +106,7 @@ def test_what_was_attested_is_what_is_read(settings: KeySettings, envelope: str)
     assert found.configuration["dataset/train"]
     assert found.policy_digest == verdict("genre").policy_digest
     assert found.keyid == keys.trusted("gate", settings)[0].keyid
-    assert peek(envelope) == Evidence(**{**found.__dict__, "keyid": ""})
+    assert read_unverified(envelope) == Evidence(**{**found.__dict__, "keyid": ""})
 
 
 def test_the_statement_is_in_totos(envelope: str) -> None:
@@ -224,7 +224,7 @@ def test_rotation_keeps_what_was_signed_and_retirement_does_not(settings: KeySet
 def test_what_is_no_envelope_is_refused(settings: KeySettings, text: str) -> None:
     with pytest.raises(EvidenceUnreadableError):
         believed(text, settings)
-    assert peek(text) is None
+    assert read_unverified(text) is None
 
 
 @pytest.mark.parametrize(

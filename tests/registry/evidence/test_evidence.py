@@ -39,7 +39,7 @@ def refuse_move(
             assert registrar.registry.version(version.model, version.number).stage is version.stage
 
 
-def last(registrar: Registrar) -> audit.Row:
+def last(registrar: Registrar) -> audit.AuditEntry:
     return audit_log.history(registrar.client, registrar.name)[-1]
 
 
@@ -290,7 +290,7 @@ def test_rollback_goes_to_the_last_good_version_and_not_back(registrar: Registra
     assert stages == {1: Stage.PRODUCTION, 2: Stage.ARCHIVED, 3: Stage.ARCHIVED}
 
 
-def last_move(registrar: Registrar) -> audit.Row:
+def last_move(registrar: Registrar) -> audit.AuditEntry:
     rows = audit_log.history(registrar.client, registrar.name)
     return next(row for row in reversed(rows) if row.to_stage == "Production")
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from registry.audit import Link, Row, broken_links, good_versions, link_hash, rollback_targets
+from registry.audit import AuditEntry, AuditLink, broken_links, good_versions, link_hash, rollback_targets
 from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
@@ -17,15 +17,15 @@ from registry.errors import (
     EvidenceUsedError,
 )
 from registry.evidence.attestation import Evidence
-from registry.evidence.rules import Candidate, Situation, require_bytes, require_good
+from registry.evidence.rules import PromotionContext, VersionRef, require_bytes, require_good
 from registry.evidence.verdict import Incumbent
 from registry.names import is_reserved
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FILES = {"model.onnx": "a" * 64, "MLmodel": "b" * 64}
-CANDIDATE = Candidate("genre", 3, "models:/m-1")
+CANDIDATE = VersionRef("genre", 3, "models:/m-1")
 CHAMPION = Incumbent(version=2, digest="sha256:c")
-SITUATION = Situation(
+SITUATION = PromotionContext(
     incumbent=CHAMPION,
     now=NOW,
     max_age=timedelta(days=30),
@@ -107,8 +107,8 @@ def test_other_bytes_are_refused(files: dict[str, str], says: str) -> None:
         require_bytes(GOOD, CANDIDATE, files)
 
 
-def row(action: str, version: int, to: str | None = "Production") -> Row:
-    return Row(id=1, at="", action=action, model="m", version=version, to_stage=to, actor="a")
+def row(action: str, version: int, to: str | None = "Production") -> AuditEntry:
+    return AuditEntry(id=1, at="", action=action, model="m", version=version, to_stage=to, actor="a")
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,17 @@ def row(action: str, version: int, to: str | None = "Production") -> Row:
         ([row("promoted", 1), row("promoted", 2), row("promoted", 1)], 1, [2]),
     ],
 )
-def test_where_a_rollback_may_go(rows: list[Row], current: int | None, targets: list[int]) -> None:
+def test_where_a_rollback_may_go(rows: list[AuditEntry], current: int | None, targets: list[int]) -> None:
     assert rollback_targets(rows, current) == targets
     assert set(targets) <= set(good_versions(rows))
 
 
-def links(count: int = 5) -> list[Link]:
-    found: list[Link] = []
+def links(count: int = 5) -> list[AuditLink]:
+    found: list[AuditLink] = []
     for number in range(1, count + 1):
         previous = found[-1].hash if found else ""
         body = f"{number:064d}"
-        found.append(Link(id=number, model="m", body=body, hash=link_hash(number, previous, body)))
+        found.append(AuditLink(id=number, model="m", body=body, hash=link_hash(number, previous, body)))
     return found
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from psycopg2 import errors
 
-from registry.audit import Row, broken_links
+from registry.audit import AuditEntry, broken_links
 from registry.client import audit_log
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
@@ -143,7 +143,7 @@ def test_what_no_one_can_write_by_sql(guarded: Site, what: str) -> None:
             guarded.attempt(role, statement)
 
 
-def by_sql(site: Site, statement: str) -> Row:
+def by_sql(site: Site, statement: str) -> AuditEntry:
     """Run a statement as the server's role, and return the one row that it left."""
     before = len(site.rows())
     site.run(site.app, statement)
@@ -225,7 +225,7 @@ def test_a_change_by_sql_cannot_pass_for_a_promotion_without_evidence(guarded: S
                 "UPDATE model_versions SET current_stage = 'Production' WHERE name = 'once' AND version = 3"
             )
             cursor.execute("SELECT body FROM greenroom.audit ORDER BY id DESC LIMIT 1")
-            row = Row.model_validate_json(cursor.fetchone()[0])
+            row = AuditEntry.model_validate_json(cursor.fetchone()[0])
     finally:
         connection.rollback()
         connection.close()

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from checks.comparison import find_rival
+from checks.comparison import find_incumbent
 from registry import audit
-from registry.audit import Row
+from registry.audit import AuditEntry
 from registry.client import audit_log
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
@@ -55,7 +55,7 @@ class Login:
     def registry(self, user: str) -> Registry:
         return Registry(self.client(user))
 
-    def history(self, version: Version, user: str = "olga") -> list[Row]:
+    def history(self, version: Version, user: str = "olga") -> list[AuditEntry]:
         return audit_log.history(self.client(user), version.model)
 
     def send(
@@ -226,8 +226,8 @@ def test_a_model_that_is_not_there_yet_has_no_rival(login: Login, good: Version)
     # With a login MLflow answers 403 for what is not there; a first training must not fail on it.
     with pytest.raises(RegistryRefusedError):
         login.registry("emil").in_stage(f"{good.model}-absent", Stage.PRODUCTION)
-    assert find_rival(login.registry("emil"), f"{good.model}-absent") is None
-    assert find_rival(login.registry("emil"), good.model) is None
+    assert find_incumbent(login.registry("emil"), f"{good.model}-absent") is None
+    assert find_incumbent(login.registry("emil"), good.model) is None
 
 
 def test_who_may_only_read_is_refused_by_mlflow_itself(login: Login, good: Version) -> None:

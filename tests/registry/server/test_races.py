@@ -78,7 +78,7 @@ def disagreements(connection: Any, name: str) -> list[str]:
         cursor.execute("SELECT version, current_stage FROM model_versions WHERE name = %s", (name,))
         stages = dict(cursor.fetchall())
         cursor.execute("SELECT body FROM greenroom.audit WHERE model = %s ORDER BY id", (name,))
-        rows = [audit.Row.model_validate_json(body) for (body,) in cursor]
+        rows = [audit.AuditEntry.model_validate_json(body) for (body,) in cursor]
     connection.rollback()
     said = {row.version: row.to_stage for row in rows if row.to_stage}
     problems = []

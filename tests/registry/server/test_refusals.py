@@ -53,7 +53,7 @@ class Stand:
             sorted(registry.version(self.name, 2).tags),
         )
 
-    def refusals(self) -> list[audit.Row]:
+    def refusals(self) -> list[audit.AuditEntry]:
         return [row for row in audit_log.history(self.registrar.client, self.name) if row.action == "refused"]
 
 

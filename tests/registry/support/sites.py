@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2 import sql
 
 from infra.local.supervisor import environment
-from registry.audit import Row
+from registry.audit import AuditEntry
 from tests.registry.support.tracking_server import refused_start
 
 
@@ -120,9 +120,9 @@ class Site:
         found = self.run(self.owner, "SELECT name, version, current_stage FROM model_versions")
         return {(name, version): stage for name, version, stage in found}
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[AuditEntry]:
         found = self.run(self.owner, "SELECT body FROM greenroom.audit ORDER BY id")
-        return [Row.model_validate_json(body) for (body,) in found]
+        return [AuditEntry.model_validate_json(body) for (body,) in found]
 
     def migrate(self, *arguments: str, **changed: str) -> tuple[int, str]:
         """Run `greenroom migrate`; returns its exit code and all that it printed."""

@@ -20,7 +20,8 @@ from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import OnnxModel
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 from serving import limits
 from serving.inference.predictor import Predictor, Served
 from serving.recording.recorder import FeedbackRecord, Recorder

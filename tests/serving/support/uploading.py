@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from catalog.spotify_tracks import Track
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 from serving.http_errors import ErrorBody
 from tests.serving.support.predictor_process import Running
 
@@ -147,7 +148,7 @@ class Uploading:
 
     def workers(self) -> list[int]:
         """The processes that check an upload of this predictor."""
-        found = []
+        pids = []
         home = f"GREENROOM_HOME={self.predictor.log.parent}".encode()
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -156,8 +157,8 @@ class Uploading:
             except OSError:  # it ended meanwhile
                 continue
             if b"serving.uploads.worker" in command and home in environ.split(b"\0") and state != "Z":
-                found.append(int(entry.name))
-        return found
+                pids.append(int(entry.name))
+        return pids
 
 
 Launch = Callable[..., Uploading]

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 from tests.conftest import Stack
 from tests.serving.support.predictor_process import Start
 from tests.serving.support.uploading import NOWHERE, Launch, Uploading
+
+_IMPORTS = "from serving.__main__ import main\nfrom serving.uploads import receiver, runner"
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +22,13 @@ def storage(stack: Stack) -> StorageSettings:
 
 @pytest.fixture(scope="session")
 def launch(start: Start, storage: StorageSettings) -> Launch:
-    """Start a predictor that stores on the stack's S3 server, with settings of its own."""
+    """Start a predictor that stores on the stack's S3 server, with settings of its own.
 
-    def launched(**settings: str) -> Uploading:
+    `first` is run in its process before it starts, and may change limits that a test could not reach
+    otherwise: `receiver.MAX_LAG = 0.5`.
+    """
+
+    def launched(first: str = "", **settings: str) -> Uploading:
         keys = {
             "GREENROOM_S3_ENDPOINT_URL": storage.s3_url,
             "GREENROOM_S3_ACCESS_KEY": storage.s3_access_key.get_secret_value(),
@@ -31,7 +37,8 @@ def launch(start: Start, storage: StorageSettings) -> Launch:
         uploads = {f"GREENROOM_SERVING_UPLOAD_{k}": v for k, v in settings.items() if k.isupper()}
         others = {k: v for k, v in settings.items() if not k.isupper()}
         full = {**keys, **uploads, **{f"GREENROOM_{k.upper()}": v for k, v in others.items()}}
-        return Uploading(start(NOWHERE, **full), storage)
+        command = ("-c", f"{_IMPORTS}\n{first}\nmain()") if first else ("-m", "serving")
+        return Uploading(start(NOWHERE, command=command, **full), storage)
 
     return launched
 
@@ -39,9 +46,9 @@ def launch(start: Start, storage: StorageSettings) -> Launch:
 @pytest.fixture(scope="session")
 def usual(launch: Launch) -> Uploading:
     """With the limits as they come."""
-    found = launch()
-    found.predictor.shared = True
-    return found
+    uploading = launch()
+    uploading.predictor.shared = True
+    return uploading
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What counts as a good CSV and what does not, and where it is said to be wrong. No server is needed."""
+"""Which CSV files are accepted, which are refused, and which places the errors name. No server is needed."""
 
 import csv
 import gzip
@@ -11,19 +11,22 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from catalog.spec import Dataset
-from catalog.spotify_tracks import TRACKS
+from catalog.loader import get_model
+from catalog.spec import Dataset, ModelSpec
+from catalog.spotify_tracks import TRACKS, Track, TrackFeatures
+from serving.uploads import csv_lines
 from serving.uploads.columns import Column, columns_of
-from serving.uploads.csv_checker import Checker
-from serving.uploads.csv_lines import Lines
+from serving.uploads.csv_checker import CsvChecker
+from serving.uploads.csv_lines import CsvLines
 from serving.uploads.errors import UploadError
+from serving.uploads.routes import Uploads
 from serving.uploads.settings import UploadSettings
 from tests.serving.support.uploading import COLUMNS, MIB, TABLE, generated, row, to_csv, varied
 
 
 @pytest.fixture(autouse=True)
 def _cells() -> Iterator[None]:
-    """The longest cell is a setting of the whole process."""
+    """Put back the longest cell, which the csv module keeps for the whole process."""
     before = csv.field_size_limit()
     yield
     csv.field_size_limit(before)
@@ -35,12 +38,11 @@ def read(
     dataset: Dataset = TRACKS,
     boundary: str | None = None,
     gzipped: bool = False,
-    **limits: int,
+    max_rows: int = 1_000_000,
 ) -> list[dict[str, Any]]:
     """Return the rows of an upload, as they would be stored."""
-    settings = UploadSettings(**{f"serving_upload_{name}": value for name, value in limits.items()})
-    lines = Lines(io.BytesIO(content), settings, boundary=boundary, gzipped=gzipped)
-    checker = Checker(lines, dataset, settings)
+    lines = CsvLines(io.BytesIO(content), boundary=boundary, gzipped=gzipped)
+    checker = CsvChecker(lines, dataset, max_rows)
     names = [column.name for column in checker.columns]
     return [
         dict(zip(names, values, strict=True))
@@ -165,6 +167,15 @@ def test_a_broken_gzip_file_is_refused(content: bytes, words: str) -> None:
     assert words in error.message
 
 
+def test_a_form_larger_than_a_chunk_is_unpacked_in_place() -> None:
+    table = [{**track, "track_name": f"a\r\n--{number}\r\n--y"} for number, track in enumerate(varied(2000))]
+    content = to_csv(table, lineterminator="\r\n")
+    part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + content
+    assert len(content) > 4 * 64 * 1024
+    assert read(part + b"\r\n--x--\r\n", boundary="x") == table
+    assert read(part.replace(content, gzip.compress(content)) + b"\r\n--x--\r\n", boundary="x") == table
+
+
 def test_a_form_has_exactly_one_file() -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + to_csv(TABLE) + b"\r\n"
     assert read(part + b"--x--\r\n", boundary="x") == TABLE
@@ -184,23 +195,27 @@ def test_a_form_has_exactly_one_file() -> None:
     [
         (to_csv(TABLE), {"max_rows": 29}, "more than 29 rows"),
         (to_csv([]) + b"\n" * 100, {"max_rows": 29}, "more than 29 rows"),
-        (to_csv(TABLE), {"max_line_bytes": 100}, "longer than 100 bytes"),
+        (to_csv(TABLE), {"MAX_ROW_BYTES": 100}, "longer than 100 bytes"),
         (to_csv([]) + b"1," * 5 * MIB, {}, "longer than 65536 bytes"),
         (to_csv([row()]).replace(b"rock", b'"\n",' * 30_000 + b"x"), {}, "longer than 65536 bytes"),
         (to_csv([row(artists="a" * 4097)]), {}, "longer than 4096 characters"),
         (to_csv([row(artists='"' + "a\n" * 3000)]), {}, "longer than 4096 characters"),
-        (to_csv(varied(300)), {"max_csv_bytes": 30_000}, "larger than the 30000 bytes"),
-        (gzip.compress(to_csv(varied(300))), {"max_csv_bytes": 30_000}, "larger than the 30000 bytes"),
-        (gzip.compress(b"".join(generated(8 * MIB)), 9), {"max_ratio": 20}, "20 times"),
+        (to_csv(varied(300)), {"MAX_CSV_BYTES": 30_000}, "larger than the 30000 bytes"),
+        (gzip.compress(to_csv(varied(300))), {"MAX_CSV_BYTES": 30_000}, "larger than the 30000 bytes"),
+        (gzip.compress(b"".join(generated(8 * MIB)), 9), {"MAX_RATIO": 20}, "20 times"),
         (
             gzip.compress(to_csv([])) + gzip.compress(b"".join(generated(MIB))) * 8,
-            {"max_ratio": 20},
+            {"MAX_RATIO": 20},
             "20 times",
         ),
     ],
 )
-def test_every_limit_refuses(content: bytes, limits: dict[str, int], words: str) -> None:
-    error = refused(content, **limits)
+def test_every_limit_refuses(
+    content: bytes, limits: dict[str, int], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in limits.keys() - {"max_rows"}:
+        monkeypatch.setattr(csv_lines, name, limits[name])
+    error = refused(content, max_rows=limits.get("max_rows", 1_000_000))
     assert error.status == 413
     assert words in error.message
 
@@ -209,9 +224,9 @@ def test_every_limit_refuses(content: bytes, limits: dict[str, int], words: str)
 def test_checking_has_a_memory_limit() -> None:
     code = (
         "from serving.uploads import worker; from serving.uploads.settings import UploadSettings;"
-        "worker._be_modest(256 << 20);"
+        "worker._limit_process(256 << 20);"
         "worker.run = lambda *_: bytearray(300 << 20);"
-        "print(worker._answer(None, UploadSettings(), print)['refused'][:2])"
+        "print(worker._result(None, UploadSettings(), print)['refused'][:2])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[413, 'dataset_too_large']"
@@ -250,3 +265,20 @@ def test_a_contract_that_no_csv_can_hold_is_said() -> None:
 
     with pytest.raises(ValueError, match="tags"):
         columns_of(WINES.model_copy(update={"row": Odd}))
+
+
+def test_a_dataset_that_no_csv_can_hold_is_not_taken() -> None:
+    class Odd(BaseModel):
+        tags: list[str]
+
+    def spec(row: type[BaseModel]) -> ModelSpec:
+        return get_model("genre").model_copy(update={"dataset": TRACKS.model_copy(update={"row": row})})
+
+    for specs, words in (
+        ([spec(Odd)], "tags"),
+        ([spec(Track), spec(TrackFeatures)], "different contracts"),
+        ([], "no dataset ''"),
+    ):
+        with pytest.raises(UploadError, match=words) as caught:
+            Uploads(specs, UploadSettings()).choose(None)
+        assert (caught.value.status, caught.value.code) == (404, "unknown_dataset")

@@ -7,10 +7,22 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from registry.storage.bucket import StorageSettings
 from registry.storage.datasets import dataset_key
+from registry.storage.settings import StorageSettings
 from tests.ports import free_port
-from tests.serving.support.uploading import NOWHERE, PATH, TABLE, Launch, Uploading, form, rows, to_csv
+from tests.serving.support.uploading import (
+    MIB,
+    NOWHERE,
+    PATH,
+    TABLE,
+    Launch,
+    Uploading,
+    form,
+    generated,
+    raw,
+    rows,
+    to_csv,
+)
 from tests.waiting import until
 
 
@@ -37,7 +49,7 @@ def test_a_sender_who_leaves_leaves_nothing(usual: Uploading) -> None:
 def test_storage_that_hangs_is_given_up_and_a_sender_who_leaves_ends_it(
     launch: Launch, black_hole: str
 ) -> None:
-    stuck = launch(s3_endpoint_url=black_hole, CHECK_TIMEOUT="4")
+    stuck = launch("runner.MAX_SECONDS = 4", s3_endpoint_url=black_hole)
     with begin(stuck, whole=True):
         until(stuck.workers)
     until(lambda: not stuck.workers())
@@ -58,8 +70,8 @@ def test_an_upload_ends_with_its_predictor(launch: Launch, black_hole: str) -> N
         killed.predictor.process.send_signal(signal.SIGKILL)
         killed.predictor.process.wait()
     until(lambda: not killed.workers())
-    for one in (stopped, killed):
-        assert list((one.predictor.log.parent / "serving-uploads").iterdir()) == []
+    for uploading in (stopped, killed):
+        assert list((uploading.predictor.log.parent / "serving-uploads").iterdir()) == []
 
 
 def test_storage_that_is_down_is_said_without_its_secrets(launch: Launch, storage: StorageSettings) -> None:
@@ -111,6 +123,11 @@ def test_a_disk_that_takes_nothing_is_said(launch: Launch, tmp_path: Any) -> Non
     (tmp_path / "file").touch()
     full = launch(FOLDER=str(tmp_path / "file" / "below"))
     full.refuses(503, "no_room", **form(to_csv(TABLE)))
+
+
+def test_a_disk_that_fills_up_is_said(launch: Launch) -> None:
+    small = launch(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))")
+    small.refuses(503, "no_room", **raw(b"".join(generated(5 * MIB))))
 
 
 def test_without_keys_for_storage_it_says_what_to_set(launch: Launch) -> None:

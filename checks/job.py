@@ -1,15 +1,22 @@
-"""Starts the DeepChecks process and reads what it found. DeepChecks itself is never imported here."""
+"""A job of the DeepChecks process: files, run and outcomes. DeepChecks itself is never imported here."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from catalog.spec import Check
 from checks.errors import GateUnavailableError
+from checks.frames import to_parquet
 from checks.settings import ChecksSettings
 
 WORKER = Path(__file__).resolve().parent / "worker"
@@ -39,10 +46,70 @@ class _OutcomesFile(BaseModel):
 
 @dataclass(frozen=True)
 class WorkerRun:
-    """What one run of the worker left: outcomes by check, and why there may be fewer than asked for."""
+    """What one run of the worker left: outcomes by check, and why some may be absent."""
 
     outcomes: dict[str, RawOutcome] = field(default_factory=dict)
     failure: str | None = None
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """What the DeepChecks process is to look at.
+
+    `rows` are the frames of the sides `train` and `test`, `predictions` what a model predicted for them
+    (checks.precomputed), empty where there is no model. `classes` is sorted, and empty where the target is a
+    number; `target` is None where there is none.
+    """
+
+    checks: Sequence[Check]
+    rows: Mapping[str, pd.DataFrame]
+    features: Sequence[str]
+    categorical: Sequence[str]
+    target: str | None
+    classes: Sequence[str] = ()
+    predictions: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+
+    def run(self, report_dir: Path, keep: Mapping[str, str]) -> WorkerRun:
+        """Run the worker and keep some of the job's files.
+
+        `report_dir`, made if need be, then holds the files named in `keep` under the names that `keep` gives
+        them, as far as there are any. Raises `GateUnavailableError` when the checks cannot be run at all.
+        """
+        report_dir.mkdir(parents=True, exist_ok=True)
+        for name in keep.values():
+            (report_dir / name).unlink(missing_ok=True)  # an older run's report must not pass for this one's
+        with TemporaryDirectory(prefix="greenroom-checks-") as temporary:
+            folder = Path(temporary)
+            self.write(folder)
+            run = run_worker(folder, ChecksSettings()) if self.checks else WorkerRun()
+            for file, name in keep.items():
+                if (folder / file).exists():
+                    shutil.copyfile(folder / file, report_dir / name)
+        return run
+
+    def write(self, folder: Path) -> None:
+        """Write the files that the worker reads (checks/worker/__main__.py)."""
+        for side, frame in self.rows.items():
+            (folder / f"{side}.parquet").write_bytes(to_parquet(frame))
+        for side, frame in self.predictions.items():
+            (folder / f"{side}_predictions.parquet").write_bytes(to_parquet(frame))
+        content = {
+            "label_type": self._label_type(),
+            "features": list(self.features),
+            "target": self.target,
+            "categorical": list(self.categorical),
+            "classes": list(self.classes),
+            "checks": [check.model_dump(mode="json") for check in self.checks],
+        }
+        (folder / "job.json").write_text(json.dumps(content), "utf-8")
+
+    def _label_type(self) -> str | None:
+        """Return what DeepChecks calls the kind of the target."""
+        if self.target is None:
+            return None
+        if not self.classes:
+            return "regression"
+        return "binary" if len(self.classes) == 2 else "multiclass"
 
 
 def run_worker(folder: Path, settings: ChecksSettings) -> WorkerRun:
@@ -124,11 +191,11 @@ def _read(path: Path, failure: str | None) -> WorkerRun:
     if not path.exists():
         return WorkerRun(failure=failure or "the checks process left no outcomes")
     try:
-        found = _OutcomesFile.model_validate_json(path.read_bytes()).outcomes
+        reported = _OutcomesFile.model_validate_json(path.read_bytes()).outcomes
     except ValidationError as error:
         return WorkerRun(failure=failure or f"the outcomes cannot be read: {error}")
-    outcomes = {outcome.check: outcome for outcome in found}
-    if len(outcomes) < len(found):
+    outcomes = {outcome.check: outcome for outcome in reported}
+    if len(outcomes) < len(reported):
         return WorkerRun(failure="the checks process gave two outcomes for one check")
     return WorkerRun(outcomes, failure)
 
