@@ -15,8 +15,8 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _RETIRED = {
     "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
     "trials: set that, or nothing.",
-    "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: /metrics "
-    "needs an API key where keys are set or the host is not loopback; unset it.",
+    "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: "
+    "/metrics needs an API key where keys are set or the host is not loopback; unset it.",
 }
 _FIXED = (
     *("HEAD_TIMEOUT", "BODY_TIMEOUT", "READ_TIMEOUT", "QUEUE_TIMEOUT", "POLL", "LOG_ROWS", "SPOOL_BYTES"),
