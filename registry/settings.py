@@ -25,6 +25,17 @@ _RETIRED = {
     **{name: f"{name} is no setting any more: {fact}. Unset it." for name, fact in _CONSTANTS.items()},
     "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
     "trials: set that, or nothing.",
+    "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: "
+    "/metrics needs an API key where keys are set or the host is not loopback; unset it.",
+}
+_FIXED = (
+    *("HEAD_TIMEOUT", "BODY_TIMEOUT", "READ_TIMEOUT", "QUEUE_TIMEOUT", "POLL", "LOG_ROWS", "SPOOL_BYTES"),
+    *("EXPLAIN_ROWS", "PYFUNC_TIMEOUT", "PYFUNC_LOAD_TIMEOUT", "PYFUNC_MEMORY"),
+)
+_RETIRED |= {
+    f"GREENROOM_SERVING_{name}": f"GREENROOM_SERVING_{name} is no setting any more: its value is fixed "
+    "(serving/limits.py); unset it."
+    for name in _FIXED
 }
 
 

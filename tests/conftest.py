@@ -109,9 +109,8 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What a process needs to work with this stack."""
         chosen = {f"GREENROOM_{name}_PORT": str(port) for name, port in self.ports.items()}
-        # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
-        # tell it, so that it need not have MLflow list those every second.
-        alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
+        # Its predictor serves the catalogue, and not what hundreds of tests put into Production.
+        alone = {"GREENROOM_SERVING_MAX_MODELS": "0"}
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
         alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
