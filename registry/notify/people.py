@@ -1,6 +1,6 @@
-"""Tells people what happened. Who sends it is no matter of this room: entry points `greenroom.notifiers`.
+"""Tells people what happened. Senders are entry points, `greenroom.notifiers`.
 
-What is told holds no secret and no address but a server's, whatever it was made from.
+A notification holds no secret, and of addresses the host alone.
 """
 
 import logging
@@ -24,7 +24,7 @@ Event = Literal["completed", "failed", "promoted", "refused", "rolled-back", "dr
 # Discord takes 2,000 characters, and others more.
 _MOST_TITLE, _MOST_TEXT = 150, 1_800
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>`]+")
-# Settings whose value must not be told; those that name the file of a key hold none.
+# Settings whose value is a secret; those that name the file of a key hold none.
 _SECRET = re.compile(r"(KEY|PEM|PASSWORD|SECRET|TOKEN|URLS|AUTH_STRING|_URI|_URL)\Z")
 _FILES = ("GREENROOM_GATE_KEY", "GREENROOM_OPERATOR_KEY")
 # Shorter ones would be found in ordinary words.
@@ -62,7 +62,7 @@ class Notifier(Protocol):
 
 
 def notify(event: Event, title: str, text: str) -> None:
-    """Tell everybody whom GREENROOM_NOTIFY_URLS names. Never raises: what happened, happened.
+    """Send a notification to every address in GREENROOM_NOTIFY_URLS. Never raises.
 
     Nothing is sent where no address is set. Secrets of this process, and addresses beyond their host, are
     taken out of `title` and `text` first.
