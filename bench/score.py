@@ -251,7 +251,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     import mlflow.sklearn  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
-    from flows.training.mlflow_log import _signature  # noqa: PLC0415
+    from flows.training.mlflow_log import signature  # noqa: PLC0415
 
     rows = _rows(PEER_ROWS[kind], 99)[list(spec.features)]
     frame = rows.astype("float32").astype("float64")
@@ -269,7 +269,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     mlflow.onnx.save_model(
         onnx.load_model_from_string(content),
         paths[1],
-        signature=_signature(spec, content),
+        signature=signature(content),
         pip_requirements=["onnxruntime"],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,

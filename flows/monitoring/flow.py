@@ -17,6 +17,7 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from catalog.tasks import task_spec
 from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
@@ -29,6 +30,7 @@ from flows.monitoring.settings import MonitorSettings
 from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import RETRIES
+from flows.tasks.answers import answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
@@ -172,17 +174,10 @@ def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows
     """Return the features and predictions that the log holds."""
     features = rows[[f"input_{name}" for name in spec.features]].astype(np.float64)
     features.columns = pd.Index(spec.features)
-    if spec.task == "similarity":
-        # The log holds the neighbours; drift is judged by the distance to the nearest other one.
+    answers = answer_form(spec.task).logged(rows, model.description.classes)
+    if answers is None:
         return score_rows(spec, model, features)
-    if spec.task == "regression":
-        return ScoredRows(features, rows["prediction"].to_numpy(np.float64))
-    if spec.task == "clustering":
-        return ScoredRows(features, rows["prediction"].to_numpy().astype(str))
-    classes = list(model.description.classes)
-    shares = rows[[f"probability_{name}" for name in classes]].astype(np.float64)
-    shares.columns = pd.Index(classes)
-    return ScoredRows(features, rows["prediction"].to_numpy().astype(str), shares)
+    return ScoredRows(features, *answers)
 
 
 def _performance(
@@ -194,13 +189,13 @@ def _performance(
 ) -> tuple[Performance | None, tuple[str, ...]]:
     if reference.held_out is None:
         return None, ()
-    column = "number" if spec.task == "regression" else "label"
+    column = "number" if task_spec(spec.task).numeric_target else "label"
     labelled = np.flatnonzero(joined[column].notna().to_numpy())
     if len(labelled) < settings.MIN_FEEDBACK:
         reason = f"{len(labelled):,} rows with feedback, and at least {settings.MIN_FEEDBACK:,} are needed"
         return None, (f"no score: {reason}",)
     truth = joined[column].iloc[labelled].to_numpy()
-    truth = truth.astype(np.float64) if spec.task == "regression" else truth.astype(str)
+    truth = truth.astype(np.float64) if task_spec(spec.task).numeric_target else truth.astype(str)
     try:
         rows = logged.take(labelled)
         return measure_performance(spec, (rows, truth), reference.held_out, reference.width), ()

@@ -9,8 +9,8 @@ from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitoring.settings import MonitorSettings
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import BOUNDED
-from flows.training.flow import training
-from flows.training.outcome import Outcome, notify_outcome
+from flows.training.flow import run_training
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryRefusedError
@@ -39,7 +39,7 @@ def retrain(model: str) -> RetrainingResult:
     version there, by the gate's own comparison, or if there is none. Raises like the flow `train`.
     """
     promotion = _DriftPromotion(MonitorSettings().retrain_promotes)
-    outcome = training(model, last=promotion.promote, tell=promotion.notify)
+    outcome = run_training(model, promote=promotion.promote, notify=promotion.notify)
     why = "; ".join(outcome.refusals) if outcome.passed and outcome.refusals else promotion.why
     get_run_logger().info("%s version %d is in %s: %s", model, outcome.version, outcome.stage, why)
     return RetrainingResult(model, outcome.version, outcome.stage, why)
@@ -56,7 +56,7 @@ class _DriftPromotion:
         stage, self.why, refused = promote_by_policy(spec.name, number, self._policy)
         return stage, [self.why] if refused else []
 
-    def notify(self, outcome: Outcome) -> None:
+    def notify(self, outcome: TrainingOutcome) -> None:
         """Notify people of a refusal, or of the stage and why the version is there."""
         if outcome.refusals:
             notify_outcome(outcome)

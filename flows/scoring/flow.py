@@ -26,6 +26,7 @@ from flows.scoring.partition import RESERVED, ScoringJob, score_partition
 from flows.scoring.plan import PinnedVersion, Plan
 from flows.scoring.settings import ScoreSettings
 from flows.scoring.storage import open_store
+from flows.tasks.answers import answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
@@ -95,7 +96,7 @@ def prepare_plan(
     `rows` is the size of a new plan's partitions. Raises `DataError` for a source or destination that cannot
     be used; writes nothing then.
     """
-    if spec.task == "similarity":
+    if not answer_form(spec.task).by_row:
         raise DataError(
             f"{spec.name} finds neighbours, which is no answer of one value per row; batch scoring is for "
             "classification, regression and clustering. POST /api/similar answers lists."

@@ -25,6 +25,7 @@ from flows.errors import DataError
 from flows.scoring.manifest import FinishedPartition, PartitionMetadata, check_partition
 from flows.scoring.plan import PLAN, Piece, Plan, existing_plan, partition_name
 from flows.scoring.storage import ObjectStore, open_store
+from flows.tasks.answers import TEXT, answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError
@@ -54,7 +55,6 @@ _PARQUET_OPTIONS: dict[str, Any] = {
     "use_dictionary": ["source", "prediction", "cluster", "label", "reason", "model", "version", "digest"],
     "column_encoding": {"row": "DELTA_BINARY_PACKED"},
 }
-_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
@@ -190,28 +190,12 @@ class Scorer:
                 f"{self.plan.model} version {self.plan.version} gives {len(labels)} answers to {len(rows)} "
                 "rows: it does not answer each row by itself. Promote another version."
             )
-        names = pa.array(self.plan.classes, pa.string())
-        if self.plan.task == "regression":
-            return [pa.array(labels.astype(np.float32))], ~np.isfinite(labels)
-        if self.plan.task == "clustering":
-            unanswered = (labels < 0) | (labels >= len(names))
-            numbers = pa.array(np.where(unanswered, 0, labels).astype(np.int32))
-            return [numbers, pa.DictionaryArray.from_arrays(numbers, names)], unanswered
-        shares = np.concatenate([shares for _, shares in blocks if shares is not None])
-        codes = pc.index_in(pa.array(labels.astype(str), pa.string()), value_set=names)
-        unanswered = ~np.isfinite(shares).all(axis=1)
-        unanswered |= codes.is_null().to_numpy(zero_copy_only=False)
-        answers = [pa.DictionaryArray.from_arrays(codes.fill_null(0), names)]
-        answers += [pa.array(np.ascontiguousarray(shares[:, number])) for number in range(len(names))]
-        return answers, unanswered
+        shares = [shares for _, shares in blocks if shares is not None]
+        probabilities = np.concatenate(shares) if shares else None
+        return answer_form(self.plan.task).columns(labels, probabilities, self.plan.classes)
 
     def _answer_fields(self) -> list[Any]:
-        if self.plan.task == "regression":
-            return [pa.field("prediction", pa.float32())]
-        if self.plan.task == "clustering":
-            return [pa.field("cluster", pa.int32()), pa.field("label", _DICTIONARY)]
-        shares = [pa.field(f"probability_{name}", pa.float32()) for name in self.plan.classes]
-        return [pa.field("prediction", _DICTIONARY), *shares]
+        return answer_form(self.plan.task).fields(self.plan.classes)
 
     def _schema(self) -> Any:
         first = self.plan.files[self.plan.parts[0].pieces[0].file].stored
@@ -220,14 +204,14 @@ class Scorer:
         about = {"model": self.plan.model, "version": str(self.plan.version), "digest": self.plan.digest}
         return pa.schema(
             [
-                pa.field("source", _DICTIONARY),
+                pa.field("source", TEXT),
                 pa.field("row", pa.int64()),
                 *(pa.field(field.name, field.type) for field in kept),
                 *self._answer_fields(),
                 pa.field("reason", pa.string()),
-                pa.field("model", _DICTIONARY),
+                pa.field("model", TEXT),
                 pa.field("version", pa.int32()),
-                pa.field("digest", _DICTIONARY),
+                pa.field("digest", TEXT),
             ],
             metadata={f"greenroom.{name}": value for name, value in about.items()},
         )

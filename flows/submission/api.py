@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from catalog.table_declaration import PlainDeclaration, PlainTask
+from catalog.tasks import task_spec
 from flows.environment import prepare_environment
 from flows.errors import DataError, SubmissionError
 from flows.settings import FlowSettings
@@ -20,7 +21,7 @@ from flows.settings import FlowSettings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from flows.training.outcome import Outcome
+    from flows.training.outcome import TrainingOutcome
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def training_rows(
     rows, _ = cleaning.clean(valid, spec, read=len(read))
     train, _ = splits.split(rows, spec)
     training = rows.iloc[train]
-    targets = training[spec.label].astype("float64" if spec.task == "regression" else "str")
+    targets = training[spec.label].astype("float64" if task_spec(spec.task).numeric_target else "str")
     groups = training[spec.dataset.group].astype("str") if spec.dataset.group else None
     return TrainingRows(
         features=cleaning.features(rows, spec).iloc[train].reset_index(drop=True),
@@ -97,7 +98,7 @@ def submit(
     target: str | None = None,
     task: PlainTask | None = None,
     group: str | None = None,
-) -> "Outcome":
+) -> "TrainingOutcome":
     """Gate and register a model, and sign the verdict; with `promote`, promote it if it passed.
 
     `estimator` is a scikit-learn estimator or pipeline that reads the raw features in declared order; an ONNX

@@ -10,7 +10,7 @@ from catalog.loader import CatalogError
 from flows.environment import prepare_environment, require_servers
 from flows.errors import LeakageError, TrainingError
 from flows.settings import FlowSettings
-from flows.training.outcome import Ended, exit_code
+from flows.training.outcome import TrainingResult, exit_code
 from registry.errors import RegistryError
 
 
@@ -89,4 +89,4 @@ def submit(
         else f"gate {model} {outcome.version}"
     )
     click.echo(f"Next: greenroom {next_command}")
-    sys.exit(exit_code([Ended(model, outcome)]))
+    sys.exit(exit_code([TrainingResult(model, outcome)]))

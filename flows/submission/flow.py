@@ -17,20 +17,24 @@ from sklearn.model_selection import cross_val_score
 
 from catalog.spec import Candidate, ModelSpec
 from catalog.table_declaration import PlainDeclaration
+from catalog.tasks import task_spec
 from flows import mlflow_connection
+from flows.data.splits import Folds, Rows
 from flows.errors import SubmissionError
-from flows.modeling import candidates, onnx_export
-from flows.modeling.onnx_estimator import asked
-from flows.modeling.search import Tried
+from flows.modeling import onnx_export
+from flows.modeling.candidates import FittedCandidate, FoldScore
+from flows.modeling.onnx_estimator import as_estimator
+from flows.modeling.search import declared_trials
+from flows.modeling.trained_model import TrainedModel
 from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import COMPUTING
 from flows.submission import model_checks
 from flows.submission.leakage import require_no_leakage
 from flows.submission.model_sources import SubmittedModel
+from flows.tasks.base import Agreement
 from flows.training import publish, resume, tasks
-from flows.training.outcome import Outcome, notify_outcome
-from flows.training.publish import Made
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
@@ -88,49 +92,47 @@ class Submission:
 _SUBMISSION: ContextVar[tuple[Submission, bool]] = ContextVar("submission")
 
 
-def run(submission: Submission, *, promote_passed: bool = False) -> Outcome:
+def run(submission: Submission, *, promote_passed: bool = False) -> TrainingOutcome:
     """Run the flow `submit`; see `flows.submission.api.submit`."""
     token = _SUBMISSION.set((submission, promote_passed))
     try:
-        outcome: Outcome = submit(submission.spec.name, submission.submitted.kind, submission.fitted)
+        outcome: TrainingOutcome = submit(submission.spec.name, submission.submitted.kind, submission.fitted)
     finally:
         _SUBMISSION.reset(token)
     return outcome
 
 
 @flow(name="submit", flow_run_name="submit-{model}", validate_parameters=False, **HOOKS)
-def submit(model: str, estimator: str, fitted: str) -> Outcome:  # noqa: ARG001 - shown in Prefect's UI
+def submit(model: str, estimator: str, fitted: str) -> TrainingOutcome:  # noqa: ARG001 - shown in Prefect's UI
     """Gate, register and sign the submission that `run` holds; the parameters are for Prefect's UI."""
     submission, promote_passed = _SUBMISSION.get()
-    spec, last = submission.spec, publish.promote if promote_passed else None
+    spec, promote = submission.spec, publish.promote if promote_passed else None
     with flow_run_locks.flow_run_lock() as flow_run:
         mlflow_connection.connect()
         key = resume.training_key(spec, submission.digest)
-        if unfinished := resume.take_over(spec, key, flow_run):
-            return publish.go_on(spec, unfinished, flow_run, last, notify_outcome)
+        if unfinished := resume.find_unfinished(spec, key, flow_run):
+            return publish.resume_publish(spec, unfinished, flow_run, promote, notify_outcome)
         tags = resume.run_tags(spec, key, flow_run)
-        return publish.finish(_train(submission), f"submit-{spec.name}", tags, last, notify_outcome)
+        return publish.publish(_train(submission), f"submit-{spec.name}", tags, promote, notify_outcome)
 
 
-def _train(submission: Submission) -> Made:
+def _train(submission: Submission) -> TrainedModel:
     spec = submission.spec
-    table = tasks.ingest(spec)
-    rows, cleaning = tasks.validate(spec, table)
-    matrix = tasks.engineer(spec, rows)
-    train, test, folds = tasks.split_rows(spec, rows, matrix)
-    fitted, seconds = fit(submission, train, folds)
-    content, agreement = convert(submission, fitted, train, test)
+    rows, cleaning = tasks.validate(spec, tasks.ingest(spec))
+    data = tasks.split_rows(spec, rows)
+    fitted = fit(submission, data.train, data.folds)
+    content, agreement = convert(submission, fitted, data.train, data.test)
     fitted = _with_text_classes(spec, fitted, content)
-    winner, scored = tasks.evaluate(spec, [(fitted, seconds)], train, test)
-    return Made(
-        spec=spec,
-        cleaning=cleaning,
-        sides=(train, test),
-        winner=winner,
-        scored=scored,
-        tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
-        content=content,
-        found=agreement,
+    winner, scored = tasks.evaluate(spec, [fitted], data.train, data.test)
+    return TrainedModel(
+        spec,
+        cleaning,
+        data,
+        winner,
+        scored,
+        declared_trials([winner]),
+        content,
+        agreement,
         origin=submission.origin,
         tags=submission.tags,
         declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
@@ -138,17 +140,14 @@ def _train(submission: Submission) -> Made:
 
 
 @task(name="fit", **COMPUTING)
-def fit(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[candidates.Fitted, float]:
-    """Fit and cross-validate a clone on the training rows, or take the model as it was fitted elsewhere.
-
-    Returns the model and the seconds that it took.
-    """
+def fit(submission: Submission, train: Rows, folds: Folds) -> FittedCandidate:
+    """Fit and cross-validate a clone on the training rows, or take the model as it was fitted elsewhere."""
     spec, submitted, start = submission.spec, submission.submitted, time.monotonic()
     scores: tuple[float, ...] = ()
-    with tasks.step(spec, "fit") as say:
+    with tasks.log_step(spec, "fit") as say:
         if submitted.onnx is not None:
             content = _with_metadata(submission, train)
-            pipeline: Any = asked(OnnxModel(content, threads=2))
+            pipeline: Any = as_estimator(OnnxModel(content, threads=2))
             say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
         else:
             pipeline, scores = _fit_estimator(submission, train, folds)
@@ -162,11 +161,12 @@ def fit(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[candidat
     candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
     # A model that was fitted elsewhere has no scores on folds.
     mean, deviation = (float(np.mean(scores)), float(np.std(scores))) if scores else (math.nan, math.nan)
-    fold_scores = tuple(candidates.Scored(score) for score in scores)
-    return candidates.Fitted(candidate, pipeline, mean, deviation, fold_scores), time.monotonic() - start
+    fold_scores = tuple(FoldScore(score) for score in scores)
+    seconds = time.monotonic() - start
+    return FittedCandidate(candidate, pipeline, mean, deviation, fold_scores, seconds=seconds)
 
 
-def _fit_estimator(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[Any, tuple[float, ...]]:
+def _fit_estimator(submission: Submission, train: Rows, folds: Any) -> tuple[Any, tuple[float, ...]]:
     """Return a fitted pipeline and its scores on the folds, none if it was fitted elsewhere."""
     spec, submitted, target = submission.spec, submission.submitted, _target(train)
     scores: tuple[float, ...] = ()
@@ -194,42 +194,43 @@ def _fit_estimator(submission: Submission, train: tasks.Rows, folds: Any) -> tup
 
 @task(name="convert", **COMPUTING)
 def convert(
-    submission: Submission, fitted: candidates.Fitted, train: tasks.Rows, test: tasks.Rows
-) -> tuple[bytes, onnx_export.Agreement]:
+    submission: Submission, fitted: FittedCandidate, train: Rows, test: Rows
+) -> tuple[bytes, Agreement]:
     """Return the model as ONNX and its agreement with the original; refuse one that learned held-out rows."""
     spec = submission.spec
     if submission.submitted.onnx is not None:
         # Once more, for an ONNX session does not return its bytes.
         content = _with_metadata(submission, train)
-        agreement = onnx_export.Agreement(None, 0.0)
+        agreement = Agreement(None, 0.0)
     else:
         content, agreement = tasks.convert.fn(spec, fitted, train, test)
     model = OnnxModel(content, threads=2)
     for side in (train, test):
         model_checks.require_answers(spec, model, side.features)
     if submission.as_fitted and submission.submitted.onnx is None:
-        with tasks.step(spec, "compare") as say:
+        with tasks.log_step(spec, "compare") as say:
             refitted = _refitted(submission, train)
             difference = require_no_leakage(spec, model, refitted, train.frame, test.frame)
             say(f"{spec.metric} {difference:+.3f} beside the same estimator fitted here: within noise")
     return content, agreement
 
 
-def _with_metadata(submission: Submission, train: tasks.Rows) -> bytes:
+def _with_metadata(submission: Submission, train: Rows) -> bytes:
     content = submission.submitted.onnx or b""
     return model_checks.with_metadata(
         submission.spec, content, train.features, _target(train), submission.classes
     )
 
 
-def _with_text_classes(spec: ModelSpec, fitted: candidates.Fitted, content: bytes) -> candidates.Fitted:
+def _with_text_classes(spec: ModelSpec, fitted: FittedCandidate, content: bytes) -> FittedCandidate:
     """Return the model if its classes are text, as in the data; else its ONNX form, whose classes are."""
-    if spec.task != "classification" or all(isinstance(label, str) for label in fitted.pipeline.classes_):
+    classes = fitted.pipeline.classes_ if task_spec(spec.task).answers == "classes" else ()
+    if all(isinstance(label, str) for label in classes):
         return fitted
-    return replace(fitted, pipeline=asked(OnnxModel(content, threads=2)))
+    return replace(fitted, pipeline=as_estimator(OnnxModel(content, threads=2)))
 
 
-def _refitted(submission: Submission, train: tasks.Rows) -> OnnxModel:
+def _refitted(submission: Submission, train: Rows) -> OnnxModel:
     spec, target = submission.spec, _target(train)
     pipeline = model_checks.as_pipeline(spec, submission.submitted, as_fitted=False, target=target)
     try:
@@ -243,7 +244,7 @@ def _refitted(submission: Submission, train: tasks.Rows) -> OnnxModel:
     return OnnxModel(onnx_export.export(spec, pipeline), threads=2)
 
 
-def _target(rows: tasks.Rows) -> Any:
+def _target(rows: Rows) -> Any:
     if rows.target is None:
         raise SubmissionError("Only models with a target can be submitted.")
     return rows.target

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.orchestration import notifications
-from flows.training.outcome import Outcome, notify_outcome
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.notify.people import notify, redact
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
@@ -201,8 +201,8 @@ except ValueError:
 
 
 def test_outcome_of_a_training_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def outcome(stage: str, *refusals: str) -> Outcome:
-        return Outcome("genre", 3, "forest", "accuracy", 0.5, not refusals, stage, refusals)
+    def outcome(stage: str, *refusals: str) -> TrainingOutcome:
+        return TrainingOutcome("genre", 3, "forest", "accuracy", 0.5, not refusals, stage, refusals)
 
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}")
