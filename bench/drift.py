@@ -26,9 +26,11 @@ from catalog.spec import ModelSpec
 from checks.drift import Limits, find_drift, measure_performance
 from checks.precomputed import ScoredRows, score_rows
 from flows.data import cleaning, sources, splits, validation
-from flows.evaluation.intervals import draws
-from flows.modeling import candidates, onnx_export, similarity
+from flows.evaluation.intervals import bootstrap_samples
+from flows.modeling import candidates, onnx_export
 from flows.monitoring.settings import MonitorSettings
+from flows.tasks.registry import task_of
+from flows.tasks.similarity import with_index
 from registry.model_format.onnx_model import OnnxModel
 
 MODELS = ("genre", "energy", "popularity", "clusters", "similar")
@@ -63,10 +65,9 @@ def _trained(spec: ModelSpec, rows: pd.DataFrame) -> bytes:
     name = CANDIDATE.get(spec.name, spec.candidates[0].name)
     pipeline = candidates.build(spec, next(c for c in spec.candidates if c.name == name))
     features = rows[list(spec.features)]
+    pipeline = task_of(spec).fit(pipeline, features, rows[spec.label] if spec.label else None)
     if spec.task == "similarity":
-        whole = similarity.complete(similarity.fit(pipeline, features, rows[spec.label]), features)
-        return onnx_export.export(spec, whole, things=rows)
-    pipeline.fit(features, rows[spec.target] if spec.target else None)
+        return onnx_export.export(spec, with_index(pipeline, features), things=rows)
     return onnx_export.export(spec, pipeline, features)
 
 
@@ -299,7 +300,7 @@ def _performance_alarms(side: Side, size: int, windows: int, random: np.random.G
         places = random.choice(others, size)
         truth = np.asarray(side.truth)
         held_out = (known.take(reference), truth[reference])
-        again = draws(len(reference), side.artists[reference])
+        again = bootstrap_samples(len(reference), side.artists[reference])
         width = _width(side.spec, held_out, again)
         performance = measure_performance(side.spec, (known.take(places), truth[places]), held_out, width)
         found.append(performance.worse)

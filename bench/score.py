@@ -35,9 +35,9 @@ from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
 from flows.data import cleaning, sources, validation
 from flows.modeling import candidates, onnx_export
-from flows.scoring.partition import Scorer, write_part
-from flows.scoring.plan import Pinned, make_plan
-from flows.scoring.storage import FolderPlace, S3Place
+from flows.scoring.partition import Scorer, write_partition
+from flows.scoring.plan import PinnedVersion, make_plan
+from flows.scoring.storage import LocalStore, S3Store
 from registry.client.tracking_client import TrackingClient
 from registry.model_format.onnx_model import OnnxModel
 
@@ -108,7 +108,7 @@ def main() -> None:
                 _print_costs(kind, folder)
             return
         with _stack(folder):
-            whole = S3Place("greenroom", "bench/rows")
+            whole = S3Store("greenroom", "bench/rows")
             sizes = _generate(whole, options.rows)
             for kind in options.kinds:
                 pipeline, spec = _fitted(kind)
@@ -180,7 +180,7 @@ def _rows(count: int, seed: int) -> pd.DataFrame:
     return drawn
 
 
-def _generate(where: S3Place, rows: int) -> list[tuple[str, int]]:
+def _generate(where: S3Store, rows: int) -> list[tuple[str, int]]:
     """Write ten files; return prefixes with a tenth, three tenths and all of them."""
     each = rows // FILES
     for number in range(FILES):
@@ -209,7 +209,7 @@ def _fitted(kind: str) -> tuple[Any, ModelSpec]:
 
 def _score(model: str, source: str, workers: int, rows: int) -> Run:
     """Run the command, sample the memory of its processes, and remove its output."""
-    where = S3Place("greenroom", f"bench/scored-{time.time_ns()}")
+    where = S3Store("greenroom", f"bench/scored-{time.time_ns()}")
     environment = {**os.environ, "GREENROOM_SCORE_WORKERS": str(workers)}
     command = [str(Path(sys.executable).parent / "greenroom"), "score", model, source, "--to", where.uri]
     began = time.monotonic()
@@ -251,7 +251,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     import mlflow.sklearn  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
-    from flows.training.mlflow_log import _signature  # noqa: PLC0415
+    from flows.training.mlflow_log import signature  # noqa: PLC0415
 
     rows = _rows(PEER_ROWS[kind], 99)[list(spec.features)]
     frame = rows.astype("float32").astype("float64")
@@ -269,7 +269,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     mlflow.onnx.save_model(
         onnx.load_model_from_string(content),
         paths[1],
-        signature=_signature(spec, content),
+        signature=signature(content),
         pip_requirements=["onnxruntime"],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
@@ -318,14 +318,14 @@ def _worker(kind: str, spec: ModelSpec, content: bytes, folder: Path) -> Rate:
     table = pa.Table.from_pandas(_rows(count, 99), preserve_index=False)
     pq.write_table(table, source / "rows.parquet", row_group_size=250_000)
     model = OnnxModel(content)
-    pinned = Pinned(1, model.digest, spec.task, model.description.classes)
-    scorer = Scorer(make_plan(spec, pinned, str(source), keep=(), rows=count)[0], model)
+    pinned = PinnedVersion(1, model.digest, spec.task, model.description.classes)
+    scorer = Scorer(make_plan(spec, pinned, str(source), keep=(), rows=count), model)
     turn = count_up()
 
     def once() -> None:
-        out = FolderPlace(folder / f"{kind}-out-{next(turn)}")
+        out = LocalStore(folder / f"{kind}-out-{next(turn)}")
         for part in range(len(scorer.plan.parts)):
-            write_part(scorer, out, "sha256:0", part)
+            write_partition(scorer, out, "sha256:0", part)
 
     return _timed(once, count)
 

@@ -11,8 +11,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from registry.names import normalize_name
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+# Settings that are constants now.
+_CONSTANTS = {
+    "GREENROOM_MONITOR_MAX_ROWS": "the newest 20,000 predictions are read",
+    "GREENROOM_MONITOR_MIN_ROWS": "2,000 predictions are needed",
+    "GREENROOM_MONITOR_MIN_FEEDBACK": "a score needs 200 rows with feedback",
+    "GREENROOM_MONITOR_AGAIN_HOURS": "an alarm is repeated after 24 hours",
+    "GREENROOM_NOTIFY_TIMEOUT": "every address has 10 seconds",
+    "GREENROOM_SCORE_PARTITION_ROWS": "a partition has 250,000 rows, or those of one row group",
+}
 # Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
 _RETIRED = {
+    **{name: f"{name} is no setting any more: {fact}. Unset it." for name, fact in _CONSTANTS.items()},
     "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
     "trials: set that, or nothing.",
 }

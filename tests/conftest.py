@@ -2,12 +2,13 @@
 
 import functools
 import gc
+import json
 import os
 import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,10 +132,14 @@ class Stack:
         """Where Prefect answers."""
         return f"http://127.0.0.1:{self.ports['PREFECT']}"
 
-    def greenroom(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run the command line against this stack."""
+    def greenroom(
+        self, *arguments: str, constants: Mapping[str, object] | None = None, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the command line against this stack; `constants` as in tests/constants.py."""
+        changed = [sys.executable, "-m", "tests.constants", json.dumps(constants)]
         return subprocess.run(
-            [str(Path(sys.executable).parent / "greenroom"), *arguments],
+            [*(changed if constants else [str(Path(sys.executable).parent / "greenroom")]), *arguments],
+            cwd=ROOT,
             env={**self.environment, **variables},
             capture_output=True,
             text=True,

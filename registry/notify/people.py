@@ -32,7 +32,7 @@ _SHORTEST = 6
 
 
 class NotifySettings(GreenroomSettings):
-    """Who is told of what happens, and how long that may take."""
+    """Who is told of what happens."""
 
     notify_urls: SecretStr = Field(
         default=SecretStr(""),
@@ -43,12 +43,6 @@ class NotifySettings(GreenroomSettings):
         default=",".join(get_args(Event)),
         description="GREENROOM_NOTIFY_EVENTS: what is told, separated by commas: completed and failed "
         "(flows), promoted, refused, rolled-back, drift. Default: all of it.",
-    )
-    notify_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        le=120,
-        description="GREENROOM_NOTIFY_TIMEOUT: seconds after which what was not told is given up.",
     )
 
     @field_validator("notify_events")
@@ -61,7 +55,7 @@ class NotifySettings(GreenroomSettings):
 
 
 class Notifier(Protocol):
-    """Sends one notification. It may raise and may not take longer than the settings say."""
+    """Sends one notification. It may raise, and ends in some seconds."""
 
     def __call__(self, event: Event, title: str, text: str, settings: NotifySettings) -> None:
         """Send it to every address of the settings."""

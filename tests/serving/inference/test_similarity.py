@@ -21,7 +21,8 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES
 from flows.data import cleaning, sources
-from flows.modeling import candidates, onnx_export, similarity
+from flows.modeling import candidates, onnx_export
+from flows.tasks.registry import task_of
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
 from serving.app import create_app
@@ -59,7 +60,7 @@ def tracks() -> pd.DataFrame:
 
 def index(tracks: pd.DataFrame) -> bytes:
     search: Pipeline = candidates.build(SIMILAR, SIMILAR.candidates[0])
-    similarity.fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
+    task_of(SIMILAR).fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
     return onnx_export.export(SIMILAR, search, things=tracks)
 
 
