@@ -1,4 +1,4 @@
-"""`make bench-quality`: each model with a target beside a naive baseline and a RandomForest as it comes.
+"""`make bench-quality`: each model with a target beside a naive baseline and a default RandomForest.
 
 The flow's own functions read, clean, split by group, choose by cross-validation and measure, on several
 splits. Prints the tables of docs/models.md. No server is needed.

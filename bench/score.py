@@ -1,6 +1,6 @@
 """`make bench-score`: batch scoring beside `mlflow.pyfunc` and scikit-learn, and its memory as rows grow.
 
-A private local stack; rows drawn from the real table, with jitter inside of the contract, in its S3; models
+A private local stack; rows drawn from the real table, with jitter inside the contract, in its S3; models
 of the catalogue's kinds, fitted by the project's own flow functions and put into Production. Each is scored
 by `greenroom score` from S3 to S3 with one and two workers; the same fitted estimator answers the same kind
 of rows through `mlflow.pyfunc` (scikit-learn's flavour and ONNX's, as the registry holds them) and by itself,
@@ -46,7 +46,7 @@ from catalog.models.genre import MODEL as BASE
 
 MODEL = BASE.model_copy(update={{"name": "{name}"}})
 """
-# The estimators of the catalogue's `genre`, whatever it holds by now.
+# Three kinds of estimators, independent of what `genre` declares.
 KINDS = {
     "linear": Candidate(
         name="logistic-regression",
@@ -121,7 +121,7 @@ def main() -> None:
                     workers: [_score(spec.name, uri, workers, rows) for uri, rows in sizes if rows <= most]
                     for workers in _WORKERS
                 }
-                # Again, so that what else ran on the machine had its turn with each.
+                # Repeated, so that other work on the machine affects each of them.
                 after = _peers(kind, spec, pipeline, content, folder)
                 peers = {name: median([rate.rows, after[name].rows]) for name, rate in before.items()}
                 _print(kind, runs, peers)
@@ -208,7 +208,7 @@ def _fitted(kind: str) -> tuple[Any, ModelSpec]:
 
 
 def _score(model: str, source: str, workers: int, rows: int) -> Run:
-    """Run the command and look at the memory of its processes meanwhile; remove what it wrote."""
+    """Run the command, sample the memory of its processes, and remove its output."""
     where = S3Store("greenroom", f"bench/scored-{time.time_ns()}")
     environment = {**os.environ, "GREENROOM_SCORE_WORKERS": str(workers)}
     command = [str(Path(sys.executable).parent / "greenroom"), "score", model, source, "--to", where.uri]
@@ -275,7 +275,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
         save_as_external_data=False,
     )
     fitted, graph = (mlflow.pyfunc.load_model(str(path)) for path in paths)
-    # The same estimator answers the same, whoever asks.
+    # The same estimator gives the same answers in each form.
     ours, _ = OnnxModel(content).predict(matrix[:1000])
     if float(np.mean(ours.astype(str) == fitted.predict(frame[:1000]).astype(str))) < 0.995:
         raise RuntimeError(f"{kind}: the ONNX model and scikit-learn do not agree")
@@ -311,7 +311,7 @@ def _timed(run: Callable[[], object], rows: int) -> Rate:
 
 
 def _worker(kind: str, spec: ModelSpec, content: bytes, folder: Path) -> Rate:
-    """What one worker does, from a folder to a folder: read, validate, answer, write."""
+    """Measure one worker from a folder to a folder: read, validate, predict, write."""
     source = folder / f"{kind}-in"
     source.mkdir(exist_ok=True)
     count = PEER_ROWS[kind]
@@ -331,7 +331,7 @@ def _worker(kind: str, spec: ModelSpec, content: bytes, folder: Path) -> Rate:
 
 
 def _slope(runs: list[Run]) -> tuple[float, float]:
-    """Return seconds to begin and rows a second after, by least squares."""
+    """Return the seconds to start, and the rows a second after that, by least squares."""
     per_row, start = np.polyfit([run.rows for run in runs], [run.seconds for run in runs], 1)
     return float(start), 1 / float(per_row)
 
