@@ -196,7 +196,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     settings = MonitorSettings()
-    limits = Limits(settings.monitor_feature_drift, settings.monitor_prediction_drift)
+    limits = Limits(settings.FEATURE_DRIFT, settings.PREDICTION_DRIFT)
     random = np.random.default_rng(7)
     for name in MODELS:
         sides = [Side(get_model(name), seed) for seed in range(options.splits)]

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import click
 from rich.console import Console
@@ -132,7 +132,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
             context = rules.PromotionContext(
                 incumbent=registry.evidence_identity(current) if current else None,
                 now=datetime.now(UTC),
-                max_age=timedelta(days=settings.evidence_max_age),
+                max_age=rules.EVIDENCE_MAX_AGE,
                 policy_digest=policy_digest(spec.gate),
                 changed_at=audit.production_changed(rows),
                 used=audit.used_evidence(rows),

@@ -34,14 +34,3 @@ class FlowSettings(GreenroomSettings):
     def prefect_url(self) -> str:
         """The API's address, without a trailing slash."""
         return (self.prefect_api_url or f"http://127.0.0.1:{self.prefect_port}/api").rstrip("/")
-
-
-class DataSettings(GreenroomSettings):
-    """How much a training may keep in memory."""
-
-    train_max_rows: int = Field(
-        default=5_000_000,
-        ge=1,
-        description="GREENROOM_TRAIN_MAX_ROWS: a table of more rows is refused before any is read; "
-        "docs/scale.md has the memory that a row takes.",
-    )

@@ -22,6 +22,29 @@ _CONSTANTS = {
     "GREENROOM_MONITOR_AGAIN_HOURS": "an alarm is repeated after 24 hours",
     "GREENROOM_NOTIFY_TIMEOUT": "every address has 10 seconds",
     "GREENROOM_SCORE_PARTITION_ROWS": "a partition has 250,000 rows, or those of one row group",
+    "GREENROOM_EVIDENCE_MAX_AGE": "evidence is good for 30 days (registry/evidence/rules.py)",
+    "GREENROOM_OVERRIDE_MAX_AGE": "an override is good for 15 minutes (registry/evidence/rules.py)",
+    "GREENROOM_TRACKING_TIMEOUT": "the tracking server has 30 seconds (registry/client/tracking_client.py)",
+    "GREENROOM_CHECKS_TIMEOUT": "the checks of a model have 300 seconds (checks/job.py)",
+    "GREENROOM_TRAIN_MAX_ROWS": "a training keeps at most 5,000,000 rows (flows/data/sources.py)",
+    "GREENROOM_MONITOR_HOURS": "the window has 24 hours; `greenroom monitor --window` takes another",
+    "GREENROOM_MONITOR_FEATURE_DRIFT": "a score of 0.16 means drift (flows/monitoring/settings.py)",
+    "GREENROOM_MONITOR_PREDICTION_DRIFT": "a score of 0.2 means drift (flows/monitoring/settings.py)",
+    "GREENROOM_SMOKE_TIMEOUT": "a predictor has 60 seconds to answer (infra/ci/deploy.py)",
+    "GREENROOM_POSTGRES_HOST": "the containers' PostgreSQL is at `postgres` (infra/containers/settings.py)",
+    "GREENROOM_POSTGRES_USER": "its role is `postgres` (infra/containers/settings.py)",
+    "GREENROOM_SERVING_MAX_BODY_BYTES": "a body has at most 64 KiB (serving/limits.py)",
+    "GREENROOM_SERVING_MAX_CONCURRENCY": "64 predictions are under way at once (serving/limits.py)",
+    "GREENROOM_SERVING_MAX_QUEUE": "256 requests may wait (serving/limits.py)",
+    "GREENROOM_SERVING_MAX_CONNECTIONS": "1,000 connections may be open (serving/limits.py)",
+    "GREENROOM_SERVING_MAX_MODEL_BYTES": "a model file has at most 100 MiB (serving/limits.py)",
+    "GREENROOM_SERVING_METRICS": "there is always /metrics",
+    "GREENROOM_SERVING_EXPLAIN": "there is always /api/explain",
+    "GREENROOM_SERVING_LOG_LEVEL": "the level is info (serving/middleware/access_log.py)",
+    "GREENROOM_SERVING_SPOOL": "files wait in `serving-spool` in the home; move older ones there",
+    "GREENROOM_SERVING_SPOOL_TIMEOUT": "a stop waits 10 seconds for the bucket (serving/limits.py)",
+    "GREENROOM_SERVING_UPLOAD_FOLDER": "uploads lie in `serving-uploads` in the home while they are checked",
+    "GREENROOM_SERVING_ADMIN_TOKEN": "a predictor follows the registry by itself",
 }
 # Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
 _RETIRED = {
@@ -35,10 +58,18 @@ _FIXED = (
     *("HEAD_TIMEOUT", "BODY_TIMEOUT", "READ_TIMEOUT", "QUEUE_TIMEOUT", "POLL", "LOG_ROWS", "SPOOL_BYTES"),
     *("EXPLAIN_ROWS", "PYFUNC_TIMEOUT", "PYFUNC_LOAD_TIMEOUT", "PYFUNC_MEMORY"),
 )
+_UPLOADS = (
+    *("MAX_BYTES", "MAX_ROWS", "MAX_CSV_BYTES", "MAX_RATIO", "MAX_LINE_BYTES", "MAX_CELL", "TIMEOUT"),
+    *("MIN_RATE", "LAG", "CHECK_TIMEOUT", "MEMORY"),
+)
 _RETIRED |= {
     f"GREENROOM_SERVING_{name}": f"GREENROOM_SERVING_{name} is no setting any more: its value is fixed "
-    "(serving/limits.py); unset it."
-    for name in _FIXED
+    f"({where}); unset it."
+    for names, where in (
+        (_FIXED, "serving/limits.py"),
+        ([f"UPLOAD_{name}" for name in _UPLOADS], "serving/uploads/"),
+    )
+    for name in names
 }
 
 
@@ -81,7 +112,7 @@ def explain(error: ValidationError) -> str:
 
 
 class KeySettings(GreenroomSettings):
-    """Where signing keys are, and how long what they signed is good for."""
+    """Where signing keys are, and which aliases mean Production."""
 
     gate_key: str = Field(
         default="",
@@ -97,17 +128,6 @@ class KeySettings(GreenroomSettings):
         default="",
         description="GREENROOM_TRUSTED_KEYS: folder with the public keys that are believed, gate/*.pem and "
         "operator/*.pem. Default: GREENROOM_HOME/keys/trusted.",
-    )
-    evidence_max_age: float = Field(
-        default=30.0,
-        gt=0,
-        description="GREENROOM_EVIDENCE_MAX_AGE: days after which the gate's evidence "
-        "is too old to promote on.",
-    )
-    override_max_age: float = Field(
-        default=15.0,
-        gt=0,
-        description="GREENROOM_OVERRIDE_MAX_AGE: minutes within which a signed override must be used.",
     )
 
     production_aliases: str = Field(
@@ -158,9 +178,6 @@ class RegistrySettings(KeySettings):
     tracking_password: SecretStr = Field(
         default=SecretStr(""),
         description="GREENROOM_TRACKING_PASSWORD: for a tracking server with basic-auth.",
-    )
-    tracking_timeout: float = Field(
-        default=30.0, gt=0, description="GREENROOM_TRACKING_TIMEOUT: seconds to wait for one answer."
     )
 
     @property

@@ -15,14 +15,12 @@ from serving.middleware.tracing import TracingUnavailableError, require_tracing
 from serving.process import workers
 from serving.process.connections import BoundedProtocol
 from serving.settings import ServingSettings
-from serving.uploads.settings import UploadSettings
 
 
 def main() -> None:
     """Run until told to stop; exit code 2 when a setting or a declaration is wrong."""
     try:
         settings = ServingSettings()
-        UploadSettings()
         load_catalog()
         if settings.serving_otlp_endpoint:
             require_tracing()
@@ -55,7 +53,7 @@ def _run(settings: ServingSettings) -> None:
         # Who is behind a proxy is not asked: the log names requests and keys, and nothing depends on it.
         proxy_headers=False,
         access_log=False,  # serving/middleware/access_log.py writes one
-        log_config=config(settings.serving_log_level, settings.serving_log_format),
+        log_config=config(settings.serving_log_format),
         timeout_graceful_shutdown=settings.serving_shutdown_timeout,
     )
 

@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 from catalog.loader import load_catalog
-from serving import http_errors
+from serving import http_errors, limits
 from serving.api.explain import EXPLANATIONS, describe_explain, explain_routes
 from serving.api.feedback import feedback_routes
 from serving.api.openapi import OpenApi
@@ -109,11 +109,9 @@ def create_app(settings: ServingSettings | None = None) -> PredictorApp:
     api.include_router(health_routes(predictor, workers))
     api.include_router(upload_routes(predictor.specs))
     api.include_router(feedback_routes(recorder, settings, metrics.feedback))
-    if settings.serving_metrics:
-        api.include_router(metrics_routes(metrics))
-    if settings.serving_explain:
-        api.include_router(explain_routes(predictor, settings))
-        docs.describe.append(describe_explain(predictor))
+    api.include_router(metrics_routes(metrics))
+    api.include_router(explain_routes(predictor))
+    docs.describe.append(describe_explain(predictor))
     http_errors.install(api)
     asgi: ASGIApp = api
     for layer in reversed(_middleware(settings, predictor, metrics, tracing, docs)):
@@ -130,13 +128,12 @@ def _middleware(
     Predictions are answered by `PredictMiddleware`: FastAPI's own layers would take longer than the model.
     """
     keys, shut, paths = settings.api_keys, api_keys.shut_paths(settings), (PREDICT, *task_paths())
-    predictions = Limits.of(settings, settings.serving_max_concurrency, *paths)
+    predictions = Limits.of(limits.MAX_CONCURRENCY, *paths)
     metrics.watch_queue(predictions.taken, predictions.waiting)
     layers = [Middleware(AccessLog, lines=settings.serving_access_log), Middleware(SecurityHeaders)]
     if tracing:
         layers.append(Middleware(TraceRequests, tracing=tracing, paths=(*paths, EXPLAIN)))
-    if settings.serving_metrics:
-        layers.append(Middleware(MeasureRequests, metrics=metrics, paths=paths))
+    layers.append(Middleware(MeasureRequests, metrics=metrics, paths=paths))
     if keys or settings.metrics_shut:
         layers.append(Middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected))
         docs.finish.append(api_keys.document(shut))
@@ -145,7 +142,7 @@ def _middleware(
         Middleware(PredictMiddleware, predictor=predictor, settings=settings),
     ]
     for at_once, path in ((_FEEDBACKS, FEEDBACK), (EXPLANATIONS, EXPLAIN)):
-        bounds = Limits.of(settings, at_once, path)
+        bounds = Limits.of(at_once, path)
         layers.append(Middleware(LimitConcurrency, bounds=bounds, rejected=metrics.rejected))
     return layers
 
@@ -154,5 +151,5 @@ def served_app() -> ASGIApp:
     """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
     tune_malloc()
     settings = ServingSettings()
-    set_bounds(max_connections=settings.serving_max_connections, drain=settings.serving_drain)
+    set_bounds(max_connections=limits.MAX_CONNECTIONS, drain=settings.serving_drain)
     return create_app(settings).asgi

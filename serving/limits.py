@@ -14,6 +14,19 @@ READ_TIMEOUT = 30.0
 # that has waited for a whole one waits behind something slow, and its caller does better to hear it.
 QUEUE_TIMEOUT = 1.0
 
+# Requests that may wait for their turn; one more gets 503.
+MAX_QUEUE = 256
+# Predictions that are worked on at once; it is lists and slow models that are under way at once.
+MAX_CONCURRENCY = 64
+# A larger body answers 413, unless it is a list, which may be as large as its rows need. As many longer
+# bodies as predictions are read at once.
+MAX_BODY_BYTES = 64 * 1024
+# Open connections; one more is closed unheard. Systems often let a process have 1,024 files open.
+MAX_CONNECTIONS = 1000
+
+# A larger model file is refused. Loaded it takes about twice its size, and for a moment beside the one that
+# it replaces.
+MAX_MODEL_BYTES = 100 * 2**20
 # Between two looks at what is in Production. A look costs the registry one request.
 POLL = 1.0
 
@@ -22,6 +35,9 @@ POLL = 1.0
 LOG_ROWS = 100_000
 # The folder of files that wait for the bucket; beyond it rows are dropped, and counted.
 SPOOL_BYTES = 256 * 1024 * 1024
+# A stop waits so long for the bucket; what is not there by then goes with the next start. A pod's grace
+# period (infra/k8s) has room for it.
+SPOOL_TIMEOUT = 10.0
 
 # Rows that the model answers for one explanation. A forest of 200 trees answers so many in about 0.1 s on one
 # processor; four times as many would halve the sampling error.

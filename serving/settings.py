@@ -30,37 +30,16 @@ class ServingSettings(StorageSettings, RegistrySettings):
         le=65535,
         description="GREENROOM_SERVING_PORT: port to listen on; 0 picks a free one.",
     )
-    serving_max_body_bytes: int = Field(
-        default=64 * 1024,
-        ge=1,
-        description="GREENROOM_SERVING_MAX_BODY_BYTES: largest request body; a longer one answers 413. A "
-        "list may be as large as its rows need.",
-    )
     serving_max_rows: int = Field(
         default=1000,
         ge=1,
         le=10_000,
         description="GREENROOM_SERVING_MAX_ROWS: most objects in the list of one request; more answer 413.",
     )
-    # A row is predicted in about 50 µs, so it is lists and slow models that are under way at once.
-    serving_max_concurrency: int = Field(
-        default=64,
-        ge=1,
-        description="GREENROOM_SERVING_MAX_CONCURRENCY: predictions that are worked on at once; and "
-        "as many whose body is longer than GREENROOM_SERVING_MAX_BODY_BYTES are read at once.",
-    )
-    serving_max_queue: int = Field(
-        default=256,
-        ge=0,
-        description="GREENROOM_SERVING_MAX_QUEUE: requests that may wait for their turn; one more gets 503.",
-    )
     serving_api_keys: SecretStr = Field(
         default=SecretStr(""),
         description="GREENROOM_SERVING_API_KEYS: pairs NAME:SHA256HEX, separated by commas, which "
         "`greenroom api-key NAME` makes. Set, everything but health and docs needs one of the keys.",
-    )
-    serving_metrics: bool = Field(
-        default=True, description="GREENROOM_SERVING_METRICS: whether there is GET /metrics, for Prometheus."
     )
     serving_workers: int = Field(
         default=1,
@@ -68,11 +47,6 @@ class ServingSettings(StorageSettings, RegistrySettings):
         le=64,
         description="GREENROOM_SERVING_WORKERS: processes that answer on the port. Each holds every model, "
         "follows Production by itself, and has the limits on requests and connections for itself.",
-    )
-    serving_max_connections: int = Field(
-        default=1000,
-        ge=1,
-        description="GREENROOM_SERVING_MAX_CONNECTIONS: open connections; one more is closed unheard.",
     )
     serving_otlp_endpoint: str = Field(
         default="",
@@ -101,19 +75,10 @@ class ServingSettings(StorageSettings, RegistrySettings):
         description="GREENROOM_SERVING_MAX_MODELS: most models served beyond those of the catalogue; each "
         "stays in memory. 0 serves the catalogue alone.",
     )
-    serving_max_model_bytes: int = Field(
-        default=100 * 1024 * 1024,
-        ge=1,
-        description="GREENROOM_SERVING_MAX_MODEL_BYTES: largest model file; a version with a larger one is "
-        "refused. Loaded it takes about twice its size, and for a moment beside the one it replaces.",
-    )
     serving_cache: str = Field(
         default="",
         description="GREENROOM_SERVING_CACHE: folder that keeps the last good version of each model for when "
         "the registry does not answer. Default: GREENROOM_HOME/serving-cache.",
-    )
-    serving_explain: bool = Field(
-        default=True, description="GREENROOM_SERVING_EXPLAIN: whether there is POST /api/explain/MODEL."
     )
     serving_pyfunc_python: str = Field(
         default="",
@@ -132,17 +97,6 @@ class ServingSettings(StorageSettings, RegistrySettings):
         description="GREENROOM_SERVING_LOG_SECONDS: how often what waits is written; a killed process loses "
         "that much at the most.",
     )
-    serving_spool: str = Field(
-        default="",
-        description="GREENROOM_SERVING_SPOOL: folder where written files wait for the bucket. Default: "
-        "GREENROOM_HOME/serving-spool.",
-    )
-    serving_spool_timeout: float = Field(
-        default=10.0,
-        ge=0,
-        description="GREENROOM_SERVING_SPOOL_TIMEOUT: seconds that a stop waits for the bucket; what is not "
-        "there by then stays in the folder and goes with the next start.",
-    )
     serving_access_log: bool = Field(
         default=True,
         description="GREENROOM_SERVING_ACCESS_LOG: one line per request, health checks left out.",
@@ -151,9 +105,6 @@ class ServingSettings(StorageSettings, RegistrySettings):
         default="text",
         description="GREENROOM_SERVING_LOG_FORMAT: text for people, or json: one object per line, with the "
         "request's id, status, milliseconds, version, rows and the key's name.",
-    )
-    serving_log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="GREENROOM_SERVING_LOG_LEVEL: debug, info, warning or error."
     )
 
     @property
@@ -165,11 +116,6 @@ class ServingSettings(StorageSettings, RegistrySettings):
     def serving_cache_path(self) -> Path:
         """The folder of the last good versions."""
         return Path(self.serving_cache).expanduser() if self.serving_cache else home() / "serving-cache"
-
-    @property
-    def serving_spool_path(self) -> Path:
-        """The folder of files that wait."""
-        return Path(self.serving_spool).expanduser() if self.serving_spool else home() / "serving-spool"
 
     @property
     def records(self) -> bool:

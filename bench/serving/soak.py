@@ -34,6 +34,12 @@ CALLERS = 64
 MODEL = "genre"
 # Requests per second that a small product sends on average; the run's length in hours is computed from it.
 ORDINARY_RATE = 50
+# The predictor, which waits 2 s for the tracking server: a stopped one holds the connection.
+_PREDICTOR = (
+    *(sys.executable, "-c"),
+    "from registry.client import tracking_client; from serving.__main__ import main; "
+    "tracking_client.TIMEOUT = 2.0; main()",
+)
 _SWAP_EVERY, _OUTAGE_EVERY, _OUTAGE = 8.0, 40.0, 10.0
 
 
@@ -61,10 +67,7 @@ def main() -> None:
                 for five in FIVE:
                     greenroom_server.publish(client, five, exported(five, cache / "models"))
                 greenroom_server.publish(client, MODEL, exported("bench-logistic", cache / "models"))
-            # A timeout as in the tests of outages: a stopped server holds the connection.
-            predictor = greenroom_server.predictor(
-                of, folder / "cache", models=len(FIVE), GREENROOM_TRACKING_TIMEOUT="2"
-            )
+            predictor = greenroom_server.predictor(of, folder / "cache", models=len(FIVE), command=_PREDICTOR)
             try:
                 findings = _soak(of, predictor, rows, seconds)
             finally:

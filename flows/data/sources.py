@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 from catalog.spec import Dataset
 from flows.data.uploads import fetch_uploaded, read_uploaded
 from flows.errors import DataError
-from flows.settings import DataSettings
 from registry.storage.datasets import is_dataset_id
 
+# Most rows of a table that a training keeps in memory: they and the model take about 5 GB (docs/scale.md).
+MAX_ROWS = 5_000_000
 # Rows of a file that are in memory at once before they were found good.
 _BATCH = 65_536
 
@@ -69,7 +70,7 @@ def open_table(dataset: Dataset) -> "Table | pd.DataFrame":
     """Return a dataset's table with no row of it read yet; `validate` streams it.
 
     What is no single file of this machine is read whole. Raises like `read_table`, and `DataError` when
-    there are more rows than GREENROOM_TRAIN_MAX_ROWS.
+    there are more rows than `MAX_ROWS`.
     """
     if is_dataset_id(dataset.source):
         folder = TemporaryDirectory(prefix="greenroom-dataset-")
@@ -81,12 +82,11 @@ def open_table(dataset: Dataset) -> "Table | pd.DataFrame":
         return read_table(dataset)
     with _explained(dataset, path):
         table = Table(path, folder)
-    most = DataSettings().train_max_rows
-    if len(table) > most:
+    if len(table) > MAX_ROWS:
         raise DataError(
-            f"{dataset.name} has {len(table):,} rows, and a training keeps at most {most:,} in memory "
-            "(GREENROOM_TRAIN_MAX_ROWS). Train on a sample of them, or raise the limit on a machine whose "
-            "memory holds them; docs/scale.md has the formula and what there is beyond one machine."
+            f"{dataset.name} has {len(table):,} rows, and a training keeps at most {MAX_ROWS:,} in memory. "
+            "Train on a sample of them; docs/scale.md says what a row takes and what there is beyond one "
+            "machine."
         )
     return table
 

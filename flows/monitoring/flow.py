@@ -61,13 +61,13 @@ class _Reference:
 def monitor(model: str, since: datetime | None = None, hours: float | None = None) -> list[MonitoringResult]:
     """Compare a model's predictions in a window with the training of each version that made them.
 
-    The window begins at `since`, else `hours` ago, else as the settings say. Returns a result for each
+    The window begins at `since`, else `hours` ago, else a day ago. Returns a result for each
     version, the newest first; drift does not fail the flow. Raises `CatalogError` for an unknown model,
     `DataError` without keys for the bucket, and the errors of bucket, registry and gate.
     """
     spec, settings = get_model(model), MonitorSettings()
     now = datetime.now(UTC)
-    window = Window(since or now - timedelta(hours=hours or settings.monitor_hours), now)
+    window = Window(since or now - timedelta(hours=hours or settings.WINDOW_HOURS), now)
     mlflow_connection.connect()
     predictions, feedback, notes = read(spec, window, settings.MAX_ROWS)
     results = []
@@ -131,7 +131,7 @@ def check_version(
             f"{exchanged:,} predictions were made by another file than version {number} holds now",
         )
     logged = _logged(spec, reference.model, rows)
-    limits = Limits(settings.monitor_feature_drift, settings.monitor_prediction_drift)
+    limits = Limits(settings.FEATURE_DRIFT, settings.PREDICTION_DRIFT)
     drift = find_drift(spec, reference.train, logged, limits, folder)
     performance, notes = _performance(
         spec, logged, rows.merge(feedback, "left", ["id", "row"]), reference, settings
@@ -222,8 +222,8 @@ def report(result: MonitoringResult, window: Window, settings: MonitorSettings, 
             {
                 "since": window.since.isoformat(),
                 "until": window.until.isoformat(),
-                "max_feature_drift": settings.monitor_feature_drift,
-                "max_prediction_drift": settings.monitor_prediction_drift,
+                "max_feature_drift": settings.FEATURE_DRIFT,
+                "max_prediction_drift": settings.PREDICTION_DRIFT,
             }
         )
         mlflow.log_metrics(result.metrics())

@@ -27,18 +27,15 @@ from registry.names import Stage
 from registry.notify.predictors import PredictorSettings
 from registry.settings import GreenroomSettings
 
+# Seconds that each predictor has to answer with the new version: it looks every second, and may load a file
+# of 100 MiB.
+TIMEOUT = 60.0
 _PAUSE = 0.5  # seconds between two questions to a predictor that has not loaded the version yet
 
 
 class SmokeSettings(GreenroomSettings):
     """The smoke test of predictors after a promotion."""
 
-    smoke_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="GREENROOM_SMOKE_TIMEOUT: seconds that each predictor has to answer "
-        "with the new version.",
-    )
     smoke_api_key: SecretStr = Field(
         default=SecretStr(""),
         description="GREENROOM_SMOKE_API_KEY: for predictors that ask for an API key.",
@@ -218,12 +215,11 @@ def _predictors_answer(
     urls: list[str], spec: ModelSpec, version: int, requests: list[BaseModel]
 ) -> str | None:
     """Return the problem of the first predictor that fails until its time is over, or None."""
-    settings = SmokeSettings()
-    key = settings.smoke_api_key.get_secret_value()
+    key = SmokeSettings().smoke_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(headers=headers, timeout=10, trust_env=False) as client:
         for url in urls:
-            deadline = time.monotonic() + settings.smoke_timeout
+            deadline = time.monotonic() + TIMEOUT
             while problem := _ask(client, url, spec, version, requests):
                 if time.monotonic() > deadline:
                     return f"the predictor at {url} {problem}"

@@ -12,6 +12,10 @@ from infra.secrets import is_weak
 from registry.settings import GreenroomSettings
 from registry.storage.settings import StorageSettings
 
+# Where docker-compose.yml has PostgreSQL, and the role that its image makes: it owns MLflow's tables, and may
+# create roles and databases.
+POSTGRES_HOST = "postgres"
+POSTGRES_ROLE = "postgres"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
@@ -39,9 +43,8 @@ class ContainerSettings(GreenroomSettings):
 
 
 class PostgresSettings(ContainerSettings):
-    """Where PostgreSQL is, and what MLflow's server logs in with."""
+    """PostgreSQL's port, and what MLflow's server logs in with."""
 
-    postgres_host: str = Field(default="postgres", description="GREENROOM_POSTGRES_HOST: PostgreSQL's host.")
     postgres_port: int = Field(
         default=5432, ge=1, le=65535, description="GREENROOM_POSTGRES_PORT: PostgreSQL's port."
     )
@@ -54,19 +57,14 @@ class PostgresSettings(ContainerSettings):
         """Return the URL of a database, as the role of the same name or another. Never log it."""
         secret = quote(password.get_secret_value(), safe="")
         # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-        at = f"{self.postgres_host}:{self.postgres_port}"
+        at = f"{POSTGRES_HOST}:{self.postgres_port}"
         return f"postgresql+psycopg2://{role or name}:{secret}@{at}/{name}"
 
 
 class DatabaseSettings(PostgresSettings):
-    """What makes the databases: a role that may, and the passwords of those that will use them."""
+    """What makes the databases: passwords of the role that may, and of those that will use them."""
 
-    postgres_user: str = Field(
-        default="postgres",
-        description="GREENROOM_POSTGRES_USER: role that owns MLflow's tables and may create "
-        "roles and databases.",
-    )
-    postgres_password: Secret = Field(description="GREENROOM_POSTGRES_PASSWORD: that role's password.")
+    postgres_password: Secret = Field(description="GREENROOM_POSTGRES_PASSWORD: of the role `postgres`.")
     prefect_db_password: Secret = Field(description="GREENROOM_PREFECT_DB_PASSWORD: of the role `prefect`.")
 
     @property

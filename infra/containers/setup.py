@@ -10,7 +10,7 @@ import sys
 import click
 import psycopg2
 
-from infra.containers.settings import DatabaseSettings
+from infra.containers.settings import POSTGRES_HOST, POSTGRES_ROLE, DatabaseSettings
 from infra.databases import ensure
 from registry.evidence import keys
 from registry.settings import KeySettings
@@ -23,21 +23,21 @@ def databases() -> None:
     settings = DatabaseSettings()
     try:
         connection = psycopg2.connect(
-            host=settings.postgres_host,
+            host=POSTGRES_HOST,
             port=settings.postgres_port,
-            user=settings.postgres_user,
+            user=POSTGRES_ROLE,
             password=settings.postgres_password.get_secret_value(),
             dbname="postgres",
             connect_timeout=10,
         )
     except psycopg2.OperationalError as error:
         raise click.ClickException(
-            f"PostgreSQL at {settings.postgres_host} does not let {settings.postgres_user} in: "
+            f"PostgreSQL at {POSTGRES_HOST} does not let {POSTGRES_ROLE} in: "
             f"{str(error).strip().splitlines()[-1]}. The password is the one of the server's first start, "
             "unless it was changed there too (docs/operations.md)."
         ) from error
     try:
-        ensure(connection, settings.databases, owner=settings.postgres_user)
+        ensure(connection, settings.databases, owner=POSTGRES_ROLE)
     finally:
         connection.close()
     click.echo("Databases: " + ", ".join(one.name for one in settings.databases))
@@ -78,7 +78,7 @@ def guard() -> None:
             **os.environ,
             "GREENROOM_DATABASE_URL": settings.url("mlflow", settings.mlflow_db_password),
             "GREENROOM_DATABASE_ADMIN_URL": settings.url(
-                "mlflow", settings.postgres_password, role=settings.postgres_user
+                "mlflow", settings.postgres_password, role=POSTGRES_ROLE
             ),
         },
         check=False,

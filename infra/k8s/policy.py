@@ -7,6 +7,8 @@ from typing import Any
 from infra.k8s.manifests import Document, pods
 from infra.k8s.secrets import SECRETS
 
+# Seconds in which a predictor that stops sends the last rows of its prediction log (serving/limits.py).
+SPOOL_TIMEOUT = 10.0
 # What whoever installs brings besides Secrets (docs/kubernetes.md): the public keys that are believed.
 _BROUGHT = {"greenroom-trusted-gate", "greenroom-trusted-operator"}
 _TOKENS = {"Deployment/prefect-worker"}
@@ -258,7 +260,5 @@ def _rollout(documents: list[Document]) -> Iterator[str]:
     before = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
     if before[:1] != ["sleep"] or int(before[1]) < 5:
         yield "Deployment/predictor: it stops before everybody knows that it will"
-    elif spec["terminationGracePeriodSeconds"] < int(before[1]) + stop + float(
-        env["GREENROOM_SERVING_SPOOL_TIMEOUT"]
-    ):
+    elif spec["terminationGracePeriodSeconds"] < int(before[1]) + stop + SPOOL_TIMEOUT:
         yield "Deployment/predictor: it is killed before it is through"

@@ -22,6 +22,8 @@ from registry.errors import (
 from registry.names import ACTOR_HEADER
 from registry.settings import RegistrySettings
 
+# Seconds that one answer may take. A model file of 100 MiB comes in pieces, each of which has so long.
+TIMEOUT = 30.0
 _API = "/api/2.0/mlflow/"
 _ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 # How the guard's refusals begin (registry/server/guarded_store.py).
@@ -46,7 +48,7 @@ class TrackingClient:
             self._http = httpx.Client(
                 base_url=base,
                 auth=auth,
-                timeout=settings.tracking_timeout,
+                timeout=TIMEOUT,
                 headers={ACTOR_HEADER: quote(_me())},
             )
         except httpx.InvalidURL as error:

@@ -7,7 +7,7 @@ version, and that held when it was used. Digests show whether it still is what i
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 
 from registry import audit
@@ -164,13 +164,13 @@ def _faults(
             if row.version not in audit.rollback_targets(before, _champion(before)):
                 yield f"{what} was rolled back to without having been in Production by right"
         else:
-            rules.require_good(evidence, ref, _promotion_context(row, before, used, evidence, settings))
+            rules.require_good(evidence, ref, _promotion_context(row, before, used, evidence))
     except EvidenceError as error:
         yield f"{what} came to {row.to_stage} on evidence that does not hold: {error}"
 
 
 def _promotion_context(
-    row: AuditEntry, before: Sequence[AuditEntry], used: set[str], evidence: Evidence, settings: KeySettings
+    row: AuditEntry, before: Sequence[AuditEntry], used: set[str], evidence: Evidence
 ) -> rules.PromotionContext:
     """Return what the rules were asked with, as far as the rows before tell."""
     # The rows before end with the versions that this very move archived; the state is the one before them.
@@ -183,15 +183,10 @@ def _promotion_context(
     lead = next((r for r in reversed(earlier) if r.version == champion and r.to_stage == PRODUCTION), None)
     digest = lead.digest if lead else None
     incumbent = Incumbent(version=champion, digest=digest) if champion is not None else None
-    age = (
-        timedelta(days=settings.evidence_max_age)
-        if evidence.kind == "gate"
-        else timedelta(minutes=settings.override_max_age)
-    )
     return rules.PromotionContext(
         incumbent=incumbent if champion != row.version else None,
         now=datetime.fromisoformat(row.at),
-        max_age=age,
+        max_age=rules.EVIDENCE_MAX_AGE if evidence.kind == "gate" else rules.OVERRIDE_MAX_AGE,
         # An override of what is there already compares with nothing.
         changed_at=audit.production_changed(earlier) if row.from_stage != row.to_stage else None,
         used=used,

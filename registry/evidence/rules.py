@@ -22,6 +22,11 @@ from registry.evidence.attestation import Evidence, verify
 from registry.evidence.keys import Role, TrustedKey
 from registry.evidence.verdict import Incumbent
 
+# Data and thresholds of the day of the check may be others after a month. Constants, so that the server, the
+# gate and `greenroom verify` always say the same.
+EVIDENCE_MAX_AGE = timedelta(days=30)
+# An override is signed by the person who then promotes; a longer one could be kept for another occasion.
+OVERRIDE_MAX_AGE = timedelta(minutes=15)
 # How far a clock may be ahead of ours before its evidence counts as made in the future.
 _CLOCK_SKEW = timedelta(minutes=5)
 _SHOWN = 3

@@ -4,7 +4,7 @@ asked with the server's facts.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from catalog.loader import load_catalog
@@ -198,7 +198,7 @@ class Judge:
         context = rules.PromotionContext(
             incumbent=snapshot.incumbent,
             now=datetime.now(UTC),
-            max_age=timedelta(days=self._settings.evidence_max_age),
+            max_age=rules.EVIDENCE_MAX_AGE,
             policy_digest=self._policies.get(snapshot.name),
             changed_at=snapshot.changed_at,
             used=snapshot.used,
@@ -212,7 +212,7 @@ class Judge:
         context = rules.PromotionContext(
             incumbent=snapshot.incumbent,
             now=datetime.now(UTC),
-            max_age=timedelta(minutes=self._settings.override_max_age),
+            max_age=rules.OVERRIDE_MAX_AGE,
             changed_at=snapshot.changed_at if snapshot.stage is not Stage.PRODUCTION else None,
             used=snapshot.used,
         )

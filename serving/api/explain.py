@@ -16,7 +16,6 @@ from serving.errors import UnknownModelNameError
 from serving.http_errors import EXPLAIN, documented
 from serving.inference.explain import explain
 from serving.inference.predictor import Predictor
-from serving.settings import ServingSettings
 from serving.tasks.base import Contract
 from serving.tasks.registry import TASKS
 
@@ -37,11 +36,11 @@ independently of each other.
 """
 
 
-def explain_routes(predictor: Predictor, settings: ServingSettings) -> APIRouter:
+def explain_routes(predictor: Predictor) -> APIRouter:
     """Return the route; its description is `describe_explain`'s."""
     router = APIRouter()
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="explain")
-    max_bytes = settings.serving_max_body_bytes
+    max_bytes = limits.MAX_BODY_BYTES
 
     def answer(name: str, body: bytearray) -> Response:
         explanation = explain(predictor, name, body, limits.EXPLAIN_ROWS)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from serving import limits
 from serving.api.body import read_json
 from serving.errors import MAX_DETAILS, Detail, InvalidInputError, UnreadableInputError, describe
 from serving.http_errors import FEEDBACK, documented, respond
@@ -60,8 +61,8 @@ def feedback_routes(
         body = await read_json(
             request.scope,
             request.receive,
-            max_bytes=settings.serving_max_body_bytes,
-            max_list_bytes=max(settings.serving_max_body_bytes, most * _BYTES_PER_ROW),
+            max_bytes=limits.MAX_BODY_BYTES,
+            max_list_bytes=max(limits.MAX_BODY_BYTES, most * _BYTES_PER_ROW),
         )
         if recorder is None:
             return respond(503, "feedback_off", _OFF)

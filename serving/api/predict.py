@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from registry.model_format.onnx_model import OnnxModel
+from serving import limits
 from serving.api.body import read_json
 from serving.errors import PredictorError
 from serving.http_errors import PREDICT, answer_to
@@ -33,7 +34,7 @@ class PredictMiddleware:
 
     def __init__(self, app: ASGIApp, predictor: Predictor, settings: ServingSettings) -> None:
         self._app, self._predictor = app, predictor
-        self._most_rows, self._max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+        self._most_rows, self._max_bytes = settings.serving_max_rows, limits.MAX_BODY_BYTES
         self._batcher, self._executors, self._tasks = MicroBatcher(), ModelExecutors(), task_paths()
         # One processor is left to the event loop.
         threads = max(1, min(5, os.cpu_count() or 1) - 1)

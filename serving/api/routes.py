@@ -6,6 +6,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
+from serving import limits
 from serving.api.openapi import Describe, RequestSchemas
 from serving.api.schemas import (
     Liveness,
@@ -67,7 +68,7 @@ def model_routes(predictor: Predictor) -> APIRouter:
 
 def describe_predict(settings: ServingSettings) -> Describe:
     """Return what describes a model's prediction for the OpenAPI page."""
-    most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+    most_rows, max_bytes = settings.serving_max_rows, limits.MAX_BODY_BYTES
 
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
         task = TASKS[contract.task]

@@ -15,6 +15,8 @@ from registry.text import one_line
 from serving.http_errors import unexpected
 from serving.ids import request_id
 
+# Requests and what went wrong; "DEBUG" is for the predictor's own developers.
+LEVEL = "INFO"
 _access = logging.getLogger("greenroom.access")
 _current: ContextVar[str | None] = ContextVar("request_id", default=None)
 # What orchestrators ask every few seconds.
@@ -33,9 +35,9 @@ class WithRequestId(logging.Filter):
         return True
 
 
-def config(level: str, form: str) -> dict[str, Any]:
+def config(form: str) -> dict[str, Any]:
     """Return the configuration for `logging.config`: `form` is `text` or `json`. All goes to stderr."""
-    logger = {"handlers": ["stderr"], "level": level.upper(), "propagate": False}
+    logger = {"handlers": ["stderr"], "level": LEVEL, "propagate": False}
     formatters: dict[str, dict[str, Any]] = {
         "text": {"format": "%(asctime)s %(levelname)s %(message)s [%(request_id)s]"},
         "json": {

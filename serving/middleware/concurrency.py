@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import limits
 from serving.errors import OverloadedError
 from serving.http_errors import answer_to
-from serving.settings import ServingSettings
 
 Reason = Literal["queue_full", "queue_timeout"]
 
@@ -94,12 +93,12 @@ class Limits:
     small: int
 
     @classmethod
-    def of(cls, settings: ServingSettings, at_once: int, *paths: str) -> "Limits":
-        """Return the bounds for `paths`, `at_once` requests each; the rest stands in the settings."""
+    def of(cls, at_once: int, *paths: str) -> "Limits":
+        """Return the bounds for `paths`, `at_once` requests each; the rest stands in serving/limits.py."""
         working, reading = (
-            ConcurrencyLimiter(at_once, settings.serving_max_queue, limits.QUEUE_TIMEOUT) for _ in range(2)
+            ConcurrencyLimiter(at_once, limits.MAX_QUEUE, limits.QUEUE_TIMEOUT) for _ in range(2)
         )
-        return cls(paths, working, reading, settings.serving_max_body_bytes)
+        return cls(paths, working, reading, limits.MAX_BODY_BYTES)
 
     def taken(self) -> int:
         """Return how many requests are under way."""

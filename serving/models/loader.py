@@ -15,6 +15,7 @@ from registry.digests import digest
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
 from registry.model_format.onnx_model import OnnxModel
 from registry.settings import KeySettings
+from serving import limits
 from serving.inference.contracts import derived
 from serving.inference.served_model import ServedModel
 from serving.models.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc
@@ -38,7 +39,7 @@ def from_registry(registry: Registry, version: Version, settings: ServingSetting
     try:
         if is_pyfunc(version, settings):
             return fetched(registry, version, settings)
-        content = registry.model_bytes(version, max_bytes=settings.serving_max_model_bytes)
+        content = registry.model_bytes(version, max_bytes=limits.MAX_MODEL_BYTES)
         require_checked(version, content, settings)
     except EvidenceBytesError:
         # A predictor may only be allowed to read; then the log and this refusal must do.

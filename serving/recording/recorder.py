@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from registry.settings import home
 from registry.storage.bucket import Bucket
 from serving import limits
 from serving.ids import file_name
@@ -68,7 +69,7 @@ class Recorder:
 
     def __init__(self, settings: ServingSettings, meters: RecorderMetrics) -> None:
         self._settings, self._meters = settings, meters
-        self._spool = Spool(settings.serving_spool_path, limits.SPOOL_BYTES)
+        self._spool = Spool(home() / "serving-spool", limits.SPOOL_BYTES)
         self._lock, self._rows = Lock(), 0
         # Whether the folder was full, or could not be written, when that was tried last.
         self._no_room = False
@@ -111,13 +112,13 @@ class Recorder:
         return fits
 
     def stop(self) -> None:
-        """Write all that was taken and send it, for as long as the settings say. Blocks."""
-        self._deadline = time.monotonic() + self._settings.serving_spool_timeout
+        """Write all that was taken and send it, for at most `limits.SPOOL_TIMEOUT` seconds. Blocks."""
+        self._deadline = time.monotonic() + limits.SPOOL_TIMEOUT
         self._stopping.set()
         self._full.set()
         self._threads[0].join()
         self._written.set()
-        self._threads[1].join(self._settings.serving_spool_timeout)
+        self._threads[1].join(limits.SPOOL_TIMEOUT)
         if waiting := self._spool.files():
             _log.warning("%d files of predictions wait on disk for the next start", len(waiting))
 

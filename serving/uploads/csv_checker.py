@@ -15,6 +15,8 @@ from serving.uploads.errors import FormatError, TooLargeError
 
 # Longest cell, in characters: names and genres are far shorter.
 MAX_CELL = 4096
+# Rows of a dataset.
+MAX_ROWS = 1_000_000
 # Rows are checked and stored in blocks of so many, or of about so many characters.
 _BLOCK_ROWS, _BLOCK_SIZE = 5000, 8 << 20
 # After so many problems the file is wrong as a whole, and the rest is not checked.

@@ -42,5 +42,5 @@ def no_room(error: OSError) -> UploadError:
         503,
         "no_room",
         f"The predictor's disk does not take the upload ({error.strerror or type(error).__name__}); nothing "
-        "was stored. The predictor's operator must check GREENROOM_SERVING_UPLOAD_FOLDER.",
+        "was stored. The predictor's operator must check serving-uploads in GREENROOM_HOME.",
     )

@@ -12,9 +12,11 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
+from registry.settings import home
 from serving.uploads.errors import TooLargeError, UploadError, no_room
-from serving.uploads.settings import UploadSettings
 
+# Bytes of an upload, as it is sent.
+MAX_BYTES = 100 << 20
 # Seconds for a whole upload; there is room for one at a time, and others wait for it.
 MAX_SECONDS = 120.0
 # Bytes a second that must come in on the average, and the seconds that an upload may lag behind that rate.
@@ -75,12 +77,12 @@ def refuse_other_sites(headers: Headers) -> None:
 
 
 @contextmanager
-def scratch_files(settings: UploadSettings) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def scratch_files() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Open two files without names, which are gone with the last process that has them open.
 
     Raises `UploadError` 503 when the disk does not take them.
     """
-    folder = settings.serving_upload_path
+    folder = home() / "serving-uploads"
     with ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

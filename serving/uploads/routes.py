@@ -10,15 +10,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from catalog.spec import Dataset, ModelSpec
+from registry.storage.settings import StorageSettings
 from serving.errors import shorten
 from serving.http_errors import ErrorBody, respond
 from serving.uploads.columns import columns_of
-from serving.uploads.csv_checker import MAX_CELL
+from serving.uploads.csv_checker import MAX_CELL, MAX_ROWS
 from serving.uploads.csv_lines import MAX_CSV_BYTES, MAX_ROW_BYTES
 from serving.uploads.errors import UploadError
-from serving.uploads.receiver import read_packaging, receive, refuse_other_sites, scratch_files
+from serving.uploads.receiver import MAX_BYTES, read_packaging, receive, refuse_other_sites, scratch_files
 from serving.uploads.runner import Job, check_and_store
-from serving.uploads.settings import UploadSettings
 
 _log = logging.getLogger("greenroom.serving")
 _ERRORS = {
@@ -67,7 +67,7 @@ class StoredDataset(BaseModel):
 class Uploads:
     """Takes uploads for the datasets of models, one at a time."""
 
-    def __init__(self, specs: Iterable[ModelSpec], settings: UploadSettings) -> None:
+    def __init__(self, specs: Iterable[ModelSpec], settings: StorageSettings) -> None:
         self.settings = settings
         self.specs: dict[str, list[ModelSpec]] = {}
         for spec in specs:
@@ -91,8 +91,8 @@ class Uploads:
             message = "Another upload is under way, and there is room for one. Send this again in 5 s."
             raise UploadError(503, "upload_busy", message, headers={"Retry-After": "5"})
         async with self._turn:
-            with scratch_files(settings) as (body, output):
-                await receive(request, body, settings.serving_upload_max_bytes)
+            with scratch_files() as (body, output):
+                await receive(request, body, MAX_BYTES)
                 job = Job(
                     dataset=dataset.name,
                     body=body.fileno(),
@@ -129,9 +129,9 @@ def _unknown(message: str) -> UploadError:
     return UploadError(404, "unknown_dataset", message)
 
 
-def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | None = None) -> APIRouter:
+def upload_routes(specs: Mapping[str, ModelSpec], settings: StorageSettings | None = None) -> APIRouter:
     """Return the route that takes a dataset for the models of `specs`."""
-    uploads = Uploads(specs.values(), settings or UploadSettings())
+    uploads = Uploads(specs.values(), settings or StorageSettings())
     router = APIRouter(tags=["datasets"])
     names = ", ".join(uploads.specs)
 
@@ -153,7 +153,6 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
         _log.info("dataset %s: %d rows of %s, uploaded by %s", stored.id, stored.rows, stored.dataset, who)
         return JSONResponse(stored.model_dump(mode="json"), status_code=201 if stored.created else 200)
 
-    limits = uploads.settings
     router.add_api_route(
         "/api/upload-dataset",
         upload,
@@ -163,8 +162,8 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: UploadSettings | Non
         description="Send a CSV in UTF-8, as it is or compressed with gzip: as the one file of a form, or as "
         "the body. Its header names the columns of the dataset's contract, in any order; every row must meet "
         "the contract, or nothing is stored. The answer's id goes to `greenroom train --dataset ID`.\n\n"
-        f"Limits: {limits.serving_upload_max_bytes} bytes as sent, {MAX_CSV_BYTES} unpacked, "
-        f"{limits.serving_upload_max_rows} rows, {MAX_ROW_BYTES} bytes a row, {MAX_CELL} characters a cell; "
+        f"Limits: {MAX_BYTES} bytes as sent, {MAX_CSV_BYTES} unpacked, "
+        f"{MAX_ROWS} rows, {MAX_ROW_BYTES} bytes a row, {MAX_CELL} characters a cell; "
         "one upload at a time.",
         response_model=StoredDataset,
         status_code=201,

@@ -22,11 +22,11 @@ from catalog.spec import Dataset
 from registry.errors import StorageUnavailableError
 from registry.storage.bucket import Bucket
 from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key
-from serving.uploads.csv_checker import CsvChecker
+from registry.storage.settings import StorageSettings
+from serving.uploads.csv_checker import MAX_ROWS, CsvChecker
 from serving.uploads.csv_lines import CsvLines
 from serving.uploads.errors import TooLargeError, UploadError, no_room
 from serving.uploads.runner import Job
-from serving.uploads.settings import UploadSettings
 
 # Bytes of memory that the process may use; Linux keeps to the limit. It needs about 200 MiB, and a pod of
 # 2 GiB has room for it beside the predictor.
@@ -35,7 +35,7 @@ MAX_MEMORY = 768 << 20
 _TYPES = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
 
 
-def run(job: Job, settings: UploadSettings, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run(job: Job, settings: StorageSettings, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Check and store one upload and return what was stored.
 
     `send` passes a message to the predictor. Raises `UploadError` when nothing was stored.
@@ -44,7 +44,7 @@ def run(job: Job, settings: UploadSettings, send: Callable[[dict[str, Any]], Non
     with os.fdopen(job.body, "r+b") as body, os.fdopen(job.output, "w+b") as output:
         body.seek(0)
         lines = CsvLines(body, boundary=job.boundary, gzipped=job.gzipped)
-        checker = CsvChecker(lines, dataset, settings.serving_upload_max_rows)
+        checker = CsvChecker(lines, dataset, MAX_ROWS)
         dataset_id = write_parquet(checker, dataset, output)
         output.flush()
         output.seek(0)
@@ -67,7 +67,7 @@ def write_parquet(checker: CsvChecker, dataset: Dataset, output: BinaryIO) -> st
     return digest.dataset_id
 
 
-def _store(settings: UploadSettings, key: str, file: int) -> bool:
+def _store(settings: StorageSettings, key: str, file: int) -> bool:
     """Put the file into the bucket; return whether it is new there."""
     try:
         bucket = Bucket(settings, attempts=2)
@@ -87,7 +87,7 @@ def _store(settings: UploadSettings, key: str, file: int) -> bool:
     return not exists
 
 
-def _result(job: Job, settings: UploadSettings, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _result(job: Job, settings: StorageSettings, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     try:
         return {"stored": run(job, settings, send)}
     except MemoryError:
@@ -122,7 +122,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Do the job on the command line."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    settings = UploadSettings()
+    settings = StorageSettings()
     _limit_process(MAX_MEMORY)
 
     def send(message: dict[str, Any]) -> None:

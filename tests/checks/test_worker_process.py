@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from checks import job
 from checks.errors import GateUnavailableError
 from checks.gate import run_gate
 from tests.checks.support.sample_models import Gate, Small, StandIn
@@ -71,11 +72,11 @@ def test_two_outcomes_for_one_check(small: Small, gate: Gate, stand_in: StandIn)
 def test_worker_that_takes_too_long(
     small: Small, gate: Gate, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREENROOM_CHECKS_TIMEOUT", "0.3")
+    monkeypatch.setattr(job, "TIMEOUT", 0.3)
     stand_in("sleep 60")
     refused = gate(*small).refusals
     assert [o.status for o in refused] == ["missing", "missing"]
-    assert "GREENROOM_CHECKS_TIMEOUT=0.3" in refused[0].reason
+    assert "longer than 0.3 s" in refused[0].reason
 
 
 def test_no_environment(small: Small, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,3 +59,31 @@ def test_a_setting_that_is_a_constant_now_refuses_with_its_value(monkeypatch: py
     assert explain(refusal.value) == (
         "GREENROOM_NOTIFY_TIMEOUT is no setting any more: every address has 10 seconds. Unset it."
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CACHE_BYTES", "STEP_TIMEOUT", "COMPUTE_TIMEOUT", "EVIDENCE_MAX_AGE", "TRAIN_MAX_ROWS"),
+        *("CHECKS_TIMEOUT", "SMOKE_TIMEOUT", "MONITOR_HOURS", "SERVING_ADMIN_TOKEN", "SERVING_SPOOL"),
+        *("SERVING_MAX_QUEUE", "SERVING_UPLOAD_MAX_BYTES", "SERVING_UPLOAD_MAX_CSV_BYTES"),
+        *("SERVING_UPLOAD_MAX_RATIO", "SERVING_UPLOAD_MAX_LINE_BYTES", "SERVING_UPLOAD_MAX_CELL"),
+        *("SERVING_UPLOAD_TIMEOUT", "SERVING_UPLOAD_MIN_RATE", "SERVING_UPLOAD_LAG"),
+        *("SERVING_UPLOAD_CHECK_TIMEOUT", "SERVING_UPLOAD_MEMORY"),
+    ],
+)
+def test_no_setting_that_is_gone_is_without_effect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"GREENROOM_{name}", "1")
+    with pytest.raises(ValidationError) as refusal:
+        RegistrySettings()
+    sentence = explain(refusal.value)
+    assert sentence.startswith(f"GREENROOM_{name} is no setting any more: ")
+    assert sentence.lower().endswith("unset it.")
+
+
+def test_what_a_version_before_wrote_into_a_home_refuses_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
+    (tmp_path / "stack.env").write_text("GREENROOM_SERVING_ADMIN_TOKEN=abc\nGREENROOM_MLFLOW_PORT=5001\n")
+    assert RegistrySettings().mlflow_port == 5001

@@ -68,11 +68,11 @@ def catalog_path(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start a predictor process: `start(tracking_uri, limits={NAME: value}, SETTING=value)`.
 
-    `limits` are those of serving/limits.py.
+    `limits` are those of serving/limits.py, or constants of other modules by their whole names.
     """
 
-    def launch(tracking_uri: str, limits: Mapping[str, float] | None = None, **env: str) -> Running:
-        changed = [f"{name}={value}" for name, value in (limits or {}).items()]
+    def launch(tracking_uri: str, limits: Mapping[str, float | str] | None = None, **env: str) -> Running:
+        changed = [f"{name}={value!r}" for name, value in (limits or {}).items()]
         home, port = tmp_path_factory.mktemp("home"), free_port()
         clean = {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_")}
         log = home / "log"

@@ -52,9 +52,9 @@ def test_network_file_system_error_passes_through(monkeypatch: pytest.MonkeyPatc
 def test_a_table_that_would_not_fit_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GREENROOM_TRAIN_MAX_ROWS", "99")
+    monkeypatch.setattr(sources, "MAX_ROWS", 99)
     monkeypatch.setattr(sources.Table, "batches", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(DataError, match=r"100 rows, .* at most 99 .*GREENROOM_TRAIN_MAX_ROWS.*sample"):
+    with pytest.raises(DataError, match=r"100 rows, .* at most 99 .*sample.*docs/scale"):
         streamed(things(), tmp_path, declare().dataset)
 
 

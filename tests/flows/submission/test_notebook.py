@@ -82,7 +82,6 @@ def test_what_it_made_reaches_production_and_is_served(executed: Any, stack: Sta
         "GREENROOM_SERVING_MODELS": "biopsy",
         "GREENROOM_SERVING_MAX_MODELS": "1",
         "GREENROOM_SERVING_CACHE": str(tmp_path / "cache"),
-        "GREENROOM_SERVING_SPOOL": str(tmp_path / "spool"),
     }
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(

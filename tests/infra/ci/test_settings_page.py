@@ -84,6 +84,14 @@ def test_what_is_read_elsewhere_is_no_setting_and_is_read() -> None:
     assert mentioned >= settings_page.OTHERS
 
 
+def test_there_are_at_most_65_settings() -> None:
+    assert len(settings_page.declared()) <= 65
+
+
+def test_no_setting_is_retired() -> None:
+    assert not registry_settings._RETIRED.keys() & {*settings_page.declared(), *settings_page.OTHERS}
+
+
 def test_no_settings_class_is_left_out() -> None:
     def subclasses(kind: type[BaseSettings]) -> set[type[BaseSettings]]:
         return {kind, *(below for child in kind.__subclasses__() for below in subclasses(child))}

@@ -20,6 +20,7 @@ import checks
 import flows
 import registry
 import serving
+from infra.k8s import policy
 from infra.k8s.manifests import ROOT, Document, flow_run_job, pods, resources
 from registry.settings import GreenroomSettings
 
@@ -84,8 +85,9 @@ def test_no_pod_names_a_variable_twice(documents: list[Document]) -> None:
 
 
 def test_the_predictors_values_are_ones_that_it_takes(documents: list[Document]) -> None:
+
+    from serving import limits  # noqa: PLC0415 - as a program does
     from serving.settings import ServingSettings  # noqa: PLC0415 - as a program does
-    from serving.uploads.settings import UploadSettings  # noqa: PLC0415
     from serving.uploads.worker import MAX_MEMORY  # noqa: PLC0415
 
     given = {
@@ -93,11 +95,12 @@ def test_the_predictors_values_are_ones_that_it_takes(documents: list[Document])
         for pod, one in _variables(documents)
         if pod == "Deployment/predictor" and "value" in one and one["name"] not in _ELSEWHERE
     }
-    settings = ServingSettings(**{name: value for name, value in given.items() if "upload" not in name})
+    settings = ServingSettings(**given)
     assert settings.serving_drain < settings.serving_shutdown_timeout
-    UploadSettings(**{name: value for name, value in given.items() if "upload" in name})
     pod = pods(documents)["Deployment/predictor"]["spec"]["containers"][0]
     assert pod["resources"]["limits"]["memory"] == "2Gi"
+    # The pod's grace period counts the time that the predictor takes for its last rows.
+    assert policy.SPOOL_TIMEOUT == limits.SPOOL_TIMEOUT
     # The process that checks an upload counts towards the container's memory.
     assert MAX_MEMORY < 2 * 2**30
     # Beyond loopback metrics need a key, and so there are keys: Prometheus has one of them.

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from registry.client import audit_log
+from registry.client import audit_log, tracking_client
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
@@ -90,11 +90,12 @@ def test_nothing_listening_says_what_to_do() -> None:
     assert "make up" in str(refusal.value)
 
 
-def test_a_server_that_never_answers_is_not_waited_for() -> None:
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_client, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (
-            connect(url, tracking_timeout=0.2) as client,
+            connect(url) as client,
             pytest.raises(RegistryUnavailableError, match="ReadTimeout"),
         ):
             Registry(client).version("genre", 1)

@@ -265,11 +265,9 @@ def test_the_openapi_page_says_all_of_it(http: Http) -> None:
         assert http.post(f"/api/explain/{name}", json=example).status_code == 200
 
 
-def test_it_can_be_switched_off_and_is_shut_by_api_keys(
+def test_it_is_shut_by_api_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: dict[str, Any]
 ) -> None:
-    off = Http(serving(tmp_path, monkeypatch, serving_explain=False))
-    assert "/api/explain/genre" not in off.get("/openapi.json").text
     keyed = Http(serving(tmp_path, monkeypatch, serving_api_keys=f"shop:{'0' * 64}"))
     refused(keyed.post("/api/explain/genre", json=track), 401, "unauthorized")
 
@@ -294,7 +292,8 @@ def test_explanations_take_turns_of_their_own_and_nobody_elses(
     track_without_energy: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(limits, "QUEUE_TIMEOUT", 0.2)
-    app = serving(tmp_path, monkeypatch, serving_max_queue=1)
+    monkeypatch.setattr(limits, "MAX_QUEUE", 1)
+    app = serving(tmp_path, monkeypatch)
     stuck = Stuck(forest())
     put(app, "genre", stuck)  # type: ignore[arg-type]
     put(app, "energy", OnnxModel(regression(READS, WEIGHTS, BIAS).SerializeToString()))

@@ -33,7 +33,9 @@ def bearer(key: str) -> dict[str, str]:
 def keyed(start: Start) -> Running:
     """A predictor with two keys, at its most talkative; it serves nothing, which is a 503."""
     running = start(
-        NOWHERE, GREENROOM_SERVING_API_KEYS=f"{PAIR}, {OTHER_PAIR}", GREENROOM_SERVING_LOG_LEVEL="debug"
+        NOWHERE,
+        GREENROOM_SERVING_API_KEYS=f"{PAIR}, {OTHER_PAIR}",
+        limits={"serving.middleware.access_log.LEVEL": "DEBUG"},
     )
     running.loaded()
     return running
@@ -115,8 +117,7 @@ def test_who_has_no_key_takes_nobodys_turn(start: Start) -> None:
     running = start(
         NOWHERE,
         GREENROOM_SERVING_API_KEYS=PAIR,
-        GREENROOM_SERVING_MAX_CONCURRENCY="1",
-        GREENROOM_SERVING_MAX_QUEUE="0",
+        limits={"MAX_CONCURRENCY": 1, "MAX_QUEUE": 0},
     )
     for _ in range(5):
         with connect(running, BODY[:5]) as stranger:  # refused although its body never comes
@@ -161,7 +162,6 @@ def test_a_key_predicts(
         ({}, 200),
         ({"HOST": "0.0.0.0"}, 401),  # noqa: S104 - that is the point
         ({"API_KEYS": PAIR}, 401),
-        ({"METRICS": "false"}, 404),
     ],
 )
 def test_metrics_are_open_on_loopback_alone(start: Start, settings: dict[str, str], status: int) -> None:

@@ -20,7 +20,7 @@ from tests.waiting import until
 NOWHERE = "http://127.0.0.1:9"
 BODY = b'[{"no": "feature"}]'
 # So that the beginning of `BODY` is a large body, which takes a turn for being read.
-LARGE = {"GREENROOM_SERVING_MAX_BODY_BYTES": "4"}
+LARGE = {"MAX_BODY_BYTES": 4}
 
 
 def connect(running: Running, content: bytes = BODY, model: str = "genre") -> socket.socket:
@@ -73,10 +73,7 @@ def refusals(running: Running) -> dict[str, float]:
 def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> None:
     running = start(
         NOWHERE,
-        GREENROOM_SERVING_MAX_CONCURRENCY="2",
-        GREENROOM_SERVING_MAX_QUEUE="3",
-        limits={"QUEUE_TIMEOUT": 15, "BODY_TIMEOUT": 60},
-        **LARGE,
+        limits={"MAX_CONCURRENCY": 2, "MAX_QUEUE": 3, **LARGE, "QUEUE_TIMEOUT": 15, "BODY_TIMEOUT": 60},
     )
     running.loaded()
     slow = [connect(running, BODY[:5]) for _ in range(2)]
@@ -113,8 +110,7 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
 
 
 def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
-    one = {"GREENROOM_SERVING_MAX_CONCURRENCY": "1", **LARGE}
-    running = start(NOWHERE, limits={"QUEUE_TIMEOUT": 0.3}, **one)
+    running = start(NOWHERE, limits={"MAX_CONCURRENCY": 1, "QUEUE_TIMEOUT": 0.3, **LARGE})
     running.loaded()
     with connect(running, BODY[:5]) as slow:
         settles(running, working=1, waiting=0)
@@ -134,10 +130,7 @@ def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
 def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
     running = start(
         NOWHERE,
-        GREENROOM_SERVING_MAX_CONCURRENCY="3",
-        GREENROOM_SERVING_MAX_QUEUE="5",
-        limits={"QUEUE_TIMEOUT": 30, "BODY_TIMEOUT": 60},
-        **LARGE,
+        limits={"MAX_CONCURRENCY": 3, "MAX_QUEUE": 5, **LARGE, "QUEUE_TIMEOUT": 30, "BODY_TIMEOUT": 60},
     )
     running.loaded()
     for _ in range(5):
@@ -161,9 +154,7 @@ def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
 def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
     running = start(
         NOWHERE,
-        GREENROOM_SERVING_MAX_CONCURRENCY="1",
-        limits={"QUEUE_TIMEOUT": 10, "BODY_TIMEOUT": 1.5},
-        **LARGE,
+        limits={"MAX_CONCURRENCY": 1, **LARGE, "QUEUE_TIMEOUT": 10, "BODY_TIMEOUT": 1.5},
     )
     running.loaded()
     with connect(running, BODY[:5]) as slow:
@@ -177,9 +168,7 @@ def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
 def test_small_bodies_that_come_slowly_take_no_turn(start: Start) -> None:
     running = start(
         NOWHERE,
-        GREENROOM_SERVING_MAX_CONCURRENCY="1",
-        GREENROOM_SERVING_MAX_QUEUE="0",
-        limits={"BODY_TIMEOUT": 60},
+        limits={"MAX_CONCURRENCY": 1, "MAX_QUEUE": 0, "BODY_TIMEOUT": 60},
     )
     running.loaded()
     slow = [connect(running, BODY[:5]) for _ in range(100)]
@@ -197,9 +186,7 @@ def test_a_flood_of_good_requests_is_answered_or_refused_but_never_lost(
     running = start(
         published.url,
         GREENROOM_TRUSTED_KEYS=published.trusted,
-        GREENROOM_SERVING_MAX_CONCURRENCY="2",
-        GREENROOM_SERVING_MAX_QUEUE="4",
-        limits={"QUEUE_TIMEOUT": 0.5},
+        limits={"MAX_CONCURRENCY": 2, "MAX_QUEUE": 4, "QUEUE_TIMEOUT": 0.5},
     )
     running.loaded()
     body = json.dumps(track).encode()
@@ -372,7 +359,7 @@ def test_no_turn_is_lost_whoever_leaves_or_fails() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("MAX_CONCURRENCY", "0"), ("MAX_QUEUE", "-1")],
+    [("MAX_ROWS", "0"), ("MAX_MODELS", "-1")],
 )
 def test_limits_that_limit_nothing_are_refused(start: Start, setting: str, value: str) -> None:
     with pytest.raises(AssertionError, match=f"GREENROOM_SERVING_{setting}: Input should be greater"):

@@ -12,8 +12,8 @@ import pytest
 from tests.serving.support.predictor_process import Published, Running, Start
 from tests.waiting import answers, until
 
-SETTINGS = {"GREENROOM_SERVING_MAX_CONNECTIONS": "20", "GREENROOM_SERVING_MAX_ROWS": "10000"}
-LIMITS = {"HEAD_TIMEOUT": 1, "READ_TIMEOUT": 1}
+SETTINGS = {"GREENROOM_SERVING_MAX_ROWS": "10000"}
+LIMITS = {"MAX_CONNECTIONS": 20, "HEAD_TIMEOUT": 1, "READ_TIMEOUT": 1}
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_access_log_leaves_out_health_checks(predictor: Running) -> None:
     ("setting", "value", "says"),
     [
         ("GREENROOM_SERVING_PORT", "seventy", "GREENROOM_SERVING_PORT"),
-        ("GREENROOM_SERVING_MAX_BODY_BYTES", "0", "GREENROOM_SERVING_MAX_BODY_BYTES"),
+        ("GREENROOM_SERVING_MAX_ROWS", "0", "GREENROOM_SERVING_MAX_ROWS"),
         ("GREENROOM_CATALOG_PATH", "/nowhere", "/nowhere, which does not exist"),
     ],
 )

@@ -95,9 +95,7 @@ def test_who_does_not_read_the_answers_takes_no_turn_with_them(
     start: Start, published: Published, names: dict[str, str], track: dict[str, Any]
 ) -> None:
     """More deaf clients than turns, each with more large answers on the way than the kernel takes."""
-    running = start(
-        published.url, GREENROOM_TRUSTED_KEYS=published.trusted, GREENROOM_SERVING_MAX_CONCURRENCY="2"
-    )
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, limits={"MAX_CONCURRENCY": 2})
     running.loaded()
     content = request(names["genre"], json.dumps([track] * 1000, separators=(",", ":")).encode())
     with ExitStack() as stack:

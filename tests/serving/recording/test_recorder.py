@@ -182,12 +182,12 @@ def test_nothing_is_lost_on_a_stop_and_what_the_bucket_missed_goes_later(
     tmp_path: Path,
 ) -> None:
     """The bucket is away while the first process runs and stops; the second one brings it the rows."""
-    (model, track), spool = asked, tmp_path / "spool"
-    common = {
+    (model, track), spool = asked, tmp_path / "serving-spool"
+    common: dict[str, Any] = {
+        "GREENROOM_HOME": str(tmp_path),
         "GREENROOM_TRUSTED_KEYS": published.trusted,
-        "GREENROOM_SERVING_SPOOL": str(spool),
-        "GREENROOM_SERVING_SPOOL_TIMEOUT": "1",
         "GREENROOM_SERVING_LOG_SECONDS": "60",
+        "limits": {"SPOOL_TIMEOUT": 1},
     }
     away = {**keys(storage), "GREENROOM_S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     running = start(published.url, **common, **away)
@@ -220,14 +220,20 @@ class Counted:
         pass
 
 
-def settings(folder: Path, **values: Any) -> ServingSettings:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of files that wait; a stop does not wait for the bucket."""
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
+    monkeypatch.setattr(limits, "SPOOL_TIMEOUT", 0)
+    return tmp_path / "serving-spool"
+
+
+def settings(**values: Any) -> ServingSettings:
     nowhere = f"http://127.0.0.1:{free_port()}"
     given = {
         "s3_endpoint_url": nowhere,
         "s3_access_key": "a",
         "s3_secret_key": "b",
-        "serving_spool": str(folder),
-        "serving_spool_timeout": 0,
         "serving_log_seconds": 60,
     }
     return ServingSettings(**{**given, **values})
@@ -248,11 +254,11 @@ def spooled(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_what_does_not_fit_is_answered_not_kept_and_counted(
-    predicting: Predictor, track: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predicting: Predictor, track: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "LOG_ROWS", 5)
     counted = Counted()
-    recorder = Recorder(settings(tmp_path), counted)
+    recorder = Recorder(settings(), counted)
     predicting.record = recorder.record
     for _ in range(8):
         assert predicting.predict("genre", json.dumps(track).encode()).rows == 1
@@ -260,17 +266,17 @@ def test_what_does_not_fit_is_answered_not_kept_and_counted(
     assert not recorder.outcomes([FeedbackRecord(str(uuid4()), 0, 1.0, time.time_ns(), None)])
     recorder.start()
     recorder.stop()
-    assert (counted.written, len(spooled(tmp_path))) == (5, 5)
+    assert (counted.written, len(spooled(folder))) == (5, 5)
 
 
 def test_a_full_folder_takes_no_more_and_that_is_counted(
-    predicting: Predictor, track: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predicting: Predictor, track: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SPOOL_BYTES", 100)
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "old.parquet").write_bytes(b"x" * 100)
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "predictions" / "old.parquet").write_bytes(b"x" * 100)
     counted = Counted()
-    recorder = Recorder(settings(tmp_path), counted)
+    recorder = Recorder(settings(), counted)
     predicting.record = recorder.record
     predicting.predict("genre", json.dumps([track] * 7).encode())
     recorder.start()
@@ -279,27 +285,27 @@ def test_a_full_folder_takes_no_more_and_that_is_counted(
 
 
 def test_feedback_that_was_accepted_is_kept_in_a_full_folder_and_more_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "SPOOL_BYTES", 100)
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "predictions" / "old.parquet").write_bytes(b"x" * 100)
-    recorder = Recorder(settings(tmp_path, serving_log_seconds=0.05), Counted())
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "predictions" / "old.parquet").write_bytes(b"x" * 100)
+    recorder = Recorder(settings(serving_log_seconds=0.05), Counted())
     accepted = FeedbackRecord(str(uuid4()), 0, "rock", time.time_ns(), None)
     assert recorder.outcomes([accepted])
     recorder.start()
     until(lambda: not recorder.outcomes([]))
     recorder.stop()
-    (kept_file,) = (tmp_path / "feedback").rglob("*.parquet")
+    (kept_file,) = (folder / "feedback").rglob("*.parquet")
     assert pq.read_table(kept_file, partitioning=None).column("id").to_pylist() == [accepted.id]
 
 
-def test_a_long_name_is_no_hindrance(predicting: Predictor, track: dict[str, Any], tmp_path: Path) -> None:
+def test_a_long_name_is_no_hindrance(predicting: Predictor, track: dict[str, Any], folder: Path) -> None:
     name, counted = "星" * 80, Counted()
     served = predicting.states["genre"]
     assert isinstance(served, Served)
     predicting.swap(name, replace(served, contract=predicting.declared["genre"]))
-    recorder = Recorder(settings(tmp_path), counted)
+    recorder = Recorder(settings(), counted)
     predicting.record = recorder.record
     predicting.predict(name, json.dumps(track).encode())
     recorder.start()
@@ -308,11 +314,12 @@ def test_a_long_name_is_no_hindrance(predicting: Predictor, track: dict[str, Any
 
 
 def test_a_folder_that_cannot_be_written_drops_and_counts(
-    predicting: Predictor, track: dict[str, Any], tmp_path: Path
+    predicting: Predictor, track: dict[str, Any], folder: Path
 ) -> None:
-    (tmp_path / "predictions").write_text("no folder")
+    folder.mkdir()
+    (folder / "predictions").write_text("no folder")
     counted = Counted()
-    recorder = Recorder(settings(tmp_path), counted)
+    recorder = Recorder(settings(), counted)
     predicting.record = recorder.record
     predicting.predict("genre", json.dumps(track).encode())
     recorder.start()
@@ -321,9 +328,9 @@ def test_a_folder_that_cannot_be_written_drops_and_counts(
 
 
 def test_models_of_several_forms_and_kinds_are_kept_apart(
-    predicting: Predictor, track: dict[str, Any], track_without_energy: dict[str, Any], tmp_path: Path
+    predicting: Predictor, track: dict[str, Any], track_without_energy: dict[str, Any], folder: Path
 ) -> None:
-    recorder = Recorder(settings(tmp_path), Counted())
+    recorder = Recorder(settings(), Counted())
     predicting.record = recorder.record
     predicting.predict("genre", json.dumps(track).encode())
     predicting.predict("energy", json.dumps(track_without_energy).encode())
@@ -333,24 +340,24 @@ def test_models_of_several_forms_and_kinds_are_kept_apart(
     recorder.outcomes([FeedbackRecord(str(uuid4()), 0, "rock", time.time_ns(), "shop")])
     recorder.start()
     recorder.stop()
-    forms = {frozenset(row): row for row in spooled(tmp_path)}
+    forms = {frozenset(row): row for row in spooled(folder)}
     assert len(forms) == 4
-    assert sorted(Counter(map(frozenset, spooled(tmp_path))).values()) == [1, 1, 1, 2]
+    assert sorted(Counter(map(frozenset, spooled(folder))).values()) == [1, 1, 1, 2]
     energy = next(row for row in forms.values() if isinstance(row.get("prediction"), float))
     assert energy["prediction"] == pytest.approx(track["tempo"], rel=1e-6)
 
 
-def test_many_threads_lose_nothing(predicting: Predictor, track: dict[str, Any], tmp_path: Path) -> None:
+def test_many_threads_lose_nothing(predicting: Predictor, track: dict[str, Any], folder: Path) -> None:
 
     counted = Counted()
-    recorder = Recorder(settings(tmp_path, serving_log_seconds=0.001), counted)
+    recorder = Recorder(settings(serving_log_seconds=0.001), counted)
     predicting.record = recorder.record
     recorder.start()
     body = json.dumps(track).encode()
     with ThreadPoolExecutor(4) as pool:
         ids = {answer.id for answer in pool.map(lambda _: predicting.predict("genre", body), range(400))}
     recorder.stop()
-    assert {row["id"] for row in spooled(tmp_path)} == ids
+    assert {row["id"] for row in spooled(folder)} == ids
     assert (counted.written, len(ids)) == (400, 400)
 
 

@@ -14,13 +14,13 @@ from pydantic import BaseModel, Field
 from catalog.loader import get_model
 from catalog.spec import Dataset, ModelSpec
 from catalog.spotify_tracks import TRACKS, Track, TrackFeatures
+from registry.storage.settings import StorageSettings
 from serving.uploads import csv_lines
 from serving.uploads.columns import Column, columns_of
 from serving.uploads.csv_checker import CsvChecker
 from serving.uploads.csv_lines import CsvLines
 from serving.uploads.errors import UploadError
 from serving.uploads.routes import Uploads
-from serving.uploads.settings import UploadSettings
 from tests.serving.support.uploading import COLUMNS, MIB, TABLE, generated, row, to_csv, varied
 
 
@@ -223,10 +223,10 @@ def test_every_limit_refuses(
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep to RLIMIT_DATA")
 def test_checking_has_a_memory_limit() -> None:
     code = (
-        "from serving.uploads import worker; from serving.uploads.settings import UploadSettings;"
+        "from serving.uploads import worker; from registry.storage.settings import StorageSettings;"
         "worker._limit_process(256 << 20);"
         "worker.run = lambda *_: bytearray(300 << 20);"
-        "print(worker._result(None, UploadSettings(), print)['refused'][:2])"
+        "print(worker._result(None, StorageSettings(), print)['refused'][:2])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[413, 'dataset_too_large']"
@@ -280,5 +280,5 @@ def test_a_dataset_that_no_csv_can_hold_is_not_taken() -> None:
         ([], "no dataset ''"),
     ):
         with pytest.raises(UploadError, match=words) as caught:
-            Uploads(specs, UploadSettings()).choose(None)
+            Uploads(specs, StorageSettings()).choose(None)
         assert (caught.value.status, caught.value.code) == (404, "unknown_dataset")

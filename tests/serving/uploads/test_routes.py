@@ -245,12 +245,12 @@ def test_every_answer_is_documented(usual: Uploading) -> None:
 
 
 def test_settings_that_make_no_sense_stop_the_start() -> None:
-    environment = {**os.environ, "GREENROOM_SERVING_UPLOAD_MAX_ROWS": "none", "GREENROOM_SERVING_PORT": "0"}
+    environment = {**os.environ, "GREENROOM_S3_ENDPOINT_URL": "none", "GREENROOM_SERVING_PORT": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "serving"], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert "GREENROOM_SERVING_UPLOAD_MAX_ROWS" in done.stderr
+    assert "GREENROOM_S3_ENDPOINT_URL" in done.stderr
 
 
 # What is stored
