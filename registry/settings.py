@@ -13,6 +13,9 @@ from registry.names import normalize_name
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # Settings that are constants now.
 _CONSTANTS = {
+    "GREENROOM_CACHE_BYTES": "validated rows are not kept any more; delete `cache/` in the home",
+    "GREENROOM_STEP_TIMEOUT": "a step that reads or writes has 900 seconds",
+    "GREENROOM_COMPUTE_TIMEOUT": "a step that computes has 7,200 seconds",
     "GREENROOM_MONITOR_MAX_ROWS": "the newest 20,000 predictions are read",
     "GREENROOM_MONITOR_MIN_ROWS": "2,000 predictions are needed",
     "GREENROOM_MONITOR_MIN_FEEDBACK": "a score needs 200 rows with feedback",

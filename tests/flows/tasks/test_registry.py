@@ -74,7 +74,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
         catalog_tasks.TaskSpec("counting", answers="numbers", supervised=True, metric="neg_root_error")
     )
     registry.register(Counting())
-    spec = declare("counting", "votes")
+    spec = declare("regression", "votes")
     tree = spec.candidates[0].model_copy(
         update={"name": "tree", "estimator": "sklearn.tree.DecisionTreeRegressor"}
     )
