@@ -22,38 +22,6 @@ ROOMS = {
     "serving": "the predictor",
     "infra": "the local stack, containers, CI",
 }
-# Variables that no settings class reads: what reads each, and what it is.
-OTHERS = {
-    "GREENROOM_HOME": (
-        "every command",
-        "folder of all state of the local stack. Default: `.greenroom/` in the checkout",
-    ),
-    "GREENROOM_GATE_KEY_PEM": (
-        "`make model-training`",
-        "the gate's private key itself, where CI has no file; it is written to GREENROOM_GATE_KEY",
-    ),
-    "GREENROOM_HEALTH_URL": ("the images", "address that a container's health check asks"),
-    "GREENROOM_ENV_FILE": ("`make compose-env compose-up`", "file of Compose's settings. Default: `.env`"),
-    "GREENROOM_WAIT": (
-        "`make compose-up`",
-        "seconds in which every service must become healthy. Default: 180",
-    ),
-    "GREENROOM_BIND": ("docker-compose.yml", "address of this machine that the ports are published on"),
-    "GREENROOM_GRAFANA_PORT": ("docker-compose.yml", "Grafana's port. Default: 3000"),
-    "GREENROOM_PREFECT_PUBLIC_URL": ("docker-compose.yml", "Prefect's API as the browser sees it"),
-    "GREENROOM_MLFLOW_ALLOWED_HOSTS": ("docker-compose.yml", "hosts that MLflow answers to"),
-    "GREENROOM_MLFLOW_ORIGINS": ("docker-compose.yml", "origins whose pages may call MLflow"),
-    "GREENROOM_FLOWS_IMAGE": ("docker-compose.yml", "the image of the flows and of MLflow's server"),
-    "GREENROOM_SERVING_IMAGE": ("docker-compose.yml", "the predictor's image"),
-    "GREENROOM_APP_API_KEY": ("docker-compose.yml", "an API key for a first app and the demo"),
-    "GREENROOM_METRICS_API_KEY": ("docker-compose.yml", "the API key with which Prometheus reads `/metrics`"),
-    "GREENROOM_SERVICE": ("the local stack", "mark of its own processes; do not set it"),
-    "GREENROOM_SERVING_WORKERS_FOLDER": ("the predictor", "folder that its workers share; do not set it"),
-    "GREENROOM_BENCH_CACHE": (
-        "`make bench-serving`",
-        "folder of the peers' environments and the fitted models. Default: `~/.cache/greenroom-bench`",
-    ),
-}
 _HEAD = """# Settings
 
 Made by `make settings-docs` from the settings classes: do not edit it by hand.
@@ -63,6 +31,31 @@ Each setting is an environment variable. The local stack writes its ports and it
 [.env.example](../.env.example) explains the settings of Compose. `make` hands no empty variable on.
 There are {count} settings, and {others} variables that are read elsewhere.
 """
+# Variables that no settings class reads.
+_OTHERS = """
+## Read elsewhere
+
+| variable | read by | |
+|---|---|---|
+| `GREENROOM_HOME` | every command | the local stack's state. Default: `.greenroom/` in the checkout |
+| `GREENROOM_GATE_KEY_PEM` | `make model-training` | the gate's private key itself, where CI has no file |
+| `GREENROOM_HEALTH_URL` | the images | address that a container's health check asks |
+| `GREENROOM_ENV_FILE` | `make compose-env compose-up` | file of Compose's settings. Default: `.env` |
+| `GREENROOM_WAIT` | `make compose-up` | seconds in which every service must become healthy. Default: 180 |
+| `GREENROOM_BIND` | docker-compose.yml | address of this machine on which the ports are published |
+| `GREENROOM_GRAFANA_PORT` | docker-compose.yml | Grafana's port. Default: 3000 |
+| `GREENROOM_PREFECT_PUBLIC_URL` | docker-compose.yml | Prefect's API as the browser sees it |
+| `GREENROOM_MLFLOW_ALLOWED_HOSTS` | docker-compose.yml | hosts that MLflow accepts |
+| `GREENROOM_MLFLOW_ORIGINS` | docker-compose.yml | origins whose pages may call MLflow |
+| `GREENROOM_FLOWS_IMAGE` | docker-compose.yml | the image of the flows and of MLflow's server |
+| `GREENROOM_SERVING_IMAGE` | docker-compose.yml | the predictor's image |
+| `GREENROOM_APP_API_KEY` | docker-compose.yml | an API key for a first app and the demo |
+| `GREENROOM_METRICS_API_KEY` | docker-compose.yml | the API key with which Prometheus reads `/metrics` |
+| `GREENROOM_BENCH_CACHE` | `make bench-serving` | folder of its cache. Default: `~/.cache/greenroom-bench` |
+| `GREENROOM_SERVICE` | the local stack | mark of its own processes; do not set it |
+| `GREENROOM_SERVING_WORKERS_FOLDER` | the predictor | folder that its workers share; do not set it |
+"""
+OTHERS = frozenset(re.findall(r"^\| `(\w+)`", _OTHERS, re.MULTILINE))
 _CLASS = re.compile(r"^class (\w+)\([^)]*Settings[,\s]*\)", re.MULTILINE)
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _KINDS = {
@@ -71,7 +64,7 @@ _KINDS = {
     bool: "true or false",
     str: "text",
     Path: "path",
-    SecretStr: "secret",
+    SecretStr: "secret",  # pragma: allowlist secret
 }
 
 
@@ -115,8 +108,7 @@ def page() -> str:
                 parts.append(
                     f"\n{_purpose(kind)}\n\n| variable | type | default | |\n|---|---|---|---|\n{rows}"
                 )
-    others = "".join(f"| `{name}` | {reader} | {text} |\n" for name, (reader, text) in sorted(OTHERS.items()))
-    parts.append(f"\n## Read elsewhere\n\n| variable | read by | |\n|---|---|---|\n{others}")
+    parts.append(_OTHERS)
     return "".join(parts)
 
 
