@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deepchecks_server import DeepChecksServer
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +90,16 @@ def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield
     tempfile.tempdir = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deepchecks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeepChecksServer]:
+    """Import DeepChecks once for all gate runs of this process and of what it starts."""
+    server = DeepChecksServer(tmp_path_factory.mktemp("deepchecks"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREENROOM_CHECKS_PYTHON", str(server.python))
+        yield server
+    server.end()
 
 
 @dataclass
