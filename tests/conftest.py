@@ -42,9 +42,9 @@ LONG = (
     "flows/training/test_flow.py",
     "registry/server/test_migration.py",
     "serving/models/test_outage.py",
-    "checks/test_gate.py",
     "registry/server/test_races.py",
     "infra/local/test_stack.py",
+    "checks/test_drift.py",
     "flows/submission/test_flow.py",
     "flows/submission/test_notebook.py",
     "infra/local/test_cli.py",
@@ -56,6 +56,7 @@ LONG = (
     "flows/monitoring/test_flow.py",
     "infra/ci/test_model_gate.py",
     "flows/scoring/test_flow.py",
+    "checks/test_gate.py",
 )
 
 
