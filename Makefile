@@ -4,17 +4,32 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The scanner of images. By digest: a tag of a scanner has been moved to something else before.
 GRYPE_IMAGE ?= ghcr.io/anchore/grype:v0.120.1@sha256:e4a44ef45d285b829ce6efe2642980329661bd2d18eab5fc539138d4adaebbbe
-# Each has a local stack of its own (2 GB of memory); files of tests are shared out among them.
+# Each worker has its own local stack (2 GB of memory) and takes whole test files.
 TEST_WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# `make audit`: every hashed file. `audit-accepted.txt` has the vulnerabilities that do not reach us, each with why.
+# --strict: without it a package that the service does not know counts as one without vulnerabilities.
+AUDITED ?= $(filter-out %/audit-accepted.txt,$(wildcard infra/requirements/*.txt))
+ACCEPTED = $(shell sed -n 's/^\([A-Z][^ ]*\).*/\1/p' infra/requirements/audit-accepted.txt)
+# `make secrets`: what git tracks or would add. Every hash of a package looks like a key.
+CHECKOUT ?= .
+LISTED = cd "$(abspath $(CHECKOUT))" && git ls-files -z --cached --others --exclude-standard
+NOT_SCANNED := ':!infra/requirements' ':!*.png' ':!*.parquet' ':!*.woff2'
+# Let pass: what stands where a password goes, lines that name a Kubernetes Secret, descriptions of settings.
+SECRETS_HOOK = xargs -0 $(CURDIR)/$(BIN)/detect-secrets-hook --no-verify --exclude-secrets '^PASSWORD$$' \
+  --exclude-secrets '^\{\w+\}' --exclude-lines '\bsecretName\b' --exclude-lines '^\s*description="GREENROOM_'
+# In tests, passwords that open nothing are part of the matter; keys with a shape of their own are not.
+IN_TESTS := --disable-plugin KeywordDetector --disable-plugin HexHighEntropyString \
+  --disable-plugin Base64HighEntropyString
 # Compiled bytecode makes every start several seconds shorter.
 unexport PYTHONDONTWRITEBYTECODE
 
-# An empty setting is no setting: a workflow hands on variables that nobody has set.
+# An empty setting counts as not set: a workflow passes unset variables as empty ones.
 $(foreach v,$(filter GREENROOM_%,$(.VARIABLES)),$(if $(value $(v)),,$(eval unexport $(v))))
 
 .DEFAULT_GOAL := help
 .PHONY: help up down status setup setup-dev test test-fast format bench bench-registry bench-serving bench-soak lock clean
+.PHONY: settings-docs lint-settings
 .PHONY: lint lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s audit secrets coverage
 .PHONY: data-validation model-gate model-gate-comment model-list model-training
 .PHONY: deploy-staging deploy-production smoke sbom image-scan push-images
@@ -26,7 +41,7 @@ help: ## Show this list
 up: setup ## Set up, start everything, train, gate, promote, serve
 	@$(BIN)/greenroom up
 
-down: ## Stop everything; what is stored stays
+down: ## Stop everything; stored data stays
 	@test -x $(BIN)/greenroom && $(BIN)/greenroom down || echo "Nothing is set up here."
 
 status: ## Show services, models, versions
@@ -44,7 +59,7 @@ test: setup-dev ## Set up and run every test
 test-fast: setup-dev ## Run the tests that take under two minutes together
 	@$(PYTEST) -m "not slow"
 
-lint: lint-python lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
+lint: lint-python lint-settings lint-yaml lint-workflows lint-dockerfiles lint-k8s ## Every linter
 	@echo "All linters are content."
 
 lint-python: setup-dev ## ruff, mypy (strict), import-linter
@@ -52,6 +67,12 @@ lint-python: setup-dev ## ruff, mypy (strict), import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+lint-settings: setup-dev ## docs/settings.md matches the settings classes
+	@$(BIN)/python -m infra.ci.settings_page --check
+
+settings-docs: setup-dev ## Write docs/settings.md from the settings classes
+	@$(BIN)/python -m infra.ci.settings_page
 
 lint-yaml: setup-dev ## yamllint
 	@$(BIN)/yamllint --strict .
@@ -64,10 +85,12 @@ lint-dockerfiles: setup-dev ## hadolint
 	@$(if $(wildcard Dockerfile*),$(BIN)/hadolint --config .hadolint.yaml $(wildcard Dockerfile*),echo "There is no Dockerfile to check.")
 
 audit: setup-dev ## Known vulnerabilities of every pinned package; needs pypi.org
-	@$(BIN)/python -m infra.ci.vulnerabilities
+	@code=0; for file in $(AUDITED); do echo "$$file"; $(BIN)/pip-audit --strict --require-hashes --disable-pip \
+	  --progress-spinner off $(addprefix --ignore-vuln ,$(ACCEPTED)) -r "$$file" || code=1; done; exit $$code
 
 secrets: setup-dev ## Refuse a secret in a file that git has or would take
-	@$(BIN)/python -m infra.ci.secret_scan
+	@set -o pipefail; code=0; $(LISTED) -- . ':!tests' $(NOT_SCANNED) | $(SECRETS_HOOK) || code=1; \
+	$(LISTED) -- tests $(NOT_SCANNED) | $(SECRETS_HOOK) $(IN_TESTS) || code=1; exit $$code
 
 coverage: setup-dev ## Every test, with the share of lines that they run; below the floor it fails
 	@$(PYTEST) --cov --cov-report=xml --cov-report=term:skip-covered
@@ -75,7 +98,7 @@ coverage: setup-dev ## Every test, with the share of lines that they run; below 
 data-validation: setup-dev ## Contract and DeepChecks on the data, without training (MODELS="…" DATASET=sha256:…)
 	@$(BIN)/greenroom check-data --report data-validation $${DATASET:+--dataset "$$DATASET"} -- $$MODELS
 
-model-gate: setup-dev ## Train and gate this checkout, report to model-gate.md (MODELS="…" BASE=revision)
+model-gate: setup-dev ## Train and gate this checkout, write the report to model-gate.md (MODELS="…" BASE=revision)
 	@$(BIN)/python -m infra.ci.model_gate $${BASE:+--base "$$BASE"} -- $$MODELS
 
 model-gate-comment: setup-dev ## Post that report on a pull request (in CI)
@@ -88,21 +111,21 @@ model-training: setup-dev ## Train, gate, report; PROMOTE=true: promote (MODEL=�
 	@$(BIN)/python -m infra.ci.model_gate $${DATASET:+--dataset "$$DATASET"} \
 	  $$(test "$$PROMOTE" != true || echo --promote) -- $$MODEL
 
-deploy-staging: setup ## Promote to Staging, run its file, archive it if it fails (MODEL= VERSION= REASON=)
+deploy-staging: setup ## Promote to Staging, run the file, archive the version if it fails (MODEL= VERSION= REASON=)
 	@$(BIN)/python -m infra.ci.deploy staging
 
-deploy-production: setup ## Promote to Production, ask the predictors, roll back if they fail (MODEL= VERSION= REASON=)
+deploy-production: setup ## Promote to Production, ask the predictors, roll back if one fails (MODEL= VERSION= REASON=)
 	@$(BIN)/python -m infra.ci.deploy production
 
-smoke: setup ## Ask the predictors for what is in Production (MODEL=…)
+smoke: setup ## Ask the predictors for the version in Production (MODEL=…)
 	@$(BIN)/python -m infra.ci.deploy smoke
 
-# The tool is what the images' build stages have; in .venv it would slow every start (it brings a parser of addresses).
+# The build stages of the images have this tool. In .venv its URL parser would slow every start.
 .venv-build: setup-dev infra/requirements/build.txt
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $@
 	@VIRTUAL_ENV=$@ $(BIN)/uv pip sync --quiet --require-hashes infra/requirements/build.txt
 
-sbom: .venv-build ## CycloneDX lists of the pinned packages, and of the images if they are built, in dist/sbom
+sbom: .venv-build ## CycloneDX lists of the pinned packages, and of existing images, in dist/sbom
 	@mkdir -p dist/sbom
 	@for set in serving flows checks; do \
 	  .venv-build/bin/cyclonedx-py requirements infra/requirements/$$set.txt --output-reproducible --of JSON \
@@ -125,14 +148,14 @@ lint-k8s: setup-dev ## The Kubernetes manifests: yamllint, schemas, house rules
 	@$(BIN)/yamllint --strict -c infra/k8s/.yamllint.yaml infra/k8s
 	@$(BIN)/python -m infra.k8s.lint
 
-format: setup-dev ## Format the code and fix what can be fixed by itself
+format: setup-dev ## Format the code and fix what ruff can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
 bench: setup-dev ## Measure the main job; prints the table of docs/benchmarks.md
 	@$(BIN)/python -m bench
 
-bench-registry: setup-dev ## Measure what the guard costs MLflow's server
+bench-registry: setup-dev ## Measure the cost of the guard in MLflow's server
 	@$(BIN)/python -m bench.registry
 
 bench-serving: setup-dev ## Measure the predictor beside its peers, about 12 minutes (QUICK=1: 2)
@@ -146,7 +169,7 @@ bench-quality: setup-dev ## Measure each model beside a baseline and a default f
 	@$(BIN)/python -m bench.quality $(if $(SEARCH),--search $(SEARCH))
 
 .PHONY: bench-drift
-bench-drift: setup-dev ## Measure false alarms of monitoring, and how soon it sees a shift (WINDOWS=N of each kind and split)
+bench-drift: setup-dev ## Measure false alarms of monitoring, and which shifts it detects (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
 .PHONY: kill-train
@@ -158,14 +181,14 @@ bench-score: setup-dev ## Measure batch scoring of 10 million rows beside MLflow
 	@$(BIN)/python -m bench.score $(if $(ROWS),--rows $(ROWS))
 
 .PHONY: bench-ingest
-bench-ingest: setup-dev ## Measure what a training's rows take of memory, and how fast they are validated
+bench-ingest: setup-dev ## Measure memory and speed of a training's validation
 	@$(BIN)/python -m bench.ingest
 
 kill-score: setup-dev ## Kill `greenroom score` at random points and run it again (KILLS=20, SEED=7)
 	@SCORE_KILLS=$(or $(KILLS),20) SCORE_KILL_SEED=$(or $(SEED),7) \
 	  $(BIN)/pytest -s --timeout 3600 tests/flows/scoring/test_flow.py -k killed $(ARGS)
 
-lock: setup-dev ## Resolve the pinned, hashed requirements anew
+lock: setup-dev ## Resolve the pinned, hashed requirements again
 	@$(BIN)/python infra/lock.py
 
 clean: down ## Remove the environments and all state of the local stack
@@ -176,7 +199,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 export REVISION
 
-compose-env: ## Write .env from .env.example, with random secrets; what it has stays
+compose-env: ## Write .env from .env.example, with random secrets; existing values stay
 	@$(PYTHON) infra/compose/make_env.py
 
 build-images: ## Build the two images, greenroom-flows and greenroom-serving

@@ -1,1 +1,1 @@
-"""bench: what is measured, and how; results go to docs/benchmarks.md."""
+"""bench: benchmarks; their results are in docs/benchmarks.md."""

@@ -1,8 +1,8 @@
 """`make bench`: the main job on this machine, from a clean clone, step by step.
 
 Clones the committed checkout into a temporary folder, runs `make up` twice and `make down` on free ports
-with a home of its own, and prints the table of docs/benchmarks.md. Packages come from uv's and pip's
-caches where they are there; without them the first two steps measure the network.
+with its own home, and prints the table of docs/benchmarks.md. Packages come from uv's and pip's
+caches if these exist; otherwise the first two steps measure the network.
 """
 
 import os

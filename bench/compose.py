@@ -1,6 +1,7 @@
 """`make bench-compose`: image sizes, start times and memory of the stack in containers, as Markdown.
 
-Runs on the stack of `.env`, which must have been up and may hold anything: it is stopped and started once.
+Runs on the stack of `.env`, which must have been up before. Its content does not matter. The bench stops and
+starts it once.
 """
 
 import json
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _healthy_at(since: float) -> dict[str, float]:
-    """Return when each container was first healthy; the engine remembers its events for a while."""
+    """Return when each container was first healthy; the engine keeps its events for a limited time."""
     said = _run(
         *("docker", "events", "--since", f"{since:.0f}", "--until", f"{time.time():.0f}"),
         *("--filter", "event=health_status", "--format", "{{json .}}"),

@@ -1,4 +1,4 @@
-"""`make bench-drift`: how often monitoring cries wolf, and how soon it sees what it should.
+"""`make bench-drift`: monitoring's false alarms, and the shifts that it detects.
 
 Windows are drawn from held-out rows, whose artists the training never saw, over several splits; the
 reference is that split's training rows, as in production. Prints the tables of docs/benchmarks.md.
@@ -6,7 +6,7 @@ reference is that split's training rows, as in production. Prints the tables of 
 DeepChecks takes seconds for a window, so its two statistics are computed here for most: Kolmogorov-Smirnov's
 for numbers, and Cramér's V with Bergsma's bias correction for codes and classes (Journal of the Korean
 Statistical Society 42, 2013), on counts scaled to the smaller side, categories below 1 % of the reference
-taken together. On some windows DeepChecks itself is asked, and the bench stops where it says otherwise.
+combined. On some windows DeepChecks runs too, and the bench stops if its numbers differ.
 """
 
 import argparse
@@ -26,13 +26,15 @@ from catalog.spec import ModelSpec
 from checks.drift import Limits, find_drift, measure_performance
 from checks.precomputed import ScoredRows, score_rows
 from flows.data import cleaning, sources, splits, validation
-from flows.evaluation.intervals import draws
-from flows.modeling import candidates, onnx_export, similarity
+from flows.evaluation.intervals import bootstrap_samples
+from flows.modeling import candidates, onnx_export
 from flows.monitoring.settings import MonitorSettings
+from flows.tasks.registry import task_of
+from flows.tasks.similarity import with_index
 from registry.model_format.onnx_model import OnnxModel
 
 MODELS = ("genre", "energy", "popularity", "clusters", "similar")
-# Of candidates, one that trains fast and answers like the others: drift is of rows, not of scores.
+# A candidate that trains fast and answers like the others: drift depends on rows, not on scores.
 CANDIDATE = {"genre": "random-forest", "energy": "random-forest", "popularity": "random-forest"}
 SIZES = (100, 200, 500, 1_000, 2_000)
 OTHER = 0.01
@@ -40,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Side:
-    """A split: the answers to its training rows, its held-out rows, and who made those."""
+    """A split: the answers to its training rows, its held-out rows, and their artists."""
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
         spec = spec.model_copy(update={"split": spec.split.model_copy(update={"seed": seed})})
@@ -59,19 +61,18 @@ class Side:
 
 
 def _trained(spec: ModelSpec, rows: pd.DataFrame) -> bytes:
-    """Return the model that monitoring would look at; a similarity finds the rows that it was trained on."""
+    """Return the model that monitoring would use; a similarity's index holds its training rows."""
     name = CANDIDATE.get(spec.name, spec.candidates[0].name)
     pipeline = candidates.build(spec, next(c for c in spec.candidates if c.name == name))
     features = rows[list(spec.features)]
+    pipeline = task_of(spec).fit(pipeline, features, rows[spec.label] if spec.label else None)
     if spec.task == "similarity":
-        whole = similarity.complete(similarity.fit(pipeline, features, rows[spec.label]), features)
-        return onnx_export.export(spec, whole, things=rows)
-    pipeline.fit(features, rows[spec.target] if spec.target else None)
+        return onnx_export.export(spec, with_index(pipeline, features), things=rows)
     return onnx_export.export(spec, pipeline, features)
 
 
 class Scores:
-    """The drift scores of windows of some rows against a reference; what is the same for all is kept."""
+    """The drift scores of windows of some rows against a reference; shared values are computed once."""
 
     def __init__(self, side: Side, rows: ScoredRows) -> None:
         spec = side.spec
@@ -125,7 +126,7 @@ def cramers_v(table: Floats) -> float:
     n = table.sum()
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / n
     apart = np.abs(table - expected)
-    if table.shape[1] == 2:  # Yates' correction, as scipy makes it of one degree of freedom
+    if table.shape[1] == 2:  # Yates' correction, as scipy applies it with one degree of freedom
         apart = np.maximum(0, apart - 0.5)
     phi2 = float((apart**2 / expected).sum() / n)
     r, k = table.shape
@@ -139,7 +140,7 @@ def plain(side: Side, size: int, random: np.random.Generator) -> npt.NDArray[np.
 
 
 def by_artist(side: Side, size: int, random: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Draw artists and take all their tracks, until there are rows enough: as listeners do."""
+    """Draw artists with all their tracks until there are enough rows, as people listen."""
     names, where = np.unique(side.artists, return_inverse=True)
     order = np.argsort(where, kind="stable")
     starts = np.append(np.searchsorted(where[order], np.arange(len(names))), len(order))
@@ -164,7 +165,7 @@ def mostly(genre: str, share: float) -> Callable[[Side, int, np.random.Generator
 
 
 def louder(by: float) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Shift the loudness of every row, dB, within what the contract takes."""
+    """Shift the loudness of every row, dB, within the contract's range."""
     return lambda rows: rows.assign(loudness=(rows["loudness"] + by).clip(-60, 6))
 
 
@@ -245,7 +246,7 @@ def print_table(
 
 
 def print_delays(sides: list[Side], stories: int, limits: Limits, random: np.random.Generator) -> None:
-    """Print after how many hours a shift is seen that begins within a window, looked at every hour."""
+    """Print the hours until a shift is detected that begins within a window; monitoring runs every hour."""
     out = sys.stdout.write
     out(f"\n| hours until it is seen, of {stories * len(sides)} | 2,000 rows a day | 10,000 rows a day |\n")
     out("|---|---:|---:|\n")
@@ -277,9 +278,9 @@ def _delay(side: Side, label: str, rows: int, limits: Limits, random: np.random.
 
 
 def print_performance(name: str, sides: list[Side], windows: int, random: np.random.Generator) -> None:
-    """Print how often the score on feedback looks worse than at training though nothing changed.
+    """Print how often the score on feedback raises an alarm without a change.
 
-    Half of the held-out artists are the training's held-out rows, the others those who come with feedback.
+    Half of the held-out artists are the training's held-out rows, the others arrive with feedback.
     """
     out = sys.stdout.write
     out(f"\n| `{name}`: feedback of | false alarms of {windows * len(sides)} |\n|---|---:|\n")
@@ -299,7 +300,7 @@ def _performance_alarms(side: Side, size: int, windows: int, random: np.random.G
         places = random.choice(others, size)
         truth = np.asarray(side.truth)
         held_out = (known.take(reference), truth[reference])
-        again = draws(len(reference), side.artists[reference])
+        again = bootstrap_samples(len(reference), side.artists[reference])
         width = _width(side.spec, held_out, again)
         performance = measure_performance(side.spec, (known.take(places), truth[places]), held_out, width)
         found.append(performance.worse)
@@ -321,7 +322,7 @@ def _alarms(found: Floats, limits: Limits) -> float:
 
 
 def _verify(side: Side, count: int, random: np.random.Generator) -> None:
-    """Let DeepChecks judge some windows; stop where its numbers are not those computed here."""
+    """Run DeepChecks on some windows; stop if its numbers differ from those computed here."""
     for turn in range(count):
         rows = score_rows(side.spec, side.model, louder(2.0 * turn)(side.rows))
         places = plain(side, 500, random)

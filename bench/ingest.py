@@ -1,7 +1,7 @@
-"""`make bench-ingest`: what a training's rows take of memory, and how fast they are read and validated.
+"""`make bench-ingest`: memory and speed of reading and validating a training's rows.
 
-Rows are drawn from the real table, each as often as need be, into Parquet files in a temporary folder. Every
-number is of a process of its own: what its peak of memory is above that of an empty table's.
+Rows are drawn from the real table, with repetition, into Parquet files in a temporary folder. Each number is
+from a separate process: its peak memory minus that of an empty table.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""`make bench-quality`: each model with a target beside a naive baseline and a RandomForest as it comes.
+"""`make bench-quality`: each model with a target beside a naive baseline and a default RandomForest.
 
 The flow's own functions read, clean, split by group, choose by cross-validation and measure, on several
 splits. Prints the tables of docs/models.md. No server is needed.
@@ -6,17 +6,15 @@ splits. Prints the tables of docs/models.md. No server is needed.
 
 import argparse
 import sys
-import time
 
 import numpy as np
-import pandas as pd
 
 from catalog.loader import load_catalog
-from catalog.spec import Candidate, ModelSpec, Split
+from catalog.spec import ModelSpec, Split
 from flows.data import cleaning, sources, splits, validation
 from flows.evaluation import scores
 from flows.evaluation.intervals import Interval
-from flows.evaluation.scores import Measured
+from flows.evaluation.scores import Evaluation
 from flows.modeling import candidates, onnx_export, search
 from registry.model_format.onnx_model import OnnxModel
 
@@ -61,40 +59,23 @@ def _print(spec: ModelSpec, seeds: list[int], trials: int) -> None:
     out.write(f"\nBetter than the default forest on {better}, by {np.mean(differences):+.3f} on average.\n")
 
 
-def _train(spec: ModelSpec, trials: int) -> tuple[candidates.Fitted, Measured, float, int]:
+def _train(spec: ModelSpec, trials: int) -> tuple[candidates.FittedCandidate, Evaluation, float, int]:
     table = sources.read_table(spec.dataset)
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
-    matrix = cleaning.features(rows, spec)
-    train, test = splits.split(rows, spec)
-    folds = splits.folds(rows.iloc[train], spec)
-    target = rows[str(spec.target)].astype("float64" if spec.task == "regression" else "str")
-    groups = splits.main_groups(rows, spec.dataset)
-
-    def side(at: splits.Positions) -> tuple[pd.DataFrame, "pd.Series[float] | pd.Series[str]"]:
-        return matrix.iloc[at].reset_index(drop=True), target.iloc[at].reset_index(drop=True)
-
-    own, held_out = side(train), side(test)
-    fitted, declared = [], []
-    for candidate in spec.candidates:
-        began = time.monotonic()
-        one = candidates.fit(spec, candidate, *own, folds)
-        fitted.append(one)
-        declared.append(search.Tried(candidate, one.folds, "declared", time.monotonic() - began))
-
-    def score(candidate: Candidate, number: int) -> candidates.Scored:
-        return candidates.score_fold(spec, candidate, *own, folds[number])
-
-    tried = search.search(declared, score, trials=trials, seed=spec.split.seed)
-    best = search.best([*declared, *tried])
+    data = splits.split_rows(rows, spec)
+    train, test = data.train, data.test
+    fitted = [candidates.fit(spec, c, train.features, train.target, data.folds) for c in spec.candidates]
+    _, searched = search.refine(spec, fitted, train, data.folds, trials=trials)
+    best = search.best_trial(searched)
     winner = candidates.best(fitted)
     if best.state != "declared":
-        winner = candidates.fit_whole(spec, best.candidate, *own, best.folds)
+        winner = candidates.fit_whole(spec, best.candidate, train.features, train.target, best.folds)
         sys.stderr.write(f"{spec.name} {spec.split.seed}: {winner.candidate.params}\n")
-    winner = candidates.calibrate(spec, winner, *own)
-    content = onnx_export.export(spec, winner.pipeline, own[0])
-    onnx_export.agreement(winner.pipeline, OnnxModel(content), held_out[0])
-    measured = scores.measure(spec, winner.pipeline, own, held_out, None if groups is None else groups[test])
-    return winner, measured, len(content) / 1e6, len(tried)
+    winner = candidates.calibrate(spec, winner, train.features, train.target)
+    content = onnx_export.export(spec, winner.pipeline, train.features)
+    onnx_export.agreement(winner.pipeline, OnnxModel(content), test.features)
+    evaluation = scores.evaluate(spec, winner.pipeline, train, test)
+    return winner, evaluation, len(content) / 1e6, len(searched) - len(fitted)
 
 
 def _with(spec: ModelSpec, seed: int) -> Split:

@@ -1,7 +1,7 @@
-"""`make bench-registry`: what the guard costs MLflow's server, beside the same server without it.
+"""`make bench-registry`: the cost of the guard: MLflow's server with it and without it.
 
 Starts a stack in a temporary home on free ports, and a second, plain `mlflow server` on the same PostgreSQL
-and S3 with a database of its own. Each request is sent to both in turn, many times; the table for
+and S3 with its own database. Each request is sent to both in turn, many times; the table for
 docs/benchmarks.md has medians.
 """
 
@@ -30,7 +30,7 @@ from registry.settings import KeySettings, RegistrySettings
 
 TIMES = 200
 NAME = "bench"
-MODEL = b"0" * 3_000_000  # as large as the largest model of the catalogue, about
+MODEL = b"0" * 3_000_000  # about as large as the largest model of the catalogue
 
 
 def main() -> None:
@@ -149,7 +149,7 @@ def _servers(folder: Path) -> Iterator[tuple[str, str]]:
     """A guarded stack and a plain server beside it; yields their addresses."""
     ports = {name: free_port() for name in SERVICES}
     os.environ["GREENROOM_HOME"] = str(folder / "home")
-    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take processor time
+    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take CPU time
     os.environ.update({f"GREENROOM_{name}_PORT": str(port) for name, port in ports.items()})
     greenroom = str(Path(sys.executable).parent / "greenroom")
     try:

@@ -1,6 +1,6 @@
 """`make bench-score`: batch scoring beside `mlflow.pyfunc` and scikit-learn, and its memory as rows grow.
 
-A private local stack; rows drawn from the real table, with jitter inside of the contract, in its S3; models
+A private local stack; rows drawn from the real table, with jitter inside the contract, in its S3; models
 of the catalogue's kinds, fitted by the project's own flow functions and put into Production. Each is scored
 by `greenroom score` from S3 to S3 with one and two workers; the same fitted estimator answers the same kind
 of rows through `mlflow.pyfunc` (scikit-learn's flavour and ONNX's, as the registry holds them) and by itself,
@@ -35,9 +35,9 @@ from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
 from flows.data import cleaning, sources, validation
 from flows.modeling import candidates, onnx_export
-from flows.scoring.partition import Scorer, write_part
-from flows.scoring.plan import Pinned, make_plan
-from flows.scoring.storage import FolderPlace, S3Place
+from flows.scoring.partition import Scorer, write_partition
+from flows.scoring.plan import PinnedVersion, make_plan
+from flows.scoring.storage import LocalStore, S3Store
 from registry.client.tracking_client import TrackingClient
 from registry.model_format.onnx_model import OnnxModel
 
@@ -46,7 +46,7 @@ from catalog.models.genre import MODEL as BASE
 
 MODEL = BASE.model_copy(update={{"name": "{name}"}})
 """
-# The estimators of the catalogue's `genre`, whatever it holds by now.
+# Three kinds of estimators, independent of what `genre` declares.
 KINDS = {
     "linear": Candidate(
         name="logistic-regression",
@@ -108,7 +108,7 @@ def main() -> None:
                 _print_costs(kind, folder)
             return
         with _stack(folder):
-            whole = S3Place("greenroom", "bench/rows")
+            whole = S3Store("greenroom", "bench/rows")
             sizes = _generate(whole, options.rows)
             for kind in options.kinds:
                 pipeline, spec = _fitted(kind)
@@ -121,7 +121,7 @@ def main() -> None:
                     workers: [_score(spec.name, uri, workers, rows) for uri, rows in sizes if rows <= most]
                     for workers in _WORKERS
                 }
-                # Again, so that what else ran on the machine had its turn with each.
+                # Repeated, so that other work on the machine affects each of them.
                 after = _peers(kind, spec, pipeline, content, folder)
                 peers = {name: median([rate.rows, after[name].rows]) for name, rate in before.items()}
                 _print(kind, runs, peers)
@@ -180,7 +180,7 @@ def _rows(count: int, seed: int) -> pd.DataFrame:
     return drawn
 
 
-def _generate(where: S3Place, rows: int) -> list[tuple[str, int]]:
+def _generate(where: S3Store, rows: int) -> list[tuple[str, int]]:
     """Write ten files; return prefixes with a tenth, three tenths and all of them."""
     each = rows // FILES
     for number in range(FILES):
@@ -208,8 +208,8 @@ def _fitted(kind: str) -> tuple[Any, ModelSpec]:
 
 
 def _score(model: str, source: str, workers: int, rows: int) -> Run:
-    """Run the command and look at the memory of its processes meanwhile; remove what it wrote."""
-    where = S3Place("greenroom", f"bench/scored-{time.time_ns()}")
+    """Run the command, sample the memory of its processes, and remove its output."""
+    where = S3Store("greenroom", f"bench/scored-{time.time_ns()}")
     environment = {**os.environ, "GREENROOM_SCORE_WORKERS": str(workers)}
     command = [str(Path(sys.executable).parent / "greenroom"), "score", model, source, "--to", where.uri]
     began = time.monotonic()
@@ -251,7 +251,7 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     import mlflow.sklearn  # noqa: PLC0415
     import onnx  # noqa: PLC0415
 
-    from flows.training.mlflow_log import _signature  # noqa: PLC0415
+    from flows.training.mlflow_log import signature  # noqa: PLC0415
 
     rows = _rows(PEER_ROWS[kind], 99)[list(spec.features)]
     frame = rows.astype("float32").astype("float64")
@@ -269,13 +269,13 @@ def _peers(kind: str, spec: ModelSpec, pipeline: Any, content: bytes, folder: Pa
     mlflow.onnx.save_model(
         onnx.load_model_from_string(content),
         paths[1],
-        signature=_signature(spec, content),
+        signature=signature(content),
         pip_requirements=["onnxruntime"],
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
     )
     fitted, graph = (mlflow.pyfunc.load_model(str(path)) for path in paths)
-    # The same estimator answers the same, whoever asks.
+    # The same estimator gives the same answers in each form.
     ours, _ = OnnxModel(content).predict(matrix[:1000])
     if float(np.mean(ours.astype(str) == fitted.predict(frame[:1000]).astype(str))) < 0.995:
         raise RuntimeError(f"{kind}: the ONNX model and scikit-learn do not agree")
@@ -311,27 +311,27 @@ def _timed(run: Callable[[], object], rows: int) -> Rate:
 
 
 def _worker(kind: str, spec: ModelSpec, content: bytes, folder: Path) -> Rate:
-    """What one worker does, from a folder to a folder: read, validate, answer, write."""
+    """Measure one worker from a folder to a folder: read, validate, predict, write."""
     source = folder / f"{kind}-in"
     source.mkdir(exist_ok=True)
     count = PEER_ROWS[kind]
     table = pa.Table.from_pandas(_rows(count, 99), preserve_index=False)
     pq.write_table(table, source / "rows.parquet", row_group_size=250_000)
     model = OnnxModel(content)
-    pinned = Pinned(1, model.digest, spec.task, model.description.classes)
-    scorer = Scorer(make_plan(spec, pinned, str(source), keep=(), rows=count)[0], model)
+    pinned = PinnedVersion(1, model.digest, spec.task, model.description.classes)
+    scorer = Scorer(make_plan(spec, pinned, str(source), keep=(), rows=count), model)
     turn = count_up()
 
     def once() -> None:
-        out = FolderPlace(folder / f"{kind}-out-{next(turn)}")
+        out = LocalStore(folder / f"{kind}-out-{next(turn)}")
         for part in range(len(scorer.plan.parts)):
-            write_part(scorer, out, "sha256:0", part)
+            write_partition(scorer, out, "sha256:0", part)
 
     return _timed(once, count)
 
 
 def _slope(runs: list[Run]) -> tuple[float, float]:
-    """Return seconds to begin and rows a second after, by least squares."""
+    """Return the seconds to start, and the rows a second after that, by least squares."""
     per_row, start = np.polyfit([run.rows for run in runs], [run.seconds for run in runs], 1)
     return float(start), 1 / float(per_row)
 

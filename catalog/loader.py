@@ -86,7 +86,7 @@ def _modules(search_path: str) -> Iterator[tuple[str, ModuleType]]:
 def _import(origin: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
         return load()
-    except Exception as error:  # whatever a declaration raises, the reader needs to know its place
+    except Exception as error:  # a declaration may raise anything; its place is what helps
         raise CatalogError(f"{origin} cannot be read: {type(error).__name__}: {error}") from error
 
 

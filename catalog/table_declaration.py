@@ -2,7 +2,7 @@
 
 It says all that the gate has to know and cannot see in the model's file. It lies in the run that made the
 version, so that the gate can be asked again where no catalogue declares the model. What the gate asks for is
-not in it: the policy is that of the task (catalog/policies.py), whatever the declaration says.
+not in it: the policy is that of the task (catalog/policies.py) in any case.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -33,7 +33,7 @@ _TYPES: dict[Kind, Any] = {
 class PlainColumn(BaseModel):
     """A feature: what it holds, and from where to where it went in the table that came with the model.
 
-    The range is told, and no rule: where a table ends says nothing about where a quantity does.
+    The range is information, no rule: other values of the quantity may exist.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

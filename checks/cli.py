@@ -123,7 +123,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
         if EVIDENCE not in version.tags:
             raise rules.missing(version.ref)
         evidence = verify(version.tags[EVIDENCE], keys.all_trusted(settings))
-        if version.stage is Stage.PRODUCTION:  # it is up: whom it had to beat then does not matter now
+        if version.stage is Stage.PRODUCTION:  # which version it replaced does not matter any more
             rules.require_about(evidence, version.ref)
             rules.require_passed(evidence, version.ref)
         else:

@@ -66,7 +66,7 @@ def compare(context: CheckContext, incumbent: IncumbentModel) -> CheckOutcome:
     spec, number = context.spec, incumbent.identity.version
     try:
         scores = _scores(context, incumbent.load())
-    except Exception as error:  # noqa: BLE001 - whatever onnxruntime or a scorer raises: no comparison, no pass
+    except Exception as error:  # noqa: BLE001 - onnxruntime and scorers raise many kinds: no comparison, no pass
         reason = f"could not be compared with version {number} in Production: {type(error).__name__}: {error}"
         return _outcome("error", reason, None)
     differences = scores[:, 0] - scores[:, 1]

@@ -1,4 +1,4 @@
-"""What the gate raises when it cannot come to a verdict. A refusal is a verdict, not an error."""
+"""What the gate raises when it cannot make a verdict. A refusal is a verdict, not an error."""
 
 from registry.errors import RegistryError, RegistryUnavailableError
 

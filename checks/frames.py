@@ -41,7 +41,7 @@ def frame_digest(frame: pd.DataFrame) -> str:
     """Return the digest of a frame's content: column names, and values in row order.
 
     It is not the digest of a file, because the same rows give other bytes with another pyarrow. Columns of
-    numbers count as little-endian float64, whatever their type, all others as a JSON list of text.
+    numbers of any type count as little-endian float64, all others as a JSON list of text.
     """
     parts = [json.dumps([len(frame), *frame.columns.astype(str)]).encode()]
     for name in frame.columns:

@@ -1,7 +1,7 @@
 """The gate: may these bytes leave the green room?
 
 It looks at what will be served: the predictions are those of the ONNX file. It fails closed: a required
-check that did not run and pass refuses the model, whatever the reason.
+check that did not run and pass refuses the model, for any reason.
 """
 
 import json

@@ -178,7 +178,7 @@ def _environment(python: Path, folder: Path) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the worker and whatever it started: it leads a process group of its own."""
+    """End the worker and its children: it leads a process group of its own."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -28,7 +28,7 @@ def checks_table(verdict: Verdict) -> str:
 
 
 def outcomes_table(outcomes: Iterable[CheckOutcome]) -> str:
-    """Return a Markdown table of checks and what they came to."""
+    """Return a Markdown table of checks and their results."""
     rows = "\n".join(
         f"| {o.check} | {'required' if o.required else 'report'} | {o.status} | {one_line(o.reason)} |"
         for o in outcomes

@@ -1,4 +1,4 @@
-"""What a flow needs before it starts: its environment, and two servers that answer."""
+"""Prepares the environment of a flow, and checks that its two servers answer."""
 
 import os
 
@@ -12,17 +12,17 @@ from registry.settings import home
 
 
 def prepare_environment(settings: FlowSettings) -> None:
-    """Let Prefect use this home's server, whatever the shell's own says, and keep libraries quiet.
+    """Point Prefect to the settings' server, and silence libraries.
 
-    Steps print a line of their own; Prefect's log of the same goes to its server alone.
+    Each step prints one line; Prefect's log goes to its server alone.
     """
-    # Without an address Prefect would start a server of its own for the time of the run.
+    # Without an address Prefect would start a temporary server.
     os.environ["PREFECT_API_URL"] = settings.prefect_url
     os.environ["PREFECT_HOME"] = str(home() / "prefect")
-    # Where both are set, the lower-case one counts; a proxy must not come between us and loopback.
+    # If both are set, the lower-case one counts. Loopback must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
-        given = (os.environ.get(name) or os.environ.get("NO_PROXY", "")).split(",")
-        os.environ[name] = ",".join(dict.fromkeys(filter(None, [*given, "127.0.0.1", "localhost"])))
+        hosts = (os.environ.get(name) or os.environ.get("NO_PROXY", "")).split(",")
+        os.environ[name] = ",".join(dict.fromkeys(filter(None, [*hosts, "127.0.0.1", "localhost"])))
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -41,7 +41,7 @@ class _UnreachableError(click.ClickException):
 
 
 def require_servers(settings: FlowSettings) -> None:
-    """Ask both servers before the work: MLflow's client would try for minutes, after the training."""
+    """Raise `click.ClickException` unless both servers answer: MLflow's client would retry for minutes."""
     try:
         with TrackingClient() as client:
             client.post("experiments/search", {"max_results": 1})

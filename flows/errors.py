@@ -14,8 +14,8 @@ class ExportError(TrainingError):
 
 
 class SubmissionError(TrainingError):
-    """What was submitted is no model that the gate could look at; nothing was registered."""
+    """A submitted model cannot go through the gate; nothing was registered."""
 
 
-class SeenError(TrainingError):
-    """A model as it was fitted elsewhere scores as one that has seen the held-out rows; not registered."""
+class LeakageError(TrainingError):
+    """A model that was fitted elsewhere scores as if it had learned the held-out rows; not registered."""

@@ -1,4 +1,4 @@
-"""MLflow's client in this process: its server, and the commit that runs are tagged with."""
+"""MLflow's client in this process: its server, and the commit to tag runs with."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ def connect() -> None:
     """Point MLflow at the tracking server that the settings name."""
     settings = RegistrySettings()
     if settings.tracking_username:
-        # MLflow's client takes a login from the environment alone.
+        # MLflow's client reads a login only from the environment.
         os.environ["MLFLOW_TRACKING_USERNAME"] = settings.tracking_username
         os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.tracking_password.get_secret_value()
     mlflow.set_tracking_uri(settings.tracking_url)
@@ -24,10 +24,10 @@ def connect() -> None:
 def git_commit() -> str | None:
     """Return the commit of this checkout, with `-dirty` if files differ from it; None outside of git.
 
-    An image has no checkout; GREENROOM_COMMIT says what it was built from.
+    GREENROOM_COMMIT takes its place in an image, which has no checkout.
     """
-    if given := FlowSettings().commit:
-        return given
+    if commit := FlowSettings().commit:
+        return commit
     root = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:

@@ -30,26 +30,6 @@ class FlowSettings(GreenroomSettings):
         "the images set it.",
     )
 
-    cache_bytes: int = Field(
-        default=2**30,
-        ge=0,
-        description="GREENROOM_CACHE_BYTES: most bytes of validated rows that are kept for the next "
-        "training; 0: none are.",
-    )
-
-    step_timeout: float = Field(
-        default=900.0,
-        gt=0,
-        description="GREENROOM_STEP_TIMEOUT: seconds that a step of a training may take which "
-        "reads or writes somewhere else: ingest, log, register, attest, promote.",
-    )
-    compute_timeout: float = Field(
-        default=7200.0,
-        gt=0,
-        description="GREENROOM_COMPUTE_TIMEOUT: seconds that a step may take which computes: one candidate's "
-        "fit, the search, the scores, the conversion. A step that takes longer fails.",
-    )
-
     @property
     def prefect_url(self) -> str:
         """The API's address, without a trailing slash."""

@@ -1,7 +1,7 @@
 """Sets up the two environments of a checkout: `.venv` (Greenroom) and `.venv-checks` (DeepChecks).
 
-Runs with nothing but Python's standard library, and is written so that an old Python can read it far
-enough to say that it is too old. Safe to run again: what is there and current stays.
+Needs only Python's standard library. An old Python can parse it, and then says that it is too old. It is safe
+to run again: a current environment stays.
 """
 
 import hashlib
@@ -56,9 +56,9 @@ def _right_python() -> None:
     if sys.version_info[:2] >= OLDEST:
         return
     for minor in (13, 12, 11, 14):
-        found = shutil.which("python3.{}".format(minor)) if hasattr(shutil, "which") else None
-        if found and subprocess.call([found, "-c", ""], stderr=subprocess.DEVNULL) == 0:
-            os.execv(found, [found, *sys.argv])  # noqa: S606 - the same script under a newer Python
+        newer = shutil.which("python3.{}".format(minor)) if hasattr(shutil, "which") else None
+        if newer and subprocess.call([newer, "-c", ""], stderr=subprocess.DEVNULL) == 0:
+            os.execv(newer, [newer, *sys.argv])  # noqa: S606 - the same script under a newer Python
     raise SetupError(
         "this is Python {}.{}, and Greenroom needs 3.11 or newer. Install one (for example "
         "`apt install python3.12 python3.12-venv` or `brew install python@3.12`), then name it: "
@@ -67,7 +67,7 @@ def _right_python() -> None:
 
 
 class _Lock:
-    """Two set-ups at once in one checkout would trip over each other."""
+    """A lock on the checkout: two set-ups at once would overwrite each other's files."""
 
     def __enter__(self) -> None:
         import fcntl  # noqa: PLC0415 - absent on Windows, where this stack does not run
@@ -84,13 +84,13 @@ class _Lock:
 
 
 def _digest(*names: str) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in names:
         with open(os.path.join(ROOT, name), "rb") as file:
-            found.update(file.read())
+            digest.update(file.read())
     # A checkout that was moved has wrong paths in its scripts.
-    found.update(ROOT.encode())
-    return found.hexdigest()
+    digest.update(ROOT.encode())
+    return digest.hexdigest()
 
 
 def _stamp(venv: str) -> "list[str]":
@@ -112,7 +112,7 @@ def _app_environment(wanted: str) -> None:
         return
     _say("Setting up .venv ({})".format("with test tools" if wanted == "dev" else "Greenroom"))
     if not stamp or not _works(VENV):
-        # Nothing there, or a set-up that was killed half-way.
+        # There is no environment, or its set-up was killed.
         shutil.rmtree(VENV, ignore_errors=True)
         _run([sys.executable, "-m", "venv", VENV], "creating a virtual environment")
         pip = [_python(VENV), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -174,7 +174,7 @@ def _works(venv: str) -> bool:
 
 
 def _finish(venv: str, digest: str) -> None:
-    # Written last, so that a set-up killed at any point before is seen as not done.
+    # Written last, so that a set-up that was killed before counts as not done.
     path = os.path.join(venv, "greenroom-setup.txt")
     with open(path + ".new", "w") as file:
         file.write(digest + "\n")
@@ -189,7 +189,7 @@ def _run(command: "list[str]", what: str) -> None:
     started = time.time()
     print("  {} ... ".format(what), end="", flush=True)
     environment = dict(os.environ, UV_NO_PROGRESS="1")
-    # uv does not read pip's configuration; a mirror that is set there is meant for us too.
+    # uv does not read pip's configuration; a mirror that is set there counts here too.
     if "UV_DEFAULT_INDEX" not in environment and environment.get("PIP_INDEX_URL"):
         environment["UV_DEFAULT_INDEX"] = environment["PIP_INDEX_URL"]
     done = subprocess.run(

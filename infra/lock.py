@@ -20,7 +20,7 @@ COMPILE = [
 
 
 def main() -> None:
-    """Write each file; the others keep to the versions of `dev.txt`, which holds them."""
+    """Write each file. `dev.txt` comes first, because it limits the versions of the others."""
     dev = str(FOLDER / "dev.txt")
     extras = ["pyproject.toml"]
     for room in ("serving", "tracing", "server", "flows", "local"):

@@ -13,7 +13,7 @@ from pydantic import Field
 from registry.settings import GreenroomSettings
 
 POOL = "greenroom"
-# A flow run says every three minutes that it lives (PREFECT_FLOWS_HEARTBEAT_FREQUENCY).
+# A flow run sends a heartbeat every three minutes (PREFECT_FLOWS_HEARTBEAT_FREQUENCY).
 _SILENCE = timedelta(minutes=9)
 _START = timedelta(minutes=15)
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
@@ -21,7 +21,7 @@ _HERE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
 
 class WorkerSettings(GreenroomSettings):
-    """How much a worker does at once, and where the deployments stand."""
+    """How many flows a worker runs at once, and the file of the deployments."""
 
     worker_limit: int = Field(
         default=2, ge=1, le=64, description="GREENROOM_WORKER_LIMIT: flows that a worker runs at once."
@@ -35,11 +35,11 @@ class WorkerSettings(GreenroomSettings):
 def run(*, health: bool) -> NoReturn:
     """Register pool and deployments, then become `prefect worker`. Safe to run beside another worker.
 
-    With `health` the worker answers on PREFECT_WORKER_WEBSERVER_PORT whether it polls.
+    With `health` the worker answers health checks on PREFECT_WORKER_WEBSERVER_PORT.
     """
     settings = WorkerSettings()
     for name, value in {
-        # The flow's own lines are logged to Prefect's server; MLflow's would only repeat them.
+        # Prefect's server has the flow's own lines; MLflow would repeat them.
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
@@ -49,26 +49,26 @@ def run(*, health: bool) -> NoReturn:
     prefect = str(Path(sys.executable).parent / "prefect")
     command = [prefect, "worker", "start", "--pool", POOL, "--type", "process"]
     command += ["--limit", str(settings.worker_limit), *(["--with-healthcheck"] if health else [])]
-    os.execv(prefect, command)  # noqa: S606 - no shell is wanted
+    os.execv(prefect, command)  # noqa: S606 - without a shell
 
 
 def register(settings: WorkerSettings) -> None:
-    """Make the pool, the automations that end dead flow runs, and every deployment; or bring them up to date.
+    """Create or update the pool, the automations that end dead flow runs, and every deployment.
 
-    Raises `click.ClickException` with what Prefect said.
+    Raises `click.ClickException` with Prefect's output.
     """
     # Imported here: Prefect takes seconds.
-    from flows.orchestration.flow_run_locks import bury  # noqa: PLC0415
+    from flows.orchestration.flow_run_locks import mark_dead_runs_crashed  # noqa: PLC0415
 
-    make_pool()
-    end_the_dead()
-    bury()
+    create_pool()
+    create_crash_automations()
+    mark_dead_runs_crashed()
     prefect = str(Path(sys.executable).parent / "prefect")
-    _say(prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(settings.deployments))
+    _run(prefect, "--no-prompt", "deploy", "--all", "--prefect-file", str(settings.deployments))
 
 
-def make_pool() -> None:
-    """Make the work pool, if it is not there: each flow run is a process beside the worker."""
+def create_pool() -> None:
+    """Create or update the work pool, where each flow run is a process beside the worker."""
     from prefect.client.orchestration import get_client  # noqa: PLC0415 - Prefect takes seconds
     from prefect.client.schemas.actions import WorkPoolCreate  # noqa: PLC0415
     from prefect.workers.process import ProcessWorker  # noqa: PLC0415
@@ -80,22 +80,20 @@ def make_pool() -> None:
         )
 
 
-def end_the_dead() -> None:
-    """Have Prefect end, as Crashed, flow runs that stopped saying that they live, or never began to.
-
-    Nobody else would: who was killed tells nobody.
-    """
-    # Imported here: Prefect takes seconds.
-    from prefect.client.orchestration import get_client  # noqa: PLC0415
+def create_crash_automations() -> None:
+    """Let Prefect mark flow runs without heartbeats, and runs that never started, as Crashed."""
+    from prefect.client.orchestration import get_client  # noqa: PLC0415 - Prefect takes seconds
     from prefect.client.schemas.objects import StateType  # noqa: PLC0415
     from prefect.events.actions import ChangeFlowRunState  # noqa: PLC0415
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture  # noqa: PLC0415
     from prefect.events.schemas.events import ResourceSpecification  # noqa: PLC0415
 
-    def after(event: str, name: str, silence: timedelta, expect: set[str], why: str) -> AutomationCore:
+    def automation(
+        event: str, name: str, silence: timedelta, expect: set[str], reason: str
+    ) -> AutomationCore:
         return AutomationCore(
             name=name,
-            description=why,
+            description=reason,
             trigger=EventTrigger(
                 after={event},
                 expect={*expect, *(f"prefect.flow-run.{state}" for state in _ENDED)},
@@ -105,13 +103,19 @@ def end_the_dead() -> None:
                 threshold=1,
                 within=silence,
             ),
-            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=why)],
+            actions=[ChangeFlowRunState(state=StateType.CRASHED, message=reason)],
         )
 
-    beat = "prefect.flow-run.heartbeat"
-    wanted = [
-        after(beat, "Flow runs whose process died", _SILENCE, {beat}, "No heartbeat: its process died."),
-        after(
+    heartbeat = "prefect.flow-run.heartbeat"
+    automations = [
+        automation(
+            heartbeat,
+            "Flow runs whose process died",
+            _SILENCE,
+            {heartbeat},
+            "No heartbeat: its process died.",
+        ),
+        automation(
             "prefect.flow-run.Pending",
             "Flow runs that never started",
             _START,
@@ -120,19 +124,18 @@ def end_the_dead() -> None:
         ),
     ]
     with get_client(sync_client=True) as client:
-        for automation in wanted:
-            known = client.read_automations_by_name(automation.name)
-            if known:
-                client.update_automation(known[0].id, automation)
+        for wanted in automations:
+            if existing := client.read_automations_by_name(wanted.name):
+                client.update_automation(existing[0].id, wanted)
             else:
-                client.create_automation(automation)
+                client.create_automation(wanted)
 
 
-def _say(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip()[-2000:]
-        raise click.ClickException(f"`prefect {' '.join(command[1:])}` failed:\n{said}")
+def _run(*command: str) -> None:
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        output = (process.stdout + process.stderr).strip()[-2000:]
+        raise click.ClickException(f"`prefect {' '.join(command[1:])}` failed:\n{output}")
 
 
 if __name__ == "__main__":

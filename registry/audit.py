@@ -94,7 +94,7 @@ def good_versions(rows: Iterable[AuditEntry]) -> list[int]:
     for row in rows:
         if row.version is None:
             continue
-        if row.action in ("deleted", "renamed"):  # whatever has its number next is another version
+        if row.action in ("deleted", "renamed"):  # the next version with its number is another one
             good = [version for version in good if version != row.version]
         if row.to_stage != PRODUCTION or row.action not in _LEADING:
             continue

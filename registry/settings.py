@@ -11,10 +11,34 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from registry.names import normalize_name
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
+# Settings that are constants now.
+_CONSTANTS = {
+    "GREENROOM_CACHE_BYTES": "validated rows are not kept any more; delete `cache/` in the home",
+    "GREENROOM_STEP_TIMEOUT": "a step that reads or writes has 900 seconds",
+    "GREENROOM_COMPUTE_TIMEOUT": "a step that computes has 7,200 seconds",
+    "GREENROOM_MONITOR_MAX_ROWS": "the newest 20,000 predictions are read",
+    "GREENROOM_MONITOR_MIN_ROWS": "2,000 predictions are needed",
+    "GREENROOM_MONITOR_MIN_FEEDBACK": "a score needs 200 rows with feedback",
+    "GREENROOM_MONITOR_AGAIN_HOURS": "an alarm is repeated after 24 hours",
+    "GREENROOM_NOTIFY_TIMEOUT": "every address has 10 seconds",
+    "GREENROOM_SCORE_PARTITION_ROWS": "a partition has 250,000 rows, or those of one row group",
+}
 # Settings that were renamed or removed, and what to do about each: one that is set without effect is a trap.
 _RETIRED = {
+    **{name: f"{name} is no setting any more: {fact}. Unset it." for name, fact in _CONSTANTS.items()},
     "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
     "trials: set that, or nothing.",
+    "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: "
+    "/metrics needs an API key where keys are set or the host is not loopback; unset it.",
+}
+_FIXED = (
+    *("HEAD_TIMEOUT", "BODY_TIMEOUT", "READ_TIMEOUT", "QUEUE_TIMEOUT", "POLL", "LOG_ROWS", "SPOOL_BYTES"),
+    *("EXPLAIN_ROWS", "PYFUNC_TIMEOUT", "PYFUNC_LOAD_TIMEOUT", "PYFUNC_MEMORY"),
+)
+_RETIRED |= {
+    f"GREENROOM_SERVING_{name}": f"GREENROOM_SERVING_{name} is no setting any more: its value is fixed "
+    "(serving/limits.py); unset it."
+    for name in _FIXED
 }
 
 

@@ -29,9 +29,9 @@ def parse_pairs(text: str) -> dict[str, bytes]:
 
     Raises `ValueError`, which says which entry is wrong by its place alone: what stands there may be a key.
     """
-    found: dict[str, bytes] = {}
+    hashes: dict[str, bytes] = {}
     if not text:
-        return found
+        return hashes
     for place, entry in enumerate(text.split(","), start=1):
         name, _, digest = entry.strip().partition(":")
         if not _NAME.fullmatch(name) or not _HASH.fullmatch(digest):
@@ -39,7 +39,7 @@ def parse_pairs(text: str) -> dict[str, bytes]:
                 f"entry {place} is not NAME:SHA256HEX; entries are separated by commas, and "
                 "`greenroom api-key NAME` makes one"
             )
-        if name in found or bytes.fromhex(digest) in found.values():
+        if name in hashes or bytes.fromhex(digest) in hashes.values():
             raise ValueError(f"entry {place} repeats the name or the key of an earlier one; leave one out")
-        found[name] = bytes.fromhex(digest)
-    return found
+        hashes[name] = bytes.fromhex(digest)
+    return hashes

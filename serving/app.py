@@ -3,33 +3,36 @@
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from catalog.loader import load_catalog
 from serving import http_errors
-from serving.api import explain_routes
-from serving.api.admin import admin_routes
+from serving.api.explain import EXPLANATIONS, describe_explain, explain_routes
 from serving.api.feedback import feedback_routes
 from serving.api.openapi import OpenApi
-from serving.api.predict import Predicting
+from serving.api.predict import PredictMiddleware
 from serving.api.routes import describe_predict, describe_tasks, health_routes, model_routes, task_routes
-from serving.http_errors import FEEDBACK
+from serving.http_errors import EXPLAIN, FEEDBACK, PREDICT
 from serving.inference.predictor import Predictor
 from serving.middleware import api_keys
-from serving.middleware.access_log import RequestLog
-from serving.middleware.concurrency import LimitConcurrency, Turns
+from serving.middleware.access_log import AccessLog
+from serving.middleware.concurrency import LimitConcurrency, Limits
 from serving.middleware.metrics import MeasureRequests, Metrics, metrics_routes
 from serving.middleware.security_headers import SecurityHeaders
 from serving.middleware.tracing import TraceRequests, Tracing
 from serving.models.watcher import Watcher
 from serving.process.connections import set_bounds
-from serving.process.memory import lean_heap, without_pandas
+from serving.process.memory import tune_malloc
 from serving.process.workers import Workers
 from serving.recording.recorder import Recorder
 from serving.settings import ServingSettings
+from serving.tasks.registry import task_paths
 from serving.uploads.routes import upload_routes
 
 # Bodies of feedback that are read, and worked on, at once.
@@ -43,7 +46,16 @@ served and in which units. Every error has the form
 """
 
 
-def create_app(settings: ServingSettings | None = None) -> FastAPI:
+@dataclass(frozen=True)
+class PredictorApp:
+    """The predictor's parts that a server or a test gets at; `asgi` is what a server runs."""
+
+    asgi: ASGIApp
+    api: FastAPI
+    predictor: Predictor
+
+
+def create_app(settings: ServingSettings | None = None) -> PredictorApp:
     """Return the predictor; its models are loaded once it runs.
 
     Raises `catalog.loader.CatalogError` when a declaration cannot be read.
@@ -51,14 +63,14 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
     settings = settings or ServingSettings()
     predictor = Predictor(load_catalog())
     metrics = Metrics(predictor.specs)
-    workers = Workers.mine()
+    workers = Workers.of_this_process()
 
-    def looked() -> None:
+    def after_each_look() -> None:
         metrics.refresh()
         workers.tell(predictor.versions)
         workers.stop_if_orphaned()
 
-    watcher = Watcher(predictor, settings, metrics, looked)
+    watcher = Watcher(predictor, settings, metrics, after_each_look)
     recorder = Recorder(settings, metrics) if settings.records else None
     tracing = Tracing(settings.serving_otlp_endpoint) if settings.serving_otlp_endpoint else None
     if recorder:
@@ -80,7 +92,7 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
         metrics.stop()
 
     # The docs page with its scripts from this machine: FastAPI's own takes them from a CDN.
-    app = FastAPIOffline(
+    api = FastAPIOffline(
         docs_url="/docs",
         redoc_url=None,
         title="Greenroom predictor",
@@ -89,74 +101,58 @@ def create_app(settings: ServingSettings | None = None) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.predictor = predictor
-    app.include_router(model_routes(predictor))
-    app.include_router(task_routes())
-    app.include_router(health_routes(predictor, workers))
-    app.include_router(admin_routes(watcher, settings))
-    app.include_router(upload_routes(predictor.specs))
-    app.include_router(feedback_routes(recorder, settings, metrics.told))
+    api.state.predictor = predictor
+    docs = OpenApi(api, lambda: predictor.contracts, [describe_predict(settings), describe_tasks(settings)])
+    api.openapi = docs.page  # type: ignore[method-assign] # the hook that FastAPI documents
+    api.include_router(model_routes(predictor))
+    api.include_router(task_routes())
+    api.include_router(health_routes(predictor, workers))
+    api.include_router(upload_routes(predictor.specs))
+    api.include_router(feedback_routes(recorder, settings, metrics.feedback))
     if settings.serving_metrics:
-        app.include_router(metrics_routes(metrics))
-    http_errors.install(app)
-    docs = OpenApi(app, lambda: predictor.contracts, [describe_predict(settings), describe_tasks(settings)])
-    app.openapi = docs.page  # type: ignore[method-assign] # the hook that FastAPI documents
-    # The one added last sees a request first; the first one answers what is asked most.
-    app.add_middleware(Predicting, predictor=predictor, settings=settings)
-    explain_routes.install(app, predictor, settings, metrics, docs)
-    _add_guards(app, settings, metrics, docs)
+        api.include_router(metrics_routes(metrics))
+    if settings.serving_explain:
+        api.include_router(explain_routes(predictor, settings))
+        docs.describe.append(describe_explain(predictor))
+    http_errors.install(api)
+    asgi: ASGIApp = api
+    for layer in reversed(_middleware(settings, predictor, metrics, tracing, docs)):
+        asgi = layer.cls(asgi, *layer.args, **layer.kwargs)
+    return PredictorApp(asgi, api, predictor)
+
+
+def _middleware(
+    settings: ServingSettings, predictor: Predictor, metrics: Metrics, tracing: Tracing | None, docs: OpenApi
+) -> list[Middleware]:
+    """Return the layers around FastAPI, the outermost first.
+
+    Every answer gets its id and headers, refusals are counted, and a request without a key takes no turn.
+    Predictions are answered by `PredictMiddleware`: FastAPI's own layers would take longer than the model.
+    """
+    keys, shut, paths = settings.api_keys, api_keys.shut_paths(settings), (PREDICT, *task_paths())
+    predictions = Limits.of(settings, settings.serving_max_concurrency, *paths)
+    metrics.watch_queue(predictions.taken, predictions.waiting)
+    layers = [Middleware(AccessLog, lines=settings.serving_access_log), Middleware(SecurityHeaders)]
     if tracing:
-        app.add_middleware(TraceRequests, tracing=tracing)
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(RequestLog, lines=settings.serving_access_log)
-    return app
-
-
-def served_app() -> FastAPI:
-    """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
-    without_pandas()
-    lean_heap()
-    settings = ServingSettings()
-    set_bounds(
-        max_connections=settings.serving_max_connections,
-        head_timeout=settings.serving_head_timeout,
-        read_timeout=settings.serving_read_timeout,
-        drain=settings.serving_drain,
-    )
-    return create_app(settings)
-
-
-def _add_guards(app: FastAPI, settings: ServingSettings, metrics: Metrics, docs: OpenApi) -> None:
-    # Headers go on every answer, refusals are counted, and who has no key takes nobody's turn.
-    turns, reading = (
-        Turns(settings.serving_max_concurrency, settings.serving_max_queue, settings.serving_queue_timeout)
-        for _ in range(2)
-    )
-    metrics.watch_queue(lambda: turns.taken + reading.taken, lambda: turns.waiting + reading.waiting)
-    app.add_middleware(
-        LimitConcurrency,
-        turns=turns,
-        reading=reading,
-        small=settings.serving_max_body_bytes,
-        timeout=settings.serving_queue_timeout,
-        rejected=metrics.rejected,
-    )
-    told, being_told = (
-        Turns(_FEEDBACKS, settings.serving_max_queue, settings.serving_queue_timeout) for _ in range(2)
-    )
-    app.add_middleware(
-        LimitConcurrency,
-        turns=told,
-        reading=being_told,
-        small=settings.serving_max_body_bytes,
-        timeout=settings.serving_queue_timeout,
-        rejected=metrics.rejected,
-        prefix=FEEDBACK,
-    )
-    keys = settings.api_keys
-    if keys or settings.metrics_shut:
-        shut = api_keys.shut_paths(keys=bool(keys), metrics=settings.metrics_shut)
-        app.add_middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected)
-        docs.finish.append(api_keys.document(shut))
+        layers.append(Middleware(TraceRequests, tracing=tracing, paths=(*paths, EXPLAIN)))
     if settings.serving_metrics:
-        app.add_middleware(MeasureRequests, metrics=metrics)
+        layers.append(Middleware(MeasureRequests, metrics=metrics, paths=paths))
+    if keys or settings.metrics_shut:
+        layers.append(Middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected))
+        docs.finish.append(api_keys.document(shut))
+    layers += [
+        Middleware(LimitConcurrency, bounds=predictions, rejected=metrics.rejected),
+        Middleware(PredictMiddleware, predictor=predictor, settings=settings),
+    ]
+    for at_once, path in ((_FEEDBACKS, FEEDBACK), (EXPLANATIONS, EXPLAIN)):
+        bounds = Limits.of(settings, at_once, path)
+        layers.append(Middleware(LimitConcurrency, bounds=bounds, rejected=metrics.rejected))
+    return layers
+
+
+def served_app() -> ASGIApp:
+    """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
+    tune_malloc()
+    settings = ServingSettings()
+    set_bounds(max_connections=settings.serving_max_connections, drain=settings.serving_drain)
+    return create_app(settings).asgi

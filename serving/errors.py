@@ -1,5 +1,6 @@
 """What can go wrong while predicting, in words a caller can act on. Nothing here knows of HTTP."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -50,13 +51,13 @@ class InvalidInputError(PredictorError):
 
         `total` is how many there are, where `details` are but the first of them.
         """
-        found = [Detail(shorten(detail.field), detail.problem) for detail in details[:MAX_DETAILS]]
-        fields = ", ".join(dict.fromkeys(detail.field for detail in found))
-        more = (len(details) if total is None else total) - len(found)
+        shown = [Detail(shorten(detail.field), detail.problem) for detail in details[:MAX_DETAILS]]
+        fields = ", ".join(dict.fromkeys(detail.field for detail in shown))
+        more = (len(details) if total is None else total) - len(shown)
         rest = f" and {more} more" if more else ""
         return cls(
             f"The input of the model {model!r} is not valid: {fields}{rest}. /docs shows what it reads.",
-            found,
+            shown,
         )
 
 
@@ -89,16 +90,16 @@ class UnknownItemError(PredictorError):
     code = "unknown_id"
 
     @classmethod
-    def of(cls, model: str, id_name: str, strange: Sequence[tuple[str, str]]) -> Self:
+    def of(cls, model: str, id_name: str, unknown: Sequence[tuple[str, str]]) -> Self:
         """Return the error for ids by the field that has them."""
-        found = [
-            Detail(field, f"The index holds no {shorten(name)!r}") for field, name in strange[:MAX_DETAILS]
+        shown = [
+            Detail(field, f"The index holds no {shorten(name)!r}") for field, name in unknown[:MAX_DETAILS]
         ]
-        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         return cls(
-            f"The model {model!r} knows no {id_name} {shorten(strange[0][1])!r}{more}. "
+            f"The model {model!r} knows no {id_name} {shorten(unknown[0][1])!r}{more}. "
             "Send the features of the thing instead.",
-            found,
+            shown,
         )
 
 
@@ -106,6 +107,25 @@ class ModelUnavailableError(PredictorError):
     """The catalogue has the model, but no version of it could be loaded; the message says why."""
 
     code = "model_unavailable"
+
+
+class OverloadedError(PredictorError):
+    """There are more requests than are worked on, and more than may wait; or this one has waited too long."""
+
+    code = "overloaded"
+
+    @classmethod
+    def of(cls, timeout: float) -> Self:
+        """Return the error with the advice to come back after `timeout` seconds, rounded up."""
+        seconds = max(1, math.ceil(timeout))
+        error = cls(
+            f"The predictor has more requests than it can take. Send this one again after {seconds} s, and "
+            "fewer at once; if that goes on, run another predictor beside it."
+        )
+        error.retry_after = seconds
+        return error
+
+    retry_after = 1
 
 
 class NotExplainableError(PredictorError):

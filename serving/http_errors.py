@@ -9,13 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Scope
 
-from catalog.spec import Task
 from serving.errors import (
     Detail,
     InvalidInputError,
     ModelUnavailableError,
     NotExplainableError,
+    OverloadedError,
     PredictionFailedError,
     PredictorError,
     TooManyRowsError,
@@ -29,12 +30,6 @@ from serving.errors import (
 PREDICT = "/api/predict/"
 EXPLAIN = "/api/explain/"
 FEEDBACK = "/api/feedback"
-# What does a task without a target, by whichever model does it.
-CLUSTER = "/api/cluster"
-SIMILAR = "/api/similar"
-PATHS: Mapping[Task, str] = {"clustering": CLUSTER, "similarity": SIMILAR}
-# Requests for a prediction, of whatever kind.
-PREDICTIONS = (PREDICT, CLUSTER, SIMILAR)
 
 _STATUS: Mapping[type[PredictorError], int] = {
     UnreadableInputError: 400,
@@ -45,6 +40,7 @@ _STATUS: Mapping[type[PredictorError], int] = {
     InvalidInputError: 422,
     PredictionFailedError: 500,
     ModelUnavailableError: 503,
+    OverloadedError: 503,
 }
 
 
@@ -92,7 +88,8 @@ def answer_to(error: PredictorError) -> JSONResponse:
         # Who is too slow has had its time; who sends too much may end, and reads why.
         headers = {"Connection": "close"} if error.status == 408 else None
         return respond(error.status, error.body_code, error.message, error.details, headers)
-    return respond(_STATUS[type(error)], error.code, error.message, error.details)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
+    return respond(_STATUS[type(error)], error.code, error.message, error.details, headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -119,7 +116,12 @@ async def _invalid_request(_: Request, error: RequestValidationError) -> JSONRes
 
 async def _unexpected(request: Request, _: Exception) -> JSONResponse:
     # The traceback goes to the log (Starlette raises the error again), never to the caller.
-    message = f"{request.method} {shorten(request.scope['path'])} failed; the predictor's log says why."
+    return unexpected(request.scope)
+
+
+def unexpected(scope: Scope) -> JSONResponse:
+    """Return the answer to a request that failed because of a fault in the predictor itself."""
+    message = f"{scope['method']} {shorten(scope['path'])} failed; the predictor's log says why."
     return respond(500, PredictorError.code, message)
 
 

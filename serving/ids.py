@@ -4,9 +4,13 @@ import os
 import re
 import time
 from hashlib import sha256
+from random import Random
 from urllib.parse import quote
 
 _LONG = 200
+# Seeded by the system; asking the system for each id would be two calls of it a request.
+_NOISE = Random()  # noqa: S311 - ids are unique, not secret
+os.register_at_fork(after_in_child=_NOISE.seed)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
@@ -15,11 +19,14 @@ def new_id() -> str:
 
     48 bits of milliseconds since 1970, then 74 random ones.
     """
-    noise = int.from_bytes(os.urandom(10), "big")
-    number = (time.time_ns() // 1_000_000) << 80 | noise
-    number = number & ~(0xF << 76) | 0x7 << 76
-    text = f"{number & ~(0x3 << 62) | 0x2 << 62:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    milliseconds, noise = time.time_ns() // 1_000_000, _NOISE.getrandbits(74)
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031 - half the time of an f-string
+        milliseconds >> 16 & 0xFFFFFFFF,
+        milliseconds & 0xFFFF,
+        noise >> 62,
+        noise >> 48 & 0x3FFF | 0x8000,
+        noise & 0xFFFFFFFFFFFF,
+    )
 
 
 def file_name(model: str) -> str:
@@ -28,8 +35,8 @@ def file_name(model: str) -> str:
     return name if len(name) <= _LONG else sha256(model.encode()).hexdigest()
 
 
-def request_id(given: bytes | None) -> str:
-    """Return the id that a caller gave a request, if it is fit for a log and a header, else a new one."""
-    if given and _REQUEST_ID.fullmatch(given):
-        return given.decode("ascii")
+def request_id(header: bytes | None) -> str:
+    """Return the id that a caller sent, if it is fit for a log and a header, else a new one."""
+    if header and _REQUEST_ID.fullmatch(header):
+        return header.decode("ascii")
     return new_id()

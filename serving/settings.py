@@ -7,106 +7,12 @@ from typing import Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from registry.settings import GreenroomSettings, RegistrySettings, home
-from registry.storage.bucket import StorageSettings
+from registry.settings import RegistrySettings, home
+from registry.storage.settings import StorageSettings
 from serving.api_key_pairs import parse_pairs
 
 
-class PyfuncSettings(GreenroomSettings):
-    """Whether, with which interpreter and within which bounds MLflow pyfunc models are run."""
-
-    serving_pyfunc_python: str = Field(
-        default="",
-        description="GREENROOM_SERVING_PYFUNC_PYTHON: Python interpreter, with MLflow and what the models "
-        "need, that runs versions without an ONNX file, each in a process of its own. Loading one executes "
-        "code that is in its files. Empty: such versions are refused.",
-    )
-    serving_pyfunc_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        description="GREENROOM_SERVING_PYFUNC_TIMEOUT: seconds that such a model may take for one request; "
-        "then its process is ended, and started again for the next.",
-    )
-    serving_pyfunc_load_timeout: float = Field(
-        default=60.0,
-        gt=0,
-        description="GREENROOM_SERVING_PYFUNC_LOAD_TIMEOUT: seconds that starting such a process may take.",
-    )
-    serving_pyfunc_memory: int = Field(
-        default=4096,
-        ge=256,
-        description="GREENROOM_SERVING_PYFUNC_MEMORY: MiB of address space that such a process may use "
-        "(RLIMIT_AS); importing MLflow and scikit-learn takes about 2000.",
-    )
-
-
-class RecordSettings(StorageSettings):
-    """What is kept of predictions, how much may wait in memory and on disk, and the bucket they go to."""
-
-    serving_prediction_log: bool = Field(
-        default=True,
-        description="GREENROOM_SERVING_PREDICTION_LOG: keep every prediction (inputs, output, version, time, "
-        "id) and all feedback as Parquet in the bucket; needs GREENROOM_S3_ACCESS_KEY and _SECRET_KEY.",
-    )
-    serving_log_rows: int = Field(
-        default=100_000,
-        ge=1,
-        description="GREENROOM_SERVING_LOG_ROWS: most rows that wait in memory to be written; what comes "
-        "beyond is answered all the same, not kept, and counted. A row takes about 1 kB.",
-    )
-    serving_log_seconds: float = Field(
-        default=10.0,
-        gt=0,
-        description="GREENROOM_SERVING_LOG_SECONDS: how often what waits is written; a killed process loses "
-        "that much at the most.",
-    )
-    serving_spool: str = Field(
-        default="",
-        description="GREENROOM_SERVING_SPOOL: folder where written files wait for the bucket. Default: "
-        "GREENROOM_HOME/serving-spool.",
-    )
-    serving_spool_bytes: int = Field(
-        default=256 * 1024 * 1024,
-        ge=1,
-        description="GREENROOM_SERVING_SPOOL_BYTES: largest size of that folder, for when the bucket does "
-        "not answer; beyond it rows are dropped, and counted.",
-    )
-    serving_spool_timeout: float = Field(
-        default=10.0,
-        ge=0,
-        description="GREENROOM_SERVING_SPOOL_TIMEOUT: seconds that a stop waits for the bucket; what is not "
-        "there by then stays in the folder and goes with the next start.",
-    )
-
-    @property
-    def serving_spool_path(self) -> Path:
-        """The folder of files that wait."""
-        return Path(self.serving_spool).expanduser() if self.serving_spool else home() / "serving-spool"
-
-    @property
-    def records(self) -> bool:
-        """Whether predictions and feedback are kept."""
-        return self.serving_prediction_log and self.has_storage
-
-
-class ExplainSettings(GreenroomSettings):
-    """Whether predictions are explained, and how much work one explanation may be."""
-
-    serving_explain: bool = Field(
-        default=True, description="GREENROOM_SERVING_EXPLAIN: whether there is POST /api/explain/MODEL."
-    )
-    # A forest of 200 trees answers so many in about 0.1 s on one processor, which is what an explanation
-    # takes; four times as many would halve the sampling error.
-    serving_explain_rows: int = Field(
-        default=8192,
-        ge=256,
-        le=262_144,
-        description="GREENROOM_SERVING_EXPLAIN_ROWS: most rows that the model answers for one explanation, "
-        "in one call; more rows, less sampling error.",
-    )
-
-
-class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistrySettings):
+class ServingSettings(StorageSettings, RegistrySettings):
     """Where the predictor listens and what it accepts; how it reaches the tracking server is inherited."""
 
     # What does not validate may be a secret.
@@ -136,14 +42,7 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         le=10_000,
         description="GREENROOM_SERVING_MAX_ROWS: most objects in the list of one request; more answer 413.",
     )
-    serving_body_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        description="GREENROOM_SERVING_BODY_TIMEOUT: seconds to wait for a whole request body; then 408.",
-    )
-    # A row is predicted in about 50 µs, so it is lists and slow models that are under way at once. 256
-    # waiting rows are worked off in a fraction of a second; who has waited for a whole one waits behind
-    # something slow, and does better to hear it.
+    # A row is predicted in about 50 µs, so it is lists and slow models that are under way at once.
     serving_max_concurrency: int = Field(
         default=64,
         ge=1,
@@ -155,11 +54,6 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         ge=0,
         description="GREENROOM_SERVING_MAX_QUEUE: requests that may wait for their turn; one more gets 503.",
     )
-    serving_queue_timeout: float = Field(
-        default=1.0,
-        gt=0,
-        description="GREENROOM_SERVING_QUEUE_TIMEOUT: seconds that a request waits for its turn; then 503.",
-    )
     serving_api_keys: SecretStr = Field(
         default=SecretStr(""),
         description="GREENROOM_SERVING_API_KEYS: pairs NAME:SHA256HEX, separated by commas, which "
@@ -167,11 +61,6 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
     )
     serving_metrics: bool = Field(
         default=True, description="GREENROOM_SERVING_METRICS: whether there is GET /metrics, for Prometheus."
-    )
-    serving_metrics_need_key: bool = Field(
-        default=True,
-        description="GREENROOM_SERVING_METRICS_NEED_KEY: whether /metrics needs an API key; on a loopback "
-        "address only if keys are set, beyond it always.",
     )
     serving_workers: int = Field(
         default=1,
@@ -184,16 +73,6 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         default=1000,
         ge=1,
         description="GREENROOM_SERVING_MAX_CONNECTIONS: open connections; one more is closed unheard.",
-    )
-    serving_head_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        description="GREENROOM_SERVING_HEAD_TIMEOUT: seconds in which a request's headers must come.",
-    )
-    serving_read_timeout: float = Field(
-        default=30.0,
-        gt=0,
-        description="GREENROOM_SERVING_READ_TIMEOUT: seconds in which a caller must have read an answer.",
     )
     serving_otlp_endpoint: str = Field(
         default="",
@@ -210,11 +89,6 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         ge=0,
         description="GREENROOM_SERVING_DRAIN: seconds in which, once told to stop, idle connections may "
         "bring one more request; less than GREENROOM_SERVING_SHUTDOWN_TIMEOUT. 0 closes them at once.",
-    )
-    serving_poll: float = Field(
-        default=1.0,
-        gt=0,
-        description="GREENROOM_SERVING_POLL: seconds between two looks at what is in Production.",
     )
     serving_models: str = Field(
         default="*",
@@ -238,10 +112,36 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
         description="GREENROOM_SERVING_CACHE: folder that keeps the last good version of each model for when "
         "the registry does not answer. Default: GREENROOM_HOME/serving-cache.",
     )
-    serving_admin_token: SecretStr = Field(
-        default=SecretStr(""),
-        description="GREENROOM_SERVING_ADMIN_TOKEN: who has it may tell the predictor to look at the "
-        "registry now (POST /api/admin/refresh). Without it there is no such route.",
+    serving_explain: bool = Field(
+        default=True, description="GREENROOM_SERVING_EXPLAIN: whether there is POST /api/explain/MODEL."
+    )
+    serving_pyfunc_python: str = Field(
+        default="",
+        description="GREENROOM_SERVING_PYFUNC_PYTHON: Python interpreter, with MLflow and what the models "
+        "need, that runs versions without an ONNX file, each in a process of its own. Loading one executes "
+        "code that is in its files. Empty: such versions are refused.",
+    )
+    serving_prediction_log: bool = Field(
+        default=True,
+        description="GREENROOM_SERVING_PREDICTION_LOG: keep every prediction (inputs, output, version, time, "
+        "id) and all feedback as Parquet in the bucket; needs GREENROOM_S3_ACCESS_KEY and _SECRET_KEY.",
+    )
+    serving_log_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        description="GREENROOM_SERVING_LOG_SECONDS: how often what waits is written; a killed process loses "
+        "that much at the most.",
+    )
+    serving_spool: str = Field(
+        default="",
+        description="GREENROOM_SERVING_SPOOL: folder where written files wait for the bucket. Default: "
+        "GREENROOM_HOME/serving-spool.",
+    )
+    serving_spool_timeout: float = Field(
+        default=10.0,
+        ge=0,
+        description="GREENROOM_SERVING_SPOOL_TIMEOUT: seconds that a stop waits for the bucket; what is not "
+        "there by then stays in the folder and goes with the next start.",
     )
     serving_access_log: bool = Field(
         default=True,
@@ -259,12 +159,22 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
     @property
     def serving_model_patterns(self) -> tuple[str, ...]:
         """The patterns of the names of the models to serve."""
-        return tuple(filter(None, (one.strip() for one in self.serving_models.split(","))))
+        return tuple(filter(None, (pattern.strip() for pattern in self.serving_models.split(","))))
 
     @property
     def serving_cache_path(self) -> Path:
         """The folder of the last good versions."""
         return Path(self.serving_cache).expanduser() if self.serving_cache else home() / "serving-cache"
+
+    @property
+    def serving_spool_path(self) -> Path:
+        """The folder of files that wait."""
+        return Path(self.serving_spool).expanduser() if self.serving_spool else home() / "serving-spool"
+
+    @property
+    def records(self) -> bool:
+        """Whether predictions and feedback are kept."""
+        return self.serving_prediction_log and self.has_storage
 
     @field_validator("serving_api_keys")
     @classmethod
@@ -280,7 +190,7 @@ class ServingSettings(ExplainSettings, PyfuncSettings, RecordSettings, RegistryS
     @property
     def metrics_shut(self) -> bool:
         """Whether /metrics needs a key. Beyond this machine without any keys that means: nobody gets it."""
-        return self.serving_metrics_need_key and (bool(self.api_keys) or not _loopback(self.serving_host))
+        return bool(self.api_keys) or not _loopback(self.serving_host)
 
 
 def _loopback(host: str) -> bool:

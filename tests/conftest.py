@@ -2,12 +2,13 @@
 
 import functools
 import gc
+import json
 import os
 import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,9 +121,8 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """What a process needs to work with this stack."""
         chosen = {f"GREENROOM_{name}_PORT": str(port) for name, port in self.ports.items()}
-        # Its predictor serves the catalogue, and not what hundreds of tests put into Production; promotions
-        # tell it, so that it need not have MLflow list those every second.
-        alone = {"GREENROOM_SERVING_MAX_MODELS": "0", "GREENROOM_SERVING_POLL": "30"}
+        # Its predictor serves the catalogue, and not what hundreds of tests put into Production.
+        alone = {"GREENROOM_SERVING_MAX_MODELS": "0"}
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
         alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
@@ -143,10 +143,14 @@ class Stack:
         """Where Prefect answers."""
         return f"http://127.0.0.1:{self.ports['PREFECT']}"
 
-    def greenroom(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run the command line against this stack."""
+    def greenroom(
+        self, *arguments: str, constants: Mapping[str, object] | None = None, **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the command line against this stack; `constants` as in tests/constants.py."""
+        changed = [sys.executable, "-m", "tests.constants", json.dumps(constants)]
         return subprocess.run(
-            [str(Path(sys.executable).parent / "greenroom"), *arguments],
+            [*(changed if constants else [str(Path(sys.executable).parent / "greenroom")]), *arguments],
+            cwd=ROOT,
             env={**self.environment, **variables},
             capture_output=True,
             text=True,

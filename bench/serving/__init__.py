@@ -1,1 +1,1 @@
-"""bench.serving: the predictor beside its peers, and the predictor for a long time."""
+"""bench.serving: the predictor beside its peers, and the predictor under load for a long time."""

@@ -1,9 +1,9 @@
 """`make bench-serving`: the predictor beside its peers: one machine, one model, one load generator.
 
-Installs the peers into environments of their own in the cache folder (GREENROOM_BENCH_CACHE, by default
+Installs the peers into separate environments in the cache folder (GREENROOM_BENCH_CACHE, by default
 `greenroom-bench` in the user's cache folder), starts a private local stack, and prints Markdown for
-docs/benchmarks.md. Everyone is asked about the same row in its own format, one worker process each; the runs
-take turns, and whoever is not measured is stopped in its tracks meanwhile. A run with an error is no number.
+docs/benchmarks.md. Each server gets the same row in its own format and has one worker process. The
+servers take turns, and a server that is not measured is paused. A run with an error gives no number.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def _arguments() -> argparse.Namespace:
 def _ready(of: greenroom_server.House, folder: Path, plan: Plan) -> tuple[float, float]:
     """Return the median seconds from process start until all five are served: from registry, from cache.
 
-    From the cache means that no tracking server answers: what a predictor does in an outage.
+    From the cache means that no tracking server answers, as in an outage.
     """
     taken: tuple[list[float], list[float]] = ([], [])
     for turn in range(plan.starts):
@@ -104,7 +104,7 @@ def _ready(of: greenroom_server.House, folder: Path, plan: Plan) -> tuple[float,
         for times, settings in ((taken[0], {}), (taken[1], {"GREENROOM_TRACKING_URI": "http://127.0.0.1:9"})):
             started = greenroom_server.predictor(of, cache, models=len(FIVE), **settings)
             times.append(started.ready_after)
-            time.sleep(0.5)  # what was loaded last may still be on its way into the cache
+            time.sleep(0.5)  # the last model may not be in the cache yet
             started.running.stop()
     return statistics.median(taken[0]), statistics.median(taken[1])
 
@@ -112,7 +112,7 @@ def _ready(of: greenroom_server.House, folder: Path, plan: Plan) -> tuple[float,
 def _started(
     stack: ExitStack, of: greenroom_server.House, folder: Path, model: Forest, cache: Path
 ) -> tuple[list[Server], dict[str, str]]:
-    """Return the servers, each paused, and why the others could not be started."""
+    """Return the servers, each paused, and for the others the reason why they did not start."""
     servers: list[Server] = []
     absent: dict[str, str] = {}
 
@@ -163,7 +163,7 @@ def _ours(
 def _loads(
     servers: list[Server], generator: str, plan: Plan, absent: dict[str, str]
 ) -> dict[str, dict[int, wrk.Load]]:
-    """Return the medians by server and connections. Servers take turns, so that a slow minute hits all."""
+    """Return the medians by server and connections. Servers take turns: a slow minute affects all of them."""
     runs: dict[str, dict[int, list[wrk.Load]]] = {server.name: {} for server in servers}
     for turn in range(plan.repeats):
         for connections in CONNECTIONS:
@@ -193,18 +193,18 @@ def _run(server: Server, generator: str, connections: int, plan: Plan) -> wrk.Lo
     with _awake(server):
         ask = partial(wrk.run, generator, server.url, server.body, connections=connections)
         rate = 0.0
-        with suppress(wrk.LoadError):  # the slowest answer nothing in a second
+        with suppress(wrk.LoadError):  # the slowest servers answer nothing in a second
             rate = ask(seconds=plan.warm_up).per_second
         _settle(server)
         before = server.running.cpu()
-        # What is slow answers in bursts of all connections at once, and needs longer to be judged.
+        # A slow server answers all connections at once and needs a longer run.
         found = ask(seconds=plan.seconds * (1 if rate > _SLOW else 2))
         taken = server.running.cpu() - before
     return replace(found, cpu=taken / found.requests * 1e6)
 
 
 def _settle(server: Server) -> None:
-    """Wait until it has worked off what the callers of the warm-up left behind, 10 s at most."""
+    """Wait until a server has finished the requests of the warm-up, 10 s at most."""
     for _ in range(40):
         before = server.running.cpu()
         time.sleep(0.25)
@@ -222,7 +222,7 @@ def _awake(server: Server) -> Iterator[None]:
 
 
 def _beside(of: greenroom_server.House, folder: Path, model: Forest, generator: str, plan: Plan) -> Beside:
-    """Measure lists, and memory after load on all five models, with a predictor of their own."""
+    """Measure lists, and memory after load on all five models, with a separate predictor."""
     _say("Lists of 1,000 rows, and memory after load on five models")
     rows = records(model.rows)
     started = greenroom_server.predictor(of, folder / "cache-ours", models=len(FIVE))
@@ -259,7 +259,7 @@ def _post(http: httpx.Client, body: bytes) -> None:
 
 
 def _median(ask: Callable[[], object], times: int) -> float:
-    """Return the median seconds of so many calls; the first three warm up."""
+    """Return the median seconds of several calls; the first three warm up."""
     taken = []
     for _ in range(times + 3):
         began = time.perf_counter()
@@ -303,7 +303,7 @@ def _print(plan: Plan, loads: dict[str, dict[int, wrk.Load]], absent: dict[str, 
 
 
 def _say(text: str) -> None:
-    """Say on standard error what is going on: the table alone goes to standard output."""
+    """Write progress to standard error: only the table goes to standard output."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 

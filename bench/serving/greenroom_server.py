@@ -47,13 +47,13 @@ class House:
 def house(folder: Path, catalog: Path) -> Iterator[House]:
     """Start a stack in `folder` on free ports without training; stops it at the end.
 
-    Its own predictor and Prefect are ended at once: nothing here needs them, and they take CPU time.
+    Ends the stack's own predictor and Prefect at once: nothing here needs them, and they take CPU time.
     """
     ports = {name: free_port() for name in SERVICES}
     home = folder / "home"
     # This process's own settings too: it signs with the stack's gate key.
     os.environ["GREENROOM_HOME"] = str(home)
-    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take processor time
+    os.environ["GREENROOM_LOCAL_WORKER"] = "false"  # it would take CPU time
     os.environ.update({f"GREENROOM_{name}_PORT": str(port) for name, port in ports.items()})
     greenroom = str(Path(sys.executable).parent / "greenroom")
     try:
@@ -93,7 +93,7 @@ def publish(client: TrackingClient, name: str, content: bytes) -> Version:
 
 def promote(registry: Registry, version: Version) -> Version:
     """Sign a verdict on a version, against the one in Production now, and promote it."""
-    # The server holds the policy against its catalogue; what it does not know is like what it is made from.
+    # The server compares the policy with its catalogue; an extra model has the policy of its base.
     spec = load_catalog()[FIVE.get(version.model, (version.model,))[0]]
     current = registry.in_stage(version.model, Stage.PRODUCTION)
     files = registry.files(version)
@@ -130,7 +130,7 @@ class Predictor:
 def predictor(
     of: House, cache: Path, *, models: int, command: tuple[str, ...] = PREDICTOR, **settings: str
 ) -> Predictor:
-    """Start `python -m serving`, or a command in its place; return it once so many models are served."""
+    """Start `python -m serving`, or another command; return it when it serves that many models."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = clean_environment(
@@ -139,7 +139,7 @@ def predictor(
         GREENROOM_CATALOG_PATH=str(of.catalog),
         GREENROOM_SERVING_PORT=str(port),
         GREENROOM_SERVING_CACHE=str(cache),
-        # Nobody writes a line per request here, the peers neither.
+        # No server writes a line per request.
         GREENROOM_SERVING_ACCESS_LOG="false",
     )
     began = time.monotonic()

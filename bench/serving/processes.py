@@ -1,4 +1,4 @@
-"""Servers as processes in groups of their own: started, paused, weighed, stopped."""
+"""Servers as process groups: start, pause, CPU time, memory, stop."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class StartError(Exception):
-    """A server that did not come up; the message says why."""
+    """A server did not start; the message says why."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Running:
         return []
 
     def cpu(self) -> float:
-        """Return the seconds of CPU time that it and its children have taken."""
+        """Return the CPU time of the process and its children, in seconds."""
         taken = 0.0
         for member in self.members():
             with suppress(psutil.NoSuchProcess):
@@ -51,7 +51,7 @@ class Running:
         return taken
 
     def megabytes(self) -> tuple[float, float | None]:
-        """Return the resident and, on Linux, the proportional memory of it and its children, in MB."""
+        """Return the resident and, on Linux, the proportional memory of the whole group, in MB."""
         resident, proportional = 0, 0
         for member in self.members():
             found = member.memory_full_info()
@@ -72,7 +72,7 @@ class Running:
         self.process.wait()
 
     def tail(self) -> str:
-        """Return the end of its log, in one line."""
+        """Return the end of the log as one line."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         return " / ".join(line.strip() for line in lines[-3:])[-400:]
 
@@ -85,7 +85,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 def start(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: Path = ROOT) -> Running:
-    """Start a server in a process group of its own."""
+    """Start a server in its own process group."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -101,7 +101,7 @@ def start(command: Sequence[str], log: Path, environment: Mapping[str, str], fol
 
 
 def wait(running: Running, ready: Callable[[], bool], seconds: float, every: float = 0.05) -> None:
-    """Wait until `ready`; raises `StartError` when the process ended or so many seconds are over."""
+    """Wait until `ready`; raises `StartError` when the process has ended or the time is over."""
     deadline = time.monotonic() + seconds
     while True:
         with suppress(httpx.TransportError):

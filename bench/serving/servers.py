@@ -1,4 +1,4 @@
-"""The peers: how each is installed, started, asked, and what its answer says. One worker process each."""
+"""The peers: installation, start, request and answer of each. One worker process each."""
 
 import json
 import os
@@ -21,18 +21,18 @@ _SCRIPTS = ROOT / "bench" / "serving" / "peers"
 
 
 def _same(*packages: str) -> tuple[str, ...]:
-    """Pin packages to what this environment's lock has: a pickle wants the versions that wrote it."""
+    """Pin packages to what this environment's lock has: a pickle needs the versions that wrote it."""
     return tuple(f"{package}=={version(package.partition('[')[0])}" for package in packages)
 
 
 _MODEL = _same("scikit-learn", "numpy", "pandas")
-# As many requests as come at once at most; and no longer than half of what predicting one row takes here.
+# At most as many requests as arrive at once, and at most half the time of predicting one row here.
 _MLSERVER_BATCH = {"max_batch_size": 64, "max_batch_time": 0.005}
 
 
 @dataclass(frozen=True)
 class Server:
-    """Something that answers: where, to what, and how to read the predicted class out of its answer."""
+    """A server: its address, its request, and how to read the predicted class from its answer."""
 
     name: str
     running: Running
@@ -41,7 +41,7 @@ class Server:
     read: Callable[[Any], str]
 
     def ask(self) -> str:
-        """Return the class that it predicts; raises `StartError` when the answer is none."""
+        """Return the predicted class; raises `StartError` when the answer has none."""
         headers = {"Content-Type": "application/json"}
         answer = httpx.post(self.url, content=self.body, headers=headers, timeout=30)
         if answer.status_code != 200:
@@ -51,7 +51,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Start:
-    """What a peer needs to start: its environment's folder, a folder of its own, a port, the forest."""
+    """What a peer needs to start: its environment's folder, its own folder, a port, the forest."""
 
     python: Path
     folder: Path
@@ -81,7 +81,7 @@ class Start:
 
     def _environment(self, **extra: str) -> dict[str, str]:
         path = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        # scikit-learn warns at each call that gets a plain matrix; writing that would cost the peers.
+        # scikit-learn warns at each call that gets a plain matrix; writing that would slow the peers down.
         return clean_environment(PATH=path, PYTHONWARNINGS="ignore", **extra)
 
 
@@ -100,11 +100,11 @@ class Peer:
     read: Callable[[Any], str]
     # Environments are shared by peers with the same packages.
     environment: str = ""
-    # A limit answers no prediction, so there is nothing to hold against scikit-learn.
+    # A limit predicts nothing, so there is nothing to compare with scikit-learn.
     limit: bool = False
 
     def start(self, python: Path, folder: Path, forest: Forest) -> Server:
-        """Start it and return it once it answers the row as scikit-learn does; raises `StartError`."""
+        """Start the peer; return it when it predicts the row as scikit-learn does; raises `StartError`."""
         port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         running = self.launch(Start(python, folder, port, forest))
@@ -131,7 +131,7 @@ class Peer:
 
 
 def installed(peer: Peer, environments: Path) -> Path:
-    """Return the Python of a peer's environment, made or brought up to date; raises `StartError`."""
+    """Create or update a peer's environment and return its Python; raises `StartError`."""
     folder = environments / (peer.environment or peer.name.split()[0].lower())
     python, marker = folder / "bin" / "python", folder / "bench-packages"
     wanted = "\n".join((*peer.packages, sys.version))
@@ -163,7 +163,7 @@ def _mlflow(pickle_of: Callable[[Forest], Path]) -> Callable[[Start], Running]:
             str(at.python), str(_SCRIPTS / "save_mlflow.py"), str(pickle_of(at.forest)), str(rows), str(model)
         )
         command = [at.program("mlflow"), "models", "serve", "-m", str(model), "--env-manager", "local"]
-        # Its server is uvicorn; this is how uvicorn is told to leave out a line per request.
+        # Its server is uvicorn; this turns off uvicorn's line per request.
         return at.run(*command, "-h", "127.0.0.1", "-p", str(at.port), UVICORN_ACCESS_LOG="false")
 
     return launch

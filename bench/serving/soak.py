@@ -1,6 +1,6 @@
 """`make bench-soak`: the predictor under constant load through swaps and outages; exit code 1 if not flat.
 
-64 callers send single rows, lists, bad input, slow bodies, and bodies they never finish. Meanwhile two
+64 clients send single rows, lists, bad input, slow bodies, and bodies that they never finish. Meanwhile two
 versions of a model take turns in Production, each promoted through the registry with fresh evidence, and the
 tracking server is stopped and continued. Memory, open files and threads are sampled every second;
 bench/serving/memory_growth.py has the rules.
@@ -32,14 +32,14 @@ from registry.client.registry import Registry
 
 CALLERS = 64
 MODEL = "genre"
-# Requests per second that a small product sends on average; what the run is said to be worth in hours.
+# Requests per second that a small product sends on average; the run's length in hours is computed from it.
 ORDINARY_RATE = 50
 _SWAP_EVERY, _OUTAGE_EVERY, _OUTAGE = 8.0, 40.0, 10.0
 
 
 @dataclass
 class Events:
-    """What was done to the predictor meanwhile."""
+    """The swaps and outages of the run."""
 
     swaps: list[float] = field(default_factory=list)
     late: int = 0
@@ -77,7 +77,7 @@ def _soak(
 ) -> list[Finding]:
     tally, events, samples = Tally(), Events(), list[Sample]()
     process = psutil.Process(predictor.running.process.pid)
-    # One request and one page first: what is loaded lazily is no leak.
+    # One request and one page first: lazy loading is no leak.
     httpx.post(
         f"{predictor.url}/api/predict/{MODEL}", content=rows[0], headers={"Content-Type": "application/json"}
     )
@@ -119,7 +119,7 @@ def _trouble(
     events: Events,
     stopped: Callable[[], bool],
 ) -> None:
-    """Swap versions every few seconds, and stop and continue the tracking server now and then."""
+    """Swap versions every few seconds; stop and continue the tracking server at intervals."""
     next_outage = time.monotonic() + _OUTAGE_EVERY / 2
     while not stopped():
         if time.monotonic() > next_outage:

@@ -1,4 +1,4 @@
-"""What was aimed at, held against what was measured. Nothing here measures."""
+"""The targets, compared with the measured values. This module measures nothing."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Loads = Mapping[str, Mapping[int, Load]]
 
 @dataclass(frozen=True)
 class Target:
-    """One target, and what was measured for it; None when it could not be measured."""
+    """One target and its measured value; None when it could not be measured."""
 
     aim: str
     measured: str | None
@@ -29,7 +29,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Beside:
-    """What was measured beside the load: seconds and MB."""
+    """Measurements other than the load: seconds and MB."""
 
     http_1000: float
     sklearn_as_fitted: float

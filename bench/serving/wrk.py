@@ -1,4 +1,4 @@
-"""The load generator, wrk: finding it, running it, reading what it says. A run with errors is none."""
+"""The load generator wrk: find it, run it, read its output. A run with errors does not count."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-# wrk gives up on an answer after this long; the slowest peer needs more than wrk's own 2 s at 64 connections.
+# wrk's timeout for an answer; the slowest peer needs more than wrk's own 2 s at 64 connections.
 _TIMEOUT = "30s"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
 class LoadError(Exception):
-    """A run that is not a number; the message says why."""
+    """A run gave no number; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Load:
     per_second: float
     p50: float
     p99: float
-    # Of the server with its children, in microseconds per request; what a busy machine distorts least.
+    # Of the server with its children, in microseconds per request; a busy machine distorts this number least.
     cpu: float = float("nan")
 
 
 def parse(output: str) -> Load:
-    """Return what wrk measured; raises `LoadError` for errors, for no answers, and for what is not wrk's."""
+    """Return what wrk measured; raises `LoadError` for errors, no answers, and other text."""
     if found := re.search(r"^\s*(Non-2xx.*|Socket errors:.*)$", output, re.MULTILINE):
         raise LoadError(found[1].strip())
     requests = re.search(r"(\d+) requests in ", output)
@@ -84,7 +84,7 @@ def find(cache: Path) -> str:
 
 
 def run(wrk: str, url: str, body: bytes, *, connections: int, seconds: int) -> Load:
-    """POST the JSON `body` to `url` over so many kept connections, each sending again once it is answered."""
+    """POST the JSON `body` to `url` over several kept connections; each sends again after its answer."""
     with tempfile.TemporaryDirectory(prefix="greenroom-bench-") as folder:
         script = Path(folder) / "post.lua"
         # A JSON string is a Lua string as long as it escapes nothing but quotes and backslashes.

@@ -50,7 +50,7 @@ def main(folder: Path) -> None:
 
 
 def _run_suite(suite: str, declared: list[dict], inputs: dict, folder: Path) -> list[dict]:
-    """Run the checks of one suite; every one of them gets an outcome, whatever it raises."""
+    """Run the checks of one suite; each gets an outcome, also one that raises."""
     built, outcomes = {}, []
     for declaration in declared:
         try:
@@ -60,7 +60,7 @@ def _run_suite(suite: str, declared: list[dict], inputs: dict, folder: Path) -> 
     if not built:
         return outcomes
     # A check of one table looks at both: broken training rows make a bad model, broken held-out rows a
-    # false score. How well the model does on rows it was trained on, though, is nobody's question.
+    # false score. The score on rows that the model was trained on does not matter, though.
     only = "Test" if suite == "model_evaluation" else None
     try:
         result = Suite(suite, *built.values()).run(**inputs, run_single_dataset=only)

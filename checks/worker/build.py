@@ -30,7 +30,7 @@ def build(declaration: dict) -> BaseCheck:
     try:
         check = kind(**declaration["params"])
         add(check, **declaration["condition_params"])
-    except Exception as error:  # whatever a value is refused with, the policy is what must change
+    except Exception as error:  # DeepChecks refuses values with many kinds of exceptions
         raise BadDeclarationError(
             f"{name} refuses its parameters: {type(error).__name__}: {error}"
         ) from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from catalog.spec import ModelSpec
+from catalog.tasks import task_spec
 from flows.errors import DataError
 
 
@@ -26,16 +27,16 @@ class Cleaning:
 def clean(rows: pd.DataFrame, spec: ModelSpec, *, read: int) -> tuple[pd.DataFrame, Cleaning]:
     """Keep one row for each thing, and none where the table contradicts itself about the target.
 
-    `read` is the number of rows before validation. Rows equal in `unique_by` are one thing: for a
-    classification, things that stand under several labels are left out whole (nobody can say which one is
-    right); of the others, the row with most of `prefer` stays.
+    `read` is the number of rows before validation. Rows equal in `unique_by` are one thing: where the target
+    is a class, things with several classes are left out whole, because none is known to be right; of the
+    others, the row with most of `prefer` stays.
     """
     dataset, invalid = spec.dataset, read - len(rows)
     if not dataset.unique_by:
         return rows, Cleaning(read, invalid, 0, 0, len(rows))
     identity = list(dataset.unique_by)
     kept = rows
-    if spec.task == "classification":
+    if task_spec(spec.task).answers == "classes":
         labels = rows.groupby(identity, dropna=False)[str(spec.target)].transform("nunique")
         kept = rows[labels == 1]
     conflicting = len(rows) - len(kept)

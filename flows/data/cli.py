@@ -13,8 +13,6 @@ from flows.data.uploads import trained_on
 from flows.errors import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from catalog.spec import ModelSpec
     from registry.evidence.verdict import CheckOutcome
 
@@ -22,8 +20,8 @@ REPORT_FILE = "data-validation.md"
 
 
 @dataclass
-class Found:
-    """What the data of one model came to; `refusal` is why nothing could be trained on it at all."""
+class DataReport:
+    """The checks of one model's data; `refusal` is why nothing could be trained on it at all."""
 
     model: str
     summary: str = ""
@@ -60,67 +58,65 @@ def check_data(models: tuple[str, ...], dataset: str | None, report: Path | None
     """
     specs = [get_model(name) for name in models] or list(load_catalog().values())
     with TemporaryDirectory(prefix="greenroom-data-") as scratch:
-        found = [_check(spec, dataset, (report or Path(scratch)) / spec.name) for spec in specs]
-    for one in found:
-        _say(one)
+        reports = [_check(spec, dataset, (report or Path(scratch)) / spec.name) for spec in specs]
+    for checked in reports:
+        _print(checked)
     if report:
-        (report / REPORT_FILE).write_text(markdown(found), "utf-8")
+        (report / REPORT_FILE).write_text(markdown(reports), "utf-8")
         click.echo(f"Reports are in {report}.")
-    sys.exit(int(not all(one.passed for one in found)))
+    sys.exit(int(not all(checked.passed for checked in reports)))
 
 
-def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> Found:
+def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> DataReport:
     # Imported here: pandas and scikit-learn take seconds, and `--help` should not.
     from checks.gate import check_rows  # noqa: PLC0415
     from flows.data import sources, splits, validation  # noqa: PLC0415
-    from flows.data.cleaning import clean, features  # noqa: PLC0415
+    from flows.data.cleaning import clean  # noqa: PLC0415
 
-    found = Found(spec.name)
+    report = DataReport(spec.name)
     reports.mkdir(parents=True, exist_ok=True)
     try:
         if dataset:
             spec = trained_on(spec, dataset)
         table = sources.open_table(spec.dataset)
-        valid, found.problems = validation.validate(table, spec.dataset)
+        valid, report.problems = validation.validate(table, spec.dataset)
         rows, cleaning = clean(valid, spec, read=len(table))
-        train, test = splits.split(rows, spec)
+        data = splits.split_rows(rows, spec)
     except DataError as error:
-        found.refusal = str(error)
-        return found
-    found.summary = (
+        report.refusal = str(error)
+        return report
+    train, test = data.train.frame, data.test.frame
+    report.summary = (
         f"{cleaning.read:,} rows of {spec.dataset.name}; left out: {cleaning.invalid} invalid, "
         f"{cleaning.conflicting} contradicting, {cleaning.repeated} repeated; {len(train):,} to train on, "
         f"{len(test):,} held out"
     )
-    matrix = features(rows, spec)
-    for column in spec.columns:
-        if column not in matrix:  # the label, and what names a row
-            matrix[column] = rows[column]
-    sides: list[pd.DataFrame] = [matrix.iloc[side].reset_index(drop=True) for side in (train, test)]
-    found.outcomes = check_rows(spec, train=sides[0], test=sides[1], report_dir=reports)
-    return found
+    report.outcomes = check_rows(spec, train=train, test=test, report_dir=reports)
+    return report
 
 
-def markdown(found: list[Found]) -> str:
-    """Return what was found as Markdown, for a pull request."""
+def markdown(reports: list[DataReport]) -> str:
+    """Return the reports as Markdown, for a pull request."""
     from checks.markdown import one_line, outcomes_table  # noqa: PLC0415
 
     parts = ["## Data validation"]
-    for one in found:
-        parts.append(f"### {'✅' if one.passed else '❌'} {one.model}")
-        parts += [one_line(text) for text in (one.refusal, one.summary) if text]
-        parts += [f"- {one_line(problem)}" for problem in one.problems]
-        if one.outcomes:
-            parts.append(outcomes_table(one.outcomes))
+    for report in reports:
+        parts.append(f"### {'✅' if report.passed else '❌'} {report.model}")
+        parts += [one_line(text) for text in (report.refusal, report.summary) if text]
+        parts += [f"- {one_line(problem)}" for problem in report.problems]
+        if report.outcomes:
+            parts.append(outcomes_table(report.outcomes))
     return "\n\n".join(parts) + "\n"
 
 
-def _say(one: Found) -> None:
-    click.secho(f"{one.model}: {'good' if one.passed else 'REFUSED'}", fg="green" if one.passed else "red")
-    for line in filter(None, (one.refusal, one.summary, *one.problems)):
+def _print(report: DataReport) -> None:
+    click.secho(
+        f"{report.model}: {'good' if report.passed else 'REFUSED'}", fg="green" if report.passed else "red"
+    )
+    for line in filter(None, (report.refusal, report.summary, *report.problems)):
         click.echo(f"  {line}")
-    if one.outcomes:
-        good = sum(o.status == "passed" for o in one.outcomes)
-        click.echo(f"  {good} of {len(one.outcomes)} checks passed")
-    for outcome in one.bad:
+    if report.outcomes:
+        good = sum(o.status == "passed" for o in report.outcomes)
+        click.echo(f"  {good} of {len(report.outcomes)} checks passed")
+    for outcome in report.bad:
         click.echo(f"  {outcome.check} {outcome.status}: {outcome.reason}")

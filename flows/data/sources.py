@@ -1,4 +1,4 @@
-"""From a declared source to its table, whole or in parts. Plain functions."""
+"""The table of a declared source, whole or in batches. Plain functions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

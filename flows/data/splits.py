@@ -1,5 +1,6 @@
-"""Rows split so that the held-out score is honest: by group, with folds. Plain functions."""
+"""Rows split into training and held-out rows, by group, with folds. Plain functions."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,64 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from catalog.spec import Dataset, ModelSpec
+from catalog.tasks import task_spec
+from flows.data.cleaning import features
 from flows.errors import DataError
 
+Groups = npt.NDArray[Any]
 Positions = npt.NDArray[np.intp]
+Folds = list[tuple[Positions, Positions]]
 _BINS = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one side of the split: what the model reads, and the other columns of its declaration.
+
+    `groups` has the main group of each row, where the dataset has groups.
+    """
+
+    features: pd.DataFrame
+    others: pd.DataFrame
+    label: str | None
+    groups: Groups | None = None
+
+    @property
+    def target(self) -> "pd.Series[Any] | None":
+        """The column that scores are made with; None for a clustering."""
+        return None if self.label is None else self.others[self.label]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """Features and other columns in one table."""
+        return pd.concat([self.features, self.others], axis=1)
+
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Training and held-out rows, and the folds of the training rows by position."""
+
+    train: Rows
+    test: Rows
+    folds: Folds
+
+
+def split_rows(rows: pd.DataFrame, spec: ModelSpec) -> SplitRows:
+    """Split clean rows; raises `DataError` where that cannot be done."""
+    train, test = split(rows, spec)
+    matrix, groups = features(rows, spec), main_groups(rows, spec.dataset)
+    others = rows[[name for name in spec.columns if name not in spec.features]]
+    others = others.astype("float64" if task_spec(spec.task).numeric_target else "str")
+
+    def side(positions: Positions) -> Rows:
+        return Rows(
+            matrix.iloc[positions].reset_index(drop=True),
+            others.iloc[positions].reset_index(drop=True),
+            spec.label,
+            None if groups is None else groups[positions],
+        )
+
+    return SplitRows(side(train), side(test), folds(rows.iloc[train], spec))
 
 
 def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
@@ -46,7 +101,7 @@ def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
     return train, test
 
 
-def folds(rows: pd.DataFrame, spec: ModelSpec) -> list[tuple[Positions, Positions]]:
+def folds(rows: pd.DataFrame, spec: ModelSpec) -> Folds:
     """Return the cross-validation folds of training rows, by main group where there is one."""
     groups = _groups(rows, spec.dataset)
     if groups is None:
@@ -65,12 +120,9 @@ def _groups(rows: pd.DataFrame, dataset: Dataset) -> list[list[str]] | None:
 def _strata(rows: pd.DataFrame, spec: ModelSpec) -> "pd.Series[Any]":
     if spec.label is None:
         return pd.Series(0, index=rows.index)
-    if spec.task == "regression":
+    if task_spec(spec.task).numeric_target:
         return pd.qcut(rows[spec.label].rank(method="first"), _BINS, labels=False)
     return rows[spec.label]
-
-
-Groups = npt.NDArray[Any]
 
 
 def main_groups(rows: pd.DataFrame, dataset: Dataset) -> Groups | None:

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 from catalog.spec import Dataset, ModelSpec
 from flows.errors import DataError
 from registry.errors import DatasetDamagedError, DatasetMissingError
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
 from registry.storage.datasets import dataset_key, fetch_dataset, is_dataset_id
+from registry.storage.settings import StorageSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def trained_on(spec: ModelSpec, dataset_id: str) -> ModelSpec:
-    """Return the declaration with the uploaded rows for a source; raises `DataError` for what is no id."""
+    """Return the declaration with the uploaded rows for a source; raises `DataError` for no id."""
     if not is_dataset_id(dataset_id):
         raise DataError(
             f"{dataset_id[:100]!r} is no dataset id. One is sha256: and 64 hexadecimal digits, as "
@@ -40,11 +41,7 @@ def read_uploaded(dataset: Dataset) -> "pd.DataFrame":
     Raises like `contract_of`, and `DataError` when the rows met another dataset's contract.
     """
     contract, rows = fetch_rows(dataset.source)
-    if contract != dataset.name:
-        raise DataError(
-            f"The dataset {dataset.source} holds rows of {contract!r}, and this model learns from "
-            f"{dataset.name!r}. Train a model of that dataset on it, or upload rows of {dataset.name!r}."
-        )
+    _require_contract(contract, dataset)
     return rows
 
 
@@ -59,13 +56,13 @@ def fetch_rows(dataset_id: str) -> "tuple[str, pd.DataFrame]":
     return contract, rows
 
 
-def source_url(dataset_id: str) -> str:
-    """Return where the uploaded rows lie, as `s3://BUCKET/KEY`."""
+def dataset_uri(dataset_id: str) -> str:
+    """Return where uploaded rows are stored, as `s3://BUCKET/KEY`."""
     return f"s3://{StorageSettings().s3_bucket}/{dataset_key(dataset_id)}"
 
 
 def storage(dataset_id: str) -> StorageSettings:
-    """Return where a dataset lies; raises `DataError` when there are no keys to get at it."""
+    """Return the storage of a dataset; raises `DataError` when there are no keys to get at it."""
     settings = StorageSettings()
     if not settings.has_storage:
         raise DataError(
@@ -85,7 +82,10 @@ def _fetch(dataset_id: str, path: Path) -> str:
 
 def fetch_uploaded(dataset: Dataset, path: Path) -> None:
     """Fetch the rows of a dataset whose source is an id into a file; raises like `read_uploaded`."""
-    contract = _fetch(dataset.source, path)
+    _require_contract(_fetch(dataset.source, path), dataset)
+
+
+def _require_contract(contract: str, dataset: Dataset) -> None:
     if contract != dataset.name:
         raise DataError(
             f"The dataset {dataset.source} holds rows of {contract!r}, and this model learns from "

@@ -3,21 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from checks.bootstrap import DRAWS, Floats, percentile_interval
 from flows.data.splits import Groups, Positions
 
-Floats = npt.NDArray[np.float64]
-
-DRAWS = 400
-_PERCENTILES = (2.5, 97.5)
 # An interval of fewer draws than this share, because a metric is not defined for the others, is none.
 _ENOUGH = 0.9
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and its 95 % interval; `low` and `high` are None where there is no telling."""
+    """A score and its 95 % interval; `low` and `high` are None where too few draws have a score."""
 
     value: float
     low: float | None
@@ -29,32 +25,32 @@ class Interval:
             return f"{self.value:.3f}"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
-    def turned(self) -> "Interval":
+    def negated(self) -> "Interval":
         """Return the same of the negated score, as a loss is reported."""
-        return Interval(-self.value, _negated(self.high), _negated(self.low))
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return Interval(-self.value, low, high)
 
 
-def draws(rows: int, groups: Groups | None, *, count: int = DRAWS, seed: int = 0) -> list[Positions]:
-    """Return positions of rows, drawn again `count` times: whole groups, or single rows without groups."""
+def bootstrap_samples(
+    rows: int, groups: Groups | None, *, count: int = DRAWS, seed: int = 0
+) -> list[Positions]:
+    """Return positions of rows, drawn `count` times: whole groups, or single rows without groups."""
     random = np.random.default_rng(seed)
     if groups is None:
         return [random.integers(rows, size=rows) for _ in range(count)]
-    _, of = np.unique(groups, return_inverse=True)
-    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    _, group_of_row = np.unique(groups, return_inverse=True)
+    ends = np.cumsum(np.bincount(group_of_row))[:-1]
+    members = np.split(np.argsort(group_of_row, kind="stable"), ends)
     return [
-        np.concatenate([members[one] for one in random.integers(len(members), size=len(members))])
+        np.concatenate([members[group] for group in random.integers(len(members), size=len(members))])
         for _ in range(count)
     ]
 
 
-def interval(value: float, drawn: Floats) -> Interval:
-    """Return a score with the interval that its draws span; draws without a score are left out."""
-    good = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(good) < _ENOUGH * len(drawn):
+def interval(scores: Floats) -> Interval:
+    """Return a score, the first of `scores`, with the interval of the others, of those that are finite."""
+    value, drawn = float(scores[0]), scores[1:]
+    finite = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(finite) < _ENOUGH * len(drawn):
         return Interval(value, None, None)
-    low, high = np.percentile(good, _PERCENTILES)
-    return Interval(value, float(low), float(high))
-
-
-def _negated(value: float | None) -> float | None:
-    return None if value is None else -value
+    return Interval(value, *percentile_interval(finite))

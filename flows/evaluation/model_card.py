@@ -1,8 +1,8 @@
 """The model card: what a version is, what it was learned from, how good it is and where it is not.
 Generated Markdown.
 
-After Mitchell et al., Model Cards for Model Reporting (FAT* 2019). Every sentence is made from what the
-training found; nothing is written by hand, so that nothing is left over from another version.
+After Mitchell et al., Model Cards for Model Reporting (FAT* 2019). Every sentence is generated from a
+training's results, so that none is left over from another version.
 """
 
 import platform
@@ -11,58 +11,52 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import annotated_types
-import pandas as pd
 from pydantic.fields import FieldInfo
 
 from catalog.spec import ModelSpec
+from checks.bootstrap import DRAWS
 from checks.markdown import checks_table, one_line
-from flows.data.cleaning import Cleaning
-from flows.evaluation.intervals import DRAWS, Interval
-from flows.evaluation.scores import Measured
-from flows.modeling.calibration import BINS
-from flows.modeling.candidates import Fitted
-from flows.modeling.onnx_export import Agreement
-from flows.modeling.search import Tried
+from flows.evaluation.intervals import Interval
+from flows.evaluation.scores import Evaluation
+from flows.modeling.search import best_trial
+from flows.modeling.trained_model import TrainedModel
+from flows.tasks.calibration import BINS
+from flows.tasks.registry import task_of
 from registry.evidence.verdict import Verdict
 
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
 # A class below it is recognised less than half as well as could be.
 _WEAK_F1 = 0.5
-# Kaufman and Rousseeuw, Finding Groups in Data (1990): below it, no substantial structure has been found.
-_WEAK_SILHOUETTE = 0.25
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that a card is made from; `train` and `test` are the features of the two sides."""
+    """What a card is generated from."""
 
-    spec: ModelSpec
-    cleaning: Cleaning
-    train: pd.DataFrame
-    test: pd.DataFrame
-    tried: Sequence[Tried]
-    winner: Fitted
-    measured: Measured
-    agreement: Agreement
+    model: TrainedModel
+    evaluation: Evaluation
     verdict: Verdict
     run_id: str
-    # Of a model that was submitted: where it comes from.
-    origin: str = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's declaration."""
+        return self.model.spec
 
 
 def summary(facts: Facts) -> str:
     """Return the card's beginning: what the model is, whether it may be used, and how good it is."""
-    spec, measured, verdict = facts.spec, facts.measured, facts.verdict
+    spec, evaluation, verdict = facts.spec, facts.evaluation, facts.verdict
     if verdict.passed:
         gate = "The gate let this model pass."
     else:
         why = "".join(f"\n- {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
         gate = f"**The gate refused this model: it is not for use.**\n{why}"
     lines = [
-        f"{one_line(spec.description)} A {spec.task}, {facts.winner.candidate.name}.",
-        *filter(None, [facts.origin]),
+        f"{one_line(spec.description)} A {spec.task}, {facts.model.winner.candidate.name}.",
+        *filter(None, [facts.model.origin]),
         gate,
-        _table(("", measured.metric, "95 % interval"), _headlines(measured)),
+        _table(("", evaluation.metric, "95 % interval"), _headlines(evaluation)),
     ]
     return "\n\n".join(lines) + "\n"
 
@@ -73,7 +67,7 @@ def card(facts: Facts) -> str:
         "Data": _data(facts),
         "How it was chosen": _chosen(facts),
         "Scores": _scores(facts),
-        **({"Probabilities": _probabilities(facts)} if facts.spec.task == "classification" else {}),
+        **({"Probabilities": _probabilities(facts)} if facts.evaluation.classes else {}),
         "Checks of the gate": f"As of {facts.verdict.created_at:%Y-%m-%d %H:%M} UTC; `greenroom gate "
         f"{facts.spec.name}` has what counts now.\n\n{checks_table(facts.verdict)}",
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
@@ -84,27 +78,28 @@ def card(facts: Facts) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _headlines(measured: Measured) -> list[tuple[str, str, str]]:
-    named: list[tuple[str, Interval | None]] = [
-        ("this model, held-out rows", measured.headline),
-        (f"naive baseline ({measured.baseline_name})", measured.baseline),
-        ("RandomForest with scikit-learn's defaults", measured.forest),
-        ("better than the baseline by", measured.gain),
-        ("better than that forest by", measured.over_forest),
+def _headlines(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    intervals: list[tuple[str, Interval | None]] = [
+        ("this model, held-out rows", evaluation.headline),
+        (f"naive baseline ({evaluation.baseline_name})", evaluation.baseline),
+        ("RandomForest with scikit-learn's defaults", evaluation.forest),
+        ("better than the baseline by", evaluation.gain),
+        ("better than that forest by", evaluation.over_forest),
     ]
-    return [(name, f"{found.value:.3f}", _ends(found)) for name, found in named if found is not None]
+    return [(name, f"{score.value:.3f}", _ends(score)) for name, score in intervals if score is not None]
 
 
-def _ends(found: Interval) -> str:
-    return "-" if found.low is None or found.high is None else f"{found.low:.3f} to {found.high:.3f}"
+def _ends(score: Interval) -> str:
+    return "-" if score.low is None or score.high is None else f"{score.low:.3f} to {score.high:.3f}"
 
 
 def _data(facts: Facts) -> str:
-    spec, counts = facts.spec, facts.cleaning
+    spec, counts = facts.spec, facts.model.cleaning
     dataset = spec.dataset
+    train, test = len(facts.model.data.train.features), len(facts.model.data.test.features)
     by = (
         f"by `{dataset.group}`: no main value of it is on both sides, so that the scores are those of rows "
-        f"whose `{dataset.group}` the model has never met ({facts.measured.groups:,} of them held out)"
+        f"whose `{dataset.group}` the model has never met ({facts.evaluation.groups:,} of them held out)"
         if dataset.group
         else "row by row, since the dataset names no groups"
     )
@@ -112,8 +107,8 @@ def _data(facts: Facts) -> str:
         f"{dataset.name}: {one_line(dataset.description)} Source: `{one_line(dataset.source)}`.\n\n"
         f"{counts.read:,} rows were read. Left out: {counts.invalid:,} that break the contract, "
         f"{counts.conflicting:,} that stand under several labels, {counts.repeated:,} that repeat another. "
-        f"{counts.kept:,} were kept: {len(facts.train):,} to train on, {len(facts.test):,} held out"
-        f"{_between(counts.kept - len(facts.train) - len(facts.test))}. Split {by}. "
+        f"{counts.kept:,} were kept: {train:,} to train on, {test:,} held out"
+        f"{_between(counts.kept - train - test)}. Split {by}. "
         f"Held-out rows were used to measure and to check, not to choose.\n\n"
         f"Target: {f'`{spec.label}`' if spec.label else 'none'}{f' ({spec.unit})' if spec.unit else ''}. "
         f"Features: {', '.join(f'`{name}`' for name in spec.features)}."
@@ -126,27 +121,24 @@ def _between(rows: int) -> str:
 
 def _chosen(facts: Facts) -> str:
     spec, metric = facts.spec, f"cv {facts.spec.metric}"
-    if facts.origin:
-        fitted = facts.winner
+    if facts.model.origin:
+        fitted = facts.model.winner
         scored = f"{fitted.cv_mean:.3f} ± {fitted.cv_std:.3f}" if fitted.folds else "not known"
         return (
             f"By whoever submitted it. {metric} on {spec.split.folds} folds of the training rows: {scored}."
         )
-    best: dict[str, Tried] = {}
-    for one in facts.tried:
-        held = best.get(one.candidate.name)
-        if one.state in ("declared", "complete") and (held is None or one.mean > held.mean):
-            best[one.candidate.name] = one
-    trials = sum(one.state != "declared" for one in facts.tried)
+    names = dict.fromkeys(trial.candidate.name for trial in facts.model.trials)
+    best = {name: best_trial(facts.model.trials, name) for name in names}
+    trials = sum(trial.state != "declared" for trial in facts.model.trials)
     lines = [
         (
-            f"**{name}**" if name == facts.winner.candidate.name else name,
-            f"`{one.candidate.estimator}`",
-            ", ".join(f"{n}={v}" for n, v in one.candidate.params.items()) or "defaults",
-            one.state,
-            f"{one.mean:.3f}",
+            f"**{name}**" if name == facts.model.winner.candidate.name else name,
+            f"`{trial.candidate.estimator}`",
+            ", ".join(f"{n}={v}" for n, v in trial.candidate.params.items()) or "defaults",
+            trial.state,
+            f"{trial.mean:.3f}",
         )
-        for name, one in best.items()
+        for name, trial in best.items()
     ]
     searched = (
         f"then {trials} trials around them (Optuna's tree-structured Parzen "
@@ -163,10 +155,10 @@ def _chosen(facts: Facts) -> str:
 
 
 def _scores(facts: Facts) -> str:
-    measured = facts.measured
+    evaluation = facts.evaluation
     rows = [
-        (name, f"{value:.4g}", f"{measured.train[name]:.4g}" if name in measured.train else "-")
-        for name, value in measured.test.items()
+        (name, f"{value:.4g}", f"{evaluation.train[name]:.4g}" if name in evaluation.train else "-")
+        for name, value in evaluation.test.items()
     ]
     drawn = "whole groups" if facts.spec.dataset.group else "rows"
     parts = [
@@ -174,13 +166,13 @@ def _scores(facts: Facts) -> str:
         "of a difference. They leave out the luck of the split and of the training.",
         _table(("metric", "held-out", "training rows"), rows),
     ]
-    if measured.classes:
+    if evaluation.classes:
         parts.append(
             _table(
                 ("class", "held-out rows", "precision", "recall", "F1"),
                 [
                     (one_line(c.name), f"{c.rows:,}", *(f"{v:.3f}" for v in (c.precision, c.recall, c.f1)))
-                    for c in measured.classes
+                    for c in evaluation.classes
                 ],
             )
         )
@@ -188,13 +180,13 @@ def _scores(facts: Facts) -> str:
 
 
 def _probabilities(facts: Facts) -> str:
-    found, measured = facts.winner.calibration, facts.measured
-    if found is None or found.temperature is None:
-        why = found.why if found else "it was not tried"
-        said = f"They are the estimator's own; no temperature was applied: {why}."
+    calibration, evaluation = facts.model.winner.calibration, facts.evaluation
+    if calibration is None or calibration.temperature is None:
+        why = calibration.why if calibration else "it was not tried"
+        origin = f"They are the estimator's own; no temperature was applied: {why}."
     else:
-        said = (
-            f"Scaled by the temperature {found.temperature:.3f}, learned from training rows that the "
+        origin = (
+            f"Scaled by the temperature {calibration.temperature:.3f}, learned from training rows that the "
             "estimator had not seen, fold by fold. Which class is named does not change by it."
         )
     names = {
@@ -205,50 +197,41 @@ def _probabilities(facts: Facts) -> str:
     lines = [
         (
             text,
-            f"{measured.uncalibrated[name]:.4f}" if name in measured.uncalibrated else "-",
-            f"{measured.test[name]:.4f}",
+            f"{evaluation.uncalibrated[name]:.4f}" if name in evaluation.uncalibrated else "-",
+            f"{evaluation.test[name]:.4f}",
         )
         for name, text in names.items()
     ]
-    return f"{said} Held-out rows, lower is better:\n\n" + _table(("", "before", "as served"), lines)
+    return f"{origin} Held-out rows, lower is better:\n\n" + _table(("", "before", "as served"), lines)
 
 
 def _limits(facts: Facts) -> Iterable[str]:
-    spec, measured, verdict = facts.spec, facts.measured, facts.verdict
+    spec, evaluation, verdict = facts.spec, facts.evaluation, facts.verdict
     if not verdict.passed:
         yield "The gate refused it; the scores here describe it and do not recommend it."
-    for name, gain in (("naive baseline", measured.gain), ("default RandomForest", measured.over_forest)):
+    for name, gain in (("naive baseline", evaluation.gain), ("default RandomForest", evaluation.over_forest)):
         if gain is not None and (gain.low is None or gain.low <= 0):
             yield f"It is not shown to be better than the {name}: the difference may be {_ends(gain)}."
-    weak = [c for c in measured.classes if c.f1 < _WEAK_F1]
-    for one in sorted(weak, key=lambda c: c.f1):
+    weak = [c for c in evaluation.classes if c.f1 < _WEAK_F1]
+    for c in sorted(weak, key=lambda c: c.f1):
         yield (
-            f"The class {one_line(one.name)} is recognised badly: of {one.rows:,} held-out rows of it "
-            f"{one.recall:.0%} are found, and {one.precision:.0%} of what is called so is (F1 {one.f1:.2f})."
+            f"The class {one_line(c.name)} is recognised badly: of {c.rows:,} held-out rows of it "
+            f"{c.recall:.0%} are found, and {c.precision:.0%} of what is called so is (F1 {c.f1:.2f})."
         )
-    if spec.task == "regression":
-        r2, error = measured.test["r2"], measured.test["root_mean_squared_error"]
-        yield (
-            f"It explains {max(r2, 0):.0%} of the spread of {spec.target}; an answer is off by {error:.3g} "
-            "(root mean square) and comes without an interval of its own."
-        )
-    if spec.task == "clustering" and measured.headline.value < _WEAK_SILHOUETTE:
-        yield (
-            f"A silhouette of {measured.headline.value:.2f} is a weak structure: the clusters are a way of "
-            "cutting what shades into each other."
-        )
+    yield from task_of(spec).limits(spec, evaluation.test)
     for outcome in verdict.outcomes:
         if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed":
             yield f"Weakest segments: {one_line(outcome.reason)}"
+    rows = len(facts.model.data.train.features)
     yield (
-        f"It knows {len(facts.train):,} rows of {spec.dataset.name}, and nothing of what is not like them. "
-        "Values that the contract allows and training hardly had are guessed at:\n\n" + _ranges(facts)
+        f"It knows {rows:,} rows of {spec.dataset.name}, and nothing of what is not like them. Values that "
+        "the contract allows and training hardly had are guessed at:\n\n" + _ranges(facts)
     )
 
 
 def _ranges(facts: Facts) -> str:
     fields = facts.spec.dataset.features.model_fields
-    rows = facts.train
+    rows = facts.model.data.train.features
     return _table(
         ("feature", "the contract allows", "98 % of training rows", "training rows"),
         [
@@ -280,7 +263,7 @@ def _bound(rule: annotated_types.Ge | annotated_types.Gt | annotated_types.Le | 
 
 
 def _lineage(facts: Facts) -> str:
-    verdict, agreement = facts.verdict, facts.agreement
+    verdict, agreement = facts.verdict, facts.model.agreement
     libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     same = "" if agreement.labels is None else f", {agreement.labels:.2%} of answers agree"
     before = f"version {verdict.incumbent.version}" if verdict.incumbent else "none was in Production"

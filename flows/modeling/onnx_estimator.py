@@ -1,4 +1,4 @@
-"""An ONNX model that scikit-learn's scorers and pictures can ask, as the only step of a pipeline."""
+"""An ONNX model as a scikit-learn estimator, for scorers and plots."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from registry.model_format.onnx_model import OnnxModel
 
 
 class OnnxEstimator(BaseEstimator):  # type: ignore[misc]
-    """An ONNX model that scikit-learn's scorers can ask."""
+    """A fitted estimator that predicts with an ONNX model."""
 
     def __init__(self, model: OnnxModel) -> None:
         self.model = model
@@ -26,8 +26,8 @@ class OnnxEstimator(BaseEstimator):  # type: ignore[misc]
 
     def predict(self, rows: pd.DataFrame) -> npt.NDArray[Any]:
         """Return n predictions: classes as text, or numbers."""
-        found = self.model.predict(rows.to_numpy(dtype=np.float32))[0]
-        return found.astype(str if isinstance(self, ClassifierMixin) else np.float64)
+        labels = self.model.predict(rows.to_numpy(dtype=np.float32))[0]
+        return labels.astype(str if isinstance(self, ClassifierMixin) else np.float64)
 
 
 class _Classifier(ClassifierMixin, OnnxEstimator):  # type: ignore[misc]
@@ -38,9 +38,9 @@ class _Classifier(ClassifierMixin, OnnxEstimator):  # type: ignore[misc]
 
     def predict_proba(self, rows: pd.DataFrame) -> npt.NDArray[Any]:
         """Return probabilities of shape (n, classes), in the order of `classes_`."""
-        found = self.model.predict(rows.to_numpy(dtype=np.float32))[1]
-        assert found is not None  # noqa: S101 - a classifier has them
-        exact = found[:, self._order].astype(np.float64)
+        shares = self.model.predict(rows.to_numpy(dtype=np.float32))[1]
+        assert shares is not None  # noqa: S101 - a classifier has them
+        exact = shares[:, self._order].astype(np.float64)
         return np.asarray(exact / exact.sum(axis=1, keepdims=True))
 
 
@@ -48,7 +48,7 @@ class _Regressor(RegressorMixin, OnnxEstimator):  # type: ignore[misc]
     pass
 
 
-def asked(model: OnnxModel) -> Pipeline:
-    """Return a pipeline that answers as the model does: a classifier's classes as text."""
-    made = _Classifier(model) if model.description.task == "classification" else _Regressor(model)
-    return Pipeline([("model", made)])
+def as_estimator(model: OnnxModel) -> Pipeline:
+    """Return a fitted pipeline that predicts with the model: a classifier's classes as text."""
+    kind = _Classifier if model.description.answers == "classes" else _Regressor
+    return Pipeline([("model", kind(model))])

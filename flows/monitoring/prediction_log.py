@@ -15,25 +15,26 @@ import pyarrow.parquet as pq
 from catalog.spec import ModelSpec
 from flows.errors import DataError
 from registry.errors import StorageMissingError
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time, with its ends in UTC: from `since` on, before `until`."""
+    """A period in UTC, from `since` on until before `until`."""
 
     since: datetime
     until: datetime
 
     @property
     def days(self) -> list[str]:
-        """Its days, the newest first, as the log's folders name them."""
+        """Its days as YYYY-MM-DD, the newest first."""
         first, last = self.since.date(), self.until.date()
         return [(last - timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
 def open_bucket() -> Bucket:
-    """Open the bucket of the settings; raises `DataError` where there are no keys for it."""
+    """Open the bucket of the settings; raises `DataError` if there are no keys for it."""
     settings = StorageSettings()
     if not settings.has_storage:
         raise DataError(
@@ -44,68 +45,70 @@ def open_bucket() -> Bucket:
 
 
 def read_predictions(
-    bucket: Bucket, spec: ModelSpec, window: Window, most: int
+    bucket: Bucket, spec: ModelSpec, window: Window, max_rows: int
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Return the newest predictions of a window, `most` or a file's more, and the files that were no use.
+    """Return the newest `max_rows` predictions of a window, and the keys of files that cannot be used.
 
     Columns: `id`, `row`, `at`, `version`, `digest`, `prediction`, an `input_NAME` per feature and, of a
     classifier, `probability_CLASS`. Raises `StorageUnavailableError`.
     """
-    needed = {"id", "row", "at", "version", "digest", "prediction", *(f"input_{n}" for n in spec.features)}
-    tables: list[pd.DataFrame] = []
-    useless: list[str] = []
+    columns = {"id", "row", "at", "version", "digest", "prediction", *(f"input_{n}" for n in spec.features)}
+    frames: list[pd.DataFrame] = []
+    unusable: list[str] = []
     rows = 0
-    for day in window.days:
-        # The catalogue's names are file names as they are; a file's own begins with its time.
-        prefix = f"predictions/model={spec.name}/date={day}/"
-        for key, table in _tables(bucket, prefix, useless):
-            if not needed <= set(table.column_names):
-                useless.append(key)
-                continue
-            inside = _inside(table, window)
-            tables.append(inside.to_pandas())
-            rows += len(inside)
-            if rows >= most:
-                break
-        if rows >= most:
+    for key, table in _newest_predictions(bucket, spec.name, window, unusable):
+        if not columns <= set(table.column_names):
+            unusable.append(key)
+            continue
+        frames.append(_within(table, window).to_pandas())
+        rows += len(frames[-1])
+        if rows >= max_rows:
             break
-    if not tables:
-        return pd.DataFrame(columns=sorted(needed)), useless
-    found = pd.concat(tables, ignore_index=True).sort_values("at", ascending=False, kind="stable")
+    if not frames:
+        return pd.DataFrame(columns=sorted(columns)), unusable
+    predictions = pd.concat(frames, ignore_index=True).sort_values("at", ascending=False, kind="stable")
     # A file that was sent twice has the same rows twice.
-    return found.drop_duplicates(["id", "row"]).head(most).reset_index(drop=True), useless
+    return predictions.drop_duplicates(["id", "row"]).head(max_rows).reset_index(drop=True), unusable
+
+
+def _newest_predictions(
+    bucket: Bucket, model: str, window: Window, unusable: list[str]
+) -> Iterator[tuple[str, Any]]:
+    for day in window.days:
+        # A model's name needs no escaping in a key; a file's name begins with its time.
+        yield from _tables(bucket, f"predictions/model={model}/date={day}/", unusable)
 
 
 def read_feedback(bucket: Bucket, window: Window, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return what came true of some predictions, as far as it was said in the window: the last word counts.
+    """Return the last feedback of the window on each of some predictions.
 
     Columns: `id`, `row`, `number`, `label`. Raises `StorageUnavailableError`.
     """
     ids = pa.array(predictions["id"].unique(), pa.string())
-    tables = []
+    frames = []
     for day in window.days if len(ids) else []:
         for _, table in _tables(bucket, f"feedback/date={day}/", []):
-            tables.append(table.filter(pc.is_in(table["id"], value_set=ids)).to_pandas())
-    if not tables:
+            frames.append(table.filter(pc.is_in(table["id"], value_set=ids)).to_pandas())
+    if not frames:
         return pd.DataFrame(columns=["id", "row", "number", "label"])
-    said = pd.concat(tables, ignore_index=True).sort_values("at", kind="stable")
-    last: pd.DataFrame = said.drop_duplicates(["id", "row"], keep="last")
+    feedback = pd.concat(frames, ignore_index=True).sort_values("at", kind="stable")
+    last: pd.DataFrame = feedback.drop_duplicates(["id", "row"], keep="last")
     return last[["id", "row", "number", "label"]]
 
 
-def _tables(bucket: Bucket, prefix: str, useless: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield key and table of every file below a prefix, the newest first."""
+def _tables(bucket: Bucket, prefix: str, unusable: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield key and table of each file below a prefix, the newest first; add the others to `unusable`."""
     with TemporaryDirectory(prefix="greenroom-log-") as scratch:
         path = Path(scratch) / "rows.parquet"
         for key in reversed(list(bucket.keys(prefix))):
             try:
                 bucket.get(key, path)
                 yield key, pq.read_table(path, partitioning=None)
-            except (StorageMissingError, pa.ArrowInvalid):  # gone meanwhile, or no Parquet
-                useless.append(key)
+            except (StorageMissingError, pa.ArrowInvalid):  # removed meanwhile, or not Parquet
+                unusable.append(key)
 
 
-def _inside(table: Any, window: Window) -> Any:
+def _within(table: Any, window: Window) -> Any:
     at = table["at"]
     since, until = (
         pa.scalar(end.astimezone(UTC), pa.timestamp("us", tz="UTC")) for end in (window.since, window.until)

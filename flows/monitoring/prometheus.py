@@ -1,58 +1,45 @@
-"""Gauges of monitoring, in the text format that node-exporter's textfile collector hands to Prometheus.
+"""Gauges of monitoring, in a file that node-exporter's textfile collector hands to Prometheus.
 
-A flow ends long before Prometheus would ask it; a file stays. The same numbers are metrics in MLflow.
+A flow has ended before Prometheus could scrape it. The same numbers are metrics in MLflow.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from flows.monitoring.result import Seen
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-_HELP = {
-    "rows": "Predictions in the window.",
-    "drifting": "1 if there is drift.",
-    "feature_drift": "Drift score of a feature, 0 to 1.",
-    "prediction_drift": "Drift score of the predictions, 0 to 1.",
-    "score": "Headline metric on rows with feedback.",
-    "score_at_training": "Headline metric on the held-out rows of the training.",
-    "last_run_timestamp_seconds": "When the model was looked at last.",
-}
+from flows.monitoring.result import MonitoringResult
 
 
-def write_gauges(folder: Path | None, model: str, seen: "Sequence[Seen]") -> None:
-    """Replace a model's file in `folder`, which is made if need be; do nothing without one."""
+def write_gauges(folder: Path | None, model: str, results: Sequence[MonitoringResult]) -> None:
+    """Replace a model's file in `folder`, in one step; make the folder if need be. Do nothing without one."""
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[str]] = {}
-    for one in seen:
-        for name, labels, value in _values(one):
-            shown = ",".join(f'{label}="{text}"' for label, text in labels.items())
-            found.setdefault(name, []).append(f"greenroom_monitor_{name}{{{shown}}} {value:.10g}")
-    lines = []
-    for name, samples in found.items():
-        lines += [f"# HELP greenroom_monitor_{name} {_HELP[name]}"]
-        lines += [f"# TYPE greenroom_monitor_{name} gauge", *samples]
-    # The collector reads *.prom; it must never see half a file.
-    part = folder / f"greenroom_monitor_{model}.part"
-    part.write_text("\n".join([*lines, ""]), "utf-8")
-    part.replace(part.with_suffix(".prom"))
+    registry = CollectorRegistry()
 
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"greenroom_monitor_{name}", text, ["model", "version", *labels], registry=registry)
 
-def _values(one: "Seen") -> Iterator[tuple[str, dict[str, str], float]]:
-    labels = {"model": one.model, "version": str(one.version)}
-    yield "rows", labels, one.rows
-    if one.status in ("ok", "drift"):
-        yield "drifting", labels, one.status == "drift"
-    if one.drift:
-        for feature, score in one.drift.features.items():
-            yield "feature_drift", {**labels, "feature": feature}, score
-        if (value := one.drift.value("PredictionDrift")) is not None:
-            yield "prediction_drift", labels, value
-    if one.performance:
-        yield "score", labels, one.performance.score
-        yield "score_at_training", labels, one.performance.at_training
-    yield "last_run_timestamp_seconds", labels, time.time()
+    rows = gauge("rows", "Predictions in the window.")
+    drifting = gauge("drifting", "1 if there is drift.")
+    feature_drift = gauge("feature_drift", "Drift score of a feature, 0 to 1.", "feature")
+    prediction_drift = gauge("prediction_drift", "Drift score of the predictions, 0 to 1.")
+    score = gauge("score", "Headline metric on rows with feedback.")
+    at_training = gauge("score_at_training", "Headline metric on the held-out rows of the training.")
+    last_run = gauge("last_run_timestamp_seconds", "When the model was looked at last.")
+    for result in results:
+        labels = {"model": result.model, "version": str(result.version)}
+        rows.labels(**labels).set(result.rows)
+        if result.status in ("ok", "drift"):
+            drifting.labels(**labels).set(result.status == "drift")
+        if result.drift:
+            for feature, value in result.drift.features.items():
+                feature_drift.labels(**labels, feature=feature).set(value)
+            if (drift := result.drift.value("PredictionDrift")) is not None:
+                prediction_drift.labels(**labels).set(drift)
+        if result.performance:
+            score.labels(**labels).set(result.performance.score)
+            at_training.labels(**labels).set(result.performance.at_training)
+        last_run.labels(**labels).set_to_current_time()
+    write_to_textfile(str(folder / f"greenroom_monitor_{model}.prom"), registry)

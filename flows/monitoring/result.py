@@ -1,4 +1,4 @@
-"""What monitoring found out about one version."""
+"""The result of monitoring one version."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +9,8 @@ Status = Literal["ok", "drift", "too few rows", "no reference"]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was seen of one version. `version` is 0 where nothing was predicted at all."""
+class MonitoringResult:
+    """The result for one version in one window. `version` is 0 if there was no prediction at all."""
 
     model: str
     version: int
@@ -21,21 +21,20 @@ class Seen:
     performance: Performance | None = None
     notes: tuple[str, ...] = ()
 
-
-def numbers(seen: Seen) -> dict[str, float]:
-    """Return what was measured, by the names of its metrics."""
-    found = {"rows": float(seen.rows), "drifting": float(seen.status == "drift")}
-    if drift := seen.drift:
-        found |= {f"drift.{name}": score for name, score in drift.features.items()}
-        for name, check in (("feature_drift", "FeatureDrift"), ("prediction_drift", "PredictionDrift")):
-            if (value := drift.value(check)) is not None:
-                found[name] = value
-    if known := seen.performance:
-        found |= {
-            "feedback_rows": float(known.rows),
-            "score": known.score,
-            "score_low": known.low,
-            "score_high": known.high,
-            "score_at_training": known.at_training,
-        }
-    return found
+    def metrics(self) -> dict[str, float]:
+        """Return the measured values, by the names of MLflow's metrics."""
+        metrics = {"rows": float(self.rows), "drifting": float(self.status == "drift")}
+        if drift := self.drift:
+            metrics |= {f"drift.{name}": score for name, score in drift.features.items()}
+            for name, check in (("feature_drift", "FeatureDrift"), ("prediction_drift", "PredictionDrift")):
+                if (value := drift.value(check)) is not None:
+                    metrics[name] = value
+        if performance := self.performance:
+            metrics |= {
+                "feedback_rows": float(performance.rows),
+                "score": performance.score,
+                "score_low": performance.low,
+                "score_high": performance.high,
+                "score_at_training": performance.at_training,
+            }
+        return metrics

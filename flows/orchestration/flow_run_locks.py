@@ -1,7 +1,7 @@
-"""Which flow runs are alive: each holds a lock on a file of its own, which goes when its process does.
+"""Which flow runs are alive: each holds a lock on a file of its own, which its process's end releases.
 
-Prefect cannot see that a process was killed and would show its run as Running for ever. Whoever starts a
-training next ends the runs of this home whose locks are free.
+Prefect does not notice that a process was killed and shows its run as Running for ever. The next flow of this
+home marks the runs whose locks are free as Crashed.
 """
 
 import fcntl
@@ -32,7 +32,7 @@ from registry.settings import home
 
 _log = logging.getLogger("greenroom.flows")
 _WHY = "Its process was killed."
-# Seconds between a flow's last line and Prefect's knowing of it.
+# Seconds that Prefect may take to store the end of a flow.
 _GRACE = 1.0
 
 
@@ -41,38 +41,37 @@ def _folder() -> Path:
 
 
 @contextmanager
-def held() -> Iterator[str]:
+def flow_run_lock() -> Iterator[str]:
     """Hold the lock of the flow run that this is called in, and yield the run's id.
 
-    First it ends, in Prefect, the flow runs of this home whose process died.
+    First mark the flow runs of this home whose process died as Crashed. Raises `RuntimeError` outside of a
+    flow run, and when another process holds the lock.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("there is no flow run to hold a lock for")
     run_id = str(context.flow_run.id)
     _folder().mkdir(parents=True, exist_ok=True, mode=0o700)
-    bury()
-    file = _folder() / run_id
-    lock = _locked(file, create=True)
+    mark_dead_runs_crashed()
+    lock = _lock(_folder() / run_id, create=True)
     if lock is None:
         raise RuntimeError(f"The flow run {run_id} is at work in another process; it is not run twice.")
     try:
         yield run_id
     finally:
-        # The file stays: Prefect has still to hear how this ended, and the next run looks whether it did.
+        # The file stays: Prefect does not know the end yet, and the next flow checks that it does.
         os.close(lock)
 
 
 def is_alive(run_id: str) -> bool:
     """Whether a flow run is still at work.
 
-    A run of this home tells by its lock. One of another machine is dead when Prefect says that it ended
-    (a run that no longer sends heartbeats is ended by the automation of infra/prefect_worker.py). One that
-    nobody knows is taken for alive: it is left alone.
+    The lock answers for a run of this home. A run of another machine is dead when Prefect says that it ended;
+    the automations of infra/prefect_worker.py end a run without heartbeats. An unknown run counts as alive.
     """
     file = _folder() / run_id
     if file.exists():
-        lock = _locked(file)
+        lock = _lock(file)
         if lock is not None:
             os.close(lock)
         return lock is None
@@ -81,13 +80,13 @@ def is_alive(run_id: str) -> bool:
 
 
 def was_killed(run_id: str) -> bool:
-    """Whether Prefect's last word on a flow run is that its process died."""
+    """Whether a flow run's last state in Prefect is Crashed."""
     state = _state(run_id)
     return state is not None and state.is_crashed()
 
 
 def _state(run_id: str) -> "State[Any] | None":
-    """Return what Prefect says of a flow run; None where it has no word on it, or does not know it."""
+    """Return a flow run's state in Prefect; None if it has none or Prefect does not know the run."""
     try:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(UUID(run_id)).state
@@ -95,24 +94,24 @@ def _state(run_id: str) -> "State[Any] | None":
         return None
 
 
-def bury() -> None:
-    """End in Prefect, as Crashed, the flow runs of this home that hold no lock any more."""
+def mark_dead_runs_crashed() -> None:
+    """Mark the flow runs of this home that hold no lock any more and did not end as Crashed in Prefect."""
     for file in _folder().glob("*-*"):
-        lock = _locked(file)
+        lock = _lock(file)
         if lock is None:
             continue
         try:
             with get_client(sync_client=True) as client:
-                _crash(client, UUID(file.name))
+                _mark_crashed(client, UUID(file.name))
             file.unlink(missing_ok=True)
         except (PrefectException, httpx.HTTPError, ValueError) as error:
-            # The file stays, for the next one to try.
+            # The file stays, so that the next flow tries again.
             _log.warning("flow run %s cannot be ended in Prefect: %s", file.name, type(error).__name__)
         finally:
             os.close(lock)
 
 
-def _crash(client: SyncPrefectClient, run_id: UUID) -> None:
+def _mark_crashed(client: SyncPrefectClient, run_id: UUID) -> None:
     try:
         if _has_ended(client, run_id):
             return
@@ -138,7 +137,7 @@ def _has_ended(client: SyncPrefectClient, run_id: UUID) -> bool:
     return state is not None and state.is_final()
 
 
-def _locked(file: Path, *, create: bool = False) -> int | None:
+def _lock(file: Path, *, create: bool = False) -> int | None:
     """Return the descriptor of a file that is locked now; None if another process holds it or it is gone."""
     while True:
         try:
@@ -147,7 +146,7 @@ def _locked(file: Path, *, create: bool = False) -> int | None:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking somebody may have taken the file away: then the lock is on nothing.
+            # Another process may remove the file before it is locked: then try again.
             if file.exists() and os.fstat(descriptor).st_ino == file.stat().st_ino:
                 return descriptor
         except BlockingIOError:

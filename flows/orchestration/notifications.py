@@ -1,9 +1,9 @@
-"""Sends notifications with apprise, which speaks to Slack, Discord, mail servers and a hundred others."""
+"""Sends notifications with apprise, to Slack, Discord, mail servers and a hundred other services."""
 
 import logging
 import time
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from registry.notify import people
 from registry.notify.people import Event, NotifySettings
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("greenroom.notifications")
 
+# Seconds in which every address must take a notification.
+TIMEOUT = 10.0
 _KIND = {
     "completed": "success",
     "failed": "failure",
@@ -25,53 +27,55 @@ _KIND = {
 
 
 def notify(event: Event, title: str, text: str, settings: NotifySettings) -> None:
-    """Send to every address at once and wait for at most `settings.notify_timeout` seconds.
+    """Send to every address at once and wait for at most `TIMEOUT` seconds.
 
-    An address that cannot be reached, refuses or takes longer is logged by its place in the setting, never
-    by itself: it holds a token.
+    An address that cannot be reached, refuses or takes longer is logged by its position in the setting, never
+    by its text, which holds a token.
     """
-    from apprise import Apprise, NotifyType  # noqa: PLC0415 - a third of a second, and most commands tell nobody
+    from apprise import Apprise, NotifyType  # noqa: PLC0415 - a third of a second, and most commands send nothing
     from apprise.utils.parse import parse_urls  # noqa: PLC0415
 
-    # Its own lines name hosts, and at their finest level whole addresses.
+    # Its own log lines name hosts, and on level DEBUG whole addresses.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     addresses = parse_urls(settings.notify_urls.get_secret_value())
     results: dict[int, bool] = {}
 
-    def send(place: int, receiver: Any) -> None:
+    def send(position: int, receiver: Any) -> None:
         try:
-            results[place] = bool(
+            results[position] = bool(
                 receiver.notify(body=text, title=title, notify_type=NotifyType(_KIND[event]))
             )
-        except Exception as error:  # noqa: BLE001 - whatever a plugin raises; its text may hold the address
-            _log.warning("address %d of GREENROOM_NOTIFY_URLS: %s", place, type(error).__name__)
-            results[place] = False
+        except Exception as error:  # noqa: BLE001 - plugins raise anything; the text may hold the address
+            _log.warning("address %d of GREENROOM_NOTIFY_URLS: %s", position, type(error).__name__)
+            results[position] = False
 
     threads: list[tuple[int, Thread]] = []
-    for place, address in enumerate(addresses, 1):
+    for position, address in enumerate(addresses, 1):
         receiver = Apprise.instantiate(address)
         if receiver is None:
-            _log.warning("address %d of GREENROOM_NOTIFY_URLS is none that apprise knows", place)
+            _log.warning("address %d of GREENROOM_NOTIFY_URLS is none that apprise knows", position)
             continue
-        # A thread of ours, for the end of a process does not wait for it as it does for a pool's.
-        threads.append((place, Thread(target=send, args=(place, receiver), daemon=True)))
+        # Daemon threads: the end of the process waits for the threads of a pool.
+        threads.append((position, Thread(target=send, args=(position, receiver), daemon=True)))
     for _, thread in threads:
         thread.start()
-    deadline = time.monotonic() + settings.notify_timeout
-    for place, thread in threads:
+    deadline = time.monotonic() + TIMEOUT
+    for position, thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
         if thread.is_alive():
             _log.warning(
                 "address %d of GREENROOM_NOTIFY_URLS did not take a notification (%s) within %g s",
-                place,
+                position,
                 event,
-                settings.notify_timeout,
+                TIMEOUT,
             )
-        elif not results[place]:
-            _log.warning("address %d of GREENROOM_NOTIFY_URLS did not take a notification (%s)", place, event)
+        elif not results[position]:
+            _log.warning(
+                "address %d of GREENROOM_NOTIFY_URLS did not take a notification (%s)", position, event
+            )
 
 
-# Prefect's hooks: `@flow(**HOOKS)`.
+# Hooks of Prefect: `@flow(**HOOKS)`.
 
 
 def _completed(flow: "Flow[..., Any]", run: "FlowRun", _state: "State[Any]") -> None:
@@ -79,39 +83,8 @@ def _completed(flow: "Flow[..., Any]", run: "FlowRun", _state: "State[Any]") -> 
 
 
 def _failed(flow: "Flow[..., Any]", run: "FlowRun", state: "State[Any]") -> None:
-    said = f" {state.message}" if state.message else ""
-    people.notify("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{said}")
+    message = f" {state.message}" if state.message else ""
+    people.notify("failed", f"Greenroom: {run.name} failed", f"The flow {flow.name} {state.name}.{message}")
 
 
 HOOKS: dict[str, Any] = {"on_completion": [_completed], "on_failure": [_failed], "on_crashed": [_failed]}
-
-
-class Outcome(Protocol):
-    """What a training came to, as the flow `train` returns it."""
-
-    @property
-    def model(self) -> str:
-        """Name of the model."""
-
-    @property
-    def version(self) -> int:
-        """Number of the new version."""
-
-    @property
-    def stage(self) -> str:
-        """Where it is now."""
-
-    @property
-    def refusals(self) -> tuple[str, ...]:
-        """Why it is not where it was to go."""
-
-
-def tell_outcome(outcome: Outcome) -> None:
-    """Tell people of a version that was refused, by the gate or the server, or promoted."""
-    version = f"{outcome.model} version {outcome.version}"
-    if outcome.refusals:
-        people.notify("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
-    elif outcome.stage != "None":
-        people.notify(
-            "promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}."
-        )

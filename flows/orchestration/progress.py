@@ -1,4 +1,4 @@
-"""A budget of trials as it is used up: a bar on a terminal, else a line for each quarter of it."""
+"""The progress of a search: a bar on a terminal, else a line for each quarter of the trials."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,37 +13,37 @@ _QUARTERS = 4
 
 @contextmanager
 def budget(title: str, trials: int, log: Callable[[str], None]) -> Iterator[Advance]:
-    """Yield what is called with the number of trials that are done and a few words.
+    """Yield a function to call with the number of finished trials and a short text.
 
-    `log` is told a line for each quarter in either case, for whoever looks later.
+    In both cases `log` is called with a line for each quarter.
     """
     console, quarter = Console(), 0
 
-    def line(over: int, said: str) -> str | None:
+    def line(finished: int, text: str) -> str | None:
         nonlocal quarter
-        reached = int(_QUARTERS * over / trials)
+        reached = int(_QUARTERS * finished / trials)
         if reached <= quarter:
             return None
         quarter = reached
-        return f"{title}: {over} of {trials} trials; {said}"
+        return f"{title}: {finished} of {trials} trials; {text}"
 
     # Not where several trainings share a terminal (flows/training/parallel.py): their bars would overlap.
     if console.is_interactive:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            shown = bar.add_task(title, total=trials, said="")
+            task = bar.add_task(title, total=trials, text="")
 
-            def advance(over: int, said: str) -> None:
-                bar.update(shown, completed=over, said=said)
-                if text := line(over, said):
-                    log(text)
+            def advance(finished: int, text: str) -> None:
+                bar.update(task, completed=finished, text=text)
+                if quarter_line := line(finished, text):
+                    log(quarter_line)
 
             yield advance
         return
 
-    def tell(over: int, said: str) -> None:
-        if text := line(over, said):
-            click.echo(f"         {text}")
-            log(text)
+    def show(finished: int, text: str) -> None:
+        if quarter_line := line(finished, text):
+            click.echo(f"         {quarter_line}")
+            log(quarter_line)
 
-    yield tell
+    yield show

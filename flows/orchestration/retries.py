@@ -1,4 +1,4 @@
-"""What tasks of every flow try again: what may pass by itself, and nothing that is wrong inside."""
+"""Retries and timeouts of tasks: errors of other services are tried again, errors in data or code are not."""
 
 from typing import Any
 
@@ -8,11 +8,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import Task, exponential_backoff
 
-from flows.settings import FlowSettings
 from registry.errors import RegistryUnavailableError, StorageUnavailableError
 
-# What may pass by itself: the registry, object storage, a network file system.
-_OUTSIDE = (
+# Errors of the registry, object storage, or a network file system, which may pass by themselves.
+_TRANSIENT = (
     RegistryUnavailableError,
     StorageUnavailableError,
     requests.RequestException,
@@ -21,39 +20,41 @@ _OUTSIDE = (
 )
 
 
-async def may_pass(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task is worth another try: only if something outside failed."""
+async def is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task is tried again: only after an error of another service."""
     error = await state.aresult(raise_on_failure=False)
     if isinstance(error, TaskRunTimeoutError):  # what hung for so long hangs again
         return False
     if isinstance(error, MlflowException):
         return int(error.get_http_status_code()) >= 500
-    return isinstance(error, _OUTSIDE)
+    return isinstance(error, _TRANSIENT)
 
+
+# Most seconds of a step that reads or writes somewhere else: ingest, log, register, attest, promote.
+STEP_SECONDS = 900.0
+# Most seconds of a step that computes: one candidate's fit, the search, the scores, the conversion.
+COMPUTE_SECONDS = 7200.0
 
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(2),
     "retry_jitter_factor": 0.5,
-    "retry_condition_fn": may_pass,
+    "retry_condition_fn": is_transient,
 }
 
-# The same, and ended when they hang. Prefect does that with a signal, which interrupts Python that waits (a
-# socket, a lock, a sleep), but code in C only when it comes back to Python. What may hang there for good
-# (DeepChecks) is a process of its own, which is killed. A flow has no timeout: in Prefect 3.8 those of its
-# tasks would be of no effect until it.
-BOUNDED: dict[str, Any] = {**RETRIES, "timeout_seconds": FlowSettings().step_timeout}
-COMPUTING: dict[str, Any] = {"timeout_seconds": FlowSettings().compute_timeout}
+# With a timeout. Prefect sends a signal, which interrupts Python code that waits (a socket, a lock, a sleep),
+# but C code only when it returns to Python. DeepChecks, which may hang in C, is a process that is killed.
+# Flows have no timeout: in Prefect 3.8 it would disable the timeouts of their tasks.
+BOUNDED: dict[str, Any] = {**RETRIES, "timeout_seconds": STEP_SECONDS}
+COMPUTING: dict[str, Any] = {"timeout_seconds": COMPUTE_SECONDS}
 
 
-def explained(error: BaseException) -> str:
-    """Return an error in one line; of a timeout also what to do."""
+def explain(error: BaseException) -> str:
+    """Return an error in one line; for a timeout also what to do."""
     if not isinstance(error, TaskRunTimeoutError):
         return f"{type(error).__name__}: {error}"
-    settings = FlowSettings()
     return (
         f"A step took too long and was ended ({str(error).rstrip('.')}). Prefect shows which. "
-        "See whether MLflow, S3 and the disk answer, then train again; or allow more time: "
-        f"GREENROOM_STEP_TIMEOUT is {settings.step_timeout:g}, GREENROOM_COMPUTE_TIMEOUT "
-        f"{settings.compute_timeout:g} seconds."
+        "See whether MLflow, S3 and the disk answer, then train again. A step that reads or writes may take "
+        f"{STEP_SECONDS:g} seconds, one that computes {COMPUTE_SECONDS:g}."
     )

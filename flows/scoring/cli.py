@@ -2,6 +2,7 @@
 
 import sys
 import time
+from operator import itemgetter
 
 import click
 from rich.console import Console
@@ -28,43 +29,44 @@ def score(
     """Score the Parquet rows of SOURCE with MODEL's version in Production.
 
     SOURCE is a file or everything below s3://BUCKET/PREFIX or a folder, or the id of an uploaded dataset,
-    sha256:HEX. Cut short, the same command goes on where it was, by the version that it began with. Every row
+    sha256:HEX. After an interruption the same command goes on, with the version that it began with. Every row
     is in the results once; readers wait for DEST/_SUCCESS, the manifest.
 
-    Exit code 0: done. 1: more rows than allowed break the contract. 2: could not.
+    Exit code 0: done. 1: more rows than allowed break the contract. 2: another error.
     """
     name = get_model(model).name
     settings = FlowSettings()
     prepare_environment(settings)
     require_servers(settings)
     # Imported here: Prefect and Dask take seconds, and `--help` should not.
-    from flows.scoring.flow import TooManyRejectedError, scored  # noqa: PLC0415
+    from flows.scoring.flow import TooManyRejectedError, run_scoring  # noqa: PLC0415
 
-    began = time.monotonic()
+    start = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     try:
         with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             rows = bar.add_task(f"{name}, rows", total=None)
-            done = scored(
+            result = run_scoring(
                 name,
                 source,
                 destination,
                 keep=keep,
                 max_rejected=max_rejected,
-                progress=lambda now, whole: bar.update(rows, completed=now, total=whole),
+                progress=lambda finished, total: bar.update(rows, completed=finished, total=total),
             )
     except TooManyRejectedError as error:
         click.secho(f"{name}: {error}", fg="red", err=True)
         sys.exit(1)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - each error is printed
         click.secho(f"{name}: {type(error).__name__}: {error}", fg="red", err=True)
         sys.exit(2)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     click.echo(
-        f"{done.rows:,} rows scored by {done.model} version {done.version}, {done.rejected:,} of them "
-        f"without an answer; {done.parts} partitions, {done.found} of them there before; {seconds:.1f} s"
+        f"{result.rows:,} rows scored by {result.model} version {result.version}, {result.rejected:,} of "
+        f"them without an answer; {result.parts} partitions, {result.existing} of them there before; "
+        f"{seconds:.1f} s"
     )
-    for why, count in sorted(done.reasons.items(), key=lambda one: -one[1]):
-        click.echo(f"  {count:,} rows: {why}")
-    click.echo(f"The manifest is {done.destination}/_SUCCESS.")
+    for reason, count in sorted(result.reasons.items(), key=itemgetter(1), reverse=True):
+        click.echo(f"  {count:,} rows: {reason}")
+    click.echo(f"The manifest is {result.destination}/_SUCCESS.")

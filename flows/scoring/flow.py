@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import RETRIES
 from flows.scoring import manifest as manifests
 from flows.scoring import plan as plans
-from flows.scoring.manifest import Done, Finished
-from flows.scoring.partition import RESERVED, Job, score_part
-from flows.scoring.plan import Pinned, Plan
+from flows.scoring.manifest import FinishedPartition, Manifest
+from flows.scoring.partition import RESERVED, ScoringJob, score_partition
+from flows.scoring.plan import PinnedVersion, Plan
 from flows.scoring.settings import ScoreSettings
-from flows.scoring.storage import place
+from flows.scoring.storage import open_store
+from flows.tasks.answers import answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
@@ -32,19 +34,19 @@ from registry.model_format.onnx_model import OnnxModel
 from registry.names import Stage
 from registry.settings import KeySettings
 
-# A task run costs Prefect a few requests: of more partitions than these, several go into one.
-_MOST_TASKS = 256
+# Each task run costs Prefect a few requests. More partitions than these share tasks.
+_MAX_TASKS = 256
 # Seconds between two updates of the progress artifact.
-_OFTEN = 2.0
+_ARTIFACT_SECONDS = 2.0
 
 Progress = Callable[[int, int], None]
-# No parameter of the flow: Prefect keeps those, and a function cannot be kept.
-_TOLD: ContextVar[Progress | None] = ContextVar("progress", default=None)
+# Not a parameter of the flow: Prefect stores those, and it cannot store a function.
+_PROGRESS: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What a job came to. `found` is how many partitions were there before it."""
+class ScoringResult:
+    """The result of a job. `existing` partitions of its `parts` were written by an earlier run."""
 
     destination: str
     model: str
@@ -52,19 +54,19 @@ class Scored:
     rows: int
     rejected: int
     parts: int
-    found: int
+    existing: int
     reasons: dict[str, int]
 
 
 class TooManyRejectedError(DataError):
-    """More rows broke the contract than may."""
+    """More rows than allowed break the contract."""
 
 
 @task(**RETRIES)
-def pin(spec: ModelSpec, number: int | None) -> Pinned:
-    """Return the version to score with, `number` or the one in Production, held against its evidence.
+def pin_version(spec: ModelSpec, number: int | None) -> PinnedVersion:
+    """Return version `number`, or the one in Production, after a check of its bytes against its evidence.
 
-    Raises `NotFoundError` when nothing is in Production, and an `EvidenceError` as the predictor does.
+    Raises `NotFoundError` when nothing is in Production, and the `EvidenceError` that the predictor raises.
     """
     with TrackingClient() as client:
         registry = Registry(client)
@@ -82,18 +84,19 @@ def pin(spec: ModelSpec, number: int | None) -> Pinned:
     model = OnnxModel(content)
     if model.description.task != spec.task:
         raise DataError(f"{version} is a {model.description.task} model, the catalogue declares {spec.task}.")
-    return Pinned(version.number, model.digest, spec.task, model.description.classes)
+    return PinnedVersion(version.number, model.digest, spec.task, model.description.classes)
 
 
 @task(**RETRIES)
-def prepare(
+def prepare_plan(
     spec: ModelSpec, source: str, destination: str, keep: tuple[str, ...], rows: int
 ) -> tuple[Plan, str]:
-    """Return the plan in force at the destination and its digest: what was begun there, or a new one.
+    """Return the plan at the destination and its digest; if there is none, write one first.
 
-    Raises `DataError` for a source or destination that cannot be used; nothing is written then.
+    `rows` is the size of a new plan's partitions. Raises `DataError` for a source or destination that cannot
+    be used; writes nothing then.
     """
-    if spec.task == "similarity":
+    if not answer_form(spec.task).by_row:
         raise DataError(
             f"{spec.name} finds neighbours, which is no answer of one value per row; batch scoring is for "
             "classification, regression and clustering. POST /api/similar answers lists."
@@ -101,21 +104,24 @@ def prepare(
     if taken := sorted(name for name in keep if name in RESERVED or name.startswith("probability_")):
         raise DataError(f"Results have columns called {', '.join(taken)} of their own; rename them first.")
     plans.require_apart(source, destination)
-    where = place(destination)
-    if (found := plans.begun(where)) is None:
-        plan, _ = plans.make_plan(spec, pin.fn(spec, None), source, keep=keep, rows=rows)
-        found = plans.write_plan(where, plan)
-    plans.require_same(found[0], model=spec.name, source=source, keep=keep)
-    return found
+    store = open_store(destination)
+    in_force = plans.existing_plan(store)
+    if in_force is None:
+        plan = plans.make_plan(spec, pin_version.fn(spec, None), source, keep=keep, rows=rows)
+        in_force = plans.write_plan(store, plan)
+    plans.require_same(in_force[0], model=spec.name, source=source, keep=keep)
+    return in_force
 
 
 @task(task_run_name="partitions-{parts[0]}-to-{parts[1]}", **RETRIES)
-def score_parts(job: Job, parts: tuple[int, int], skip: frozenset[int]) -> list[Done]:
+def score_partitions(
+    job: ScoringJob, parts: tuple[int, int], skip: frozenset[int]
+) -> list[FinishedPartition]:
     """Score the partitions from the first number up to, but not including, the second; on a Dask worker."""
-    return [score_part(job, part) for part in range(*parts) if part not in skip]
+    return [score_partition(job, part) for part in range(*parts) if part not in skip]
 
 
-def scored(
+def run_scoring(
     model: str,
     source: str,
     destination: str,
@@ -123,24 +129,24 @@ def scored(
     keep: Sequence[str] = (),
     max_rejected: float | None = None,
     progress: Progress | None = None,
-) -> Scored:
-    """Run the flow with as many workers, or on the scheduler, as the settings say.
+) -> ScoringResult:
+    """Run the flow `score` on the workers or the scheduler that the settings name.
 
-    `progress` is told how many rows are done and how many there are. Errors are those of the flow.
+    `progress` is called with the numbers of finished rows and of all rows. Raises what the flow raises.
     """
-    telling = _TOLD.set(progress)
+    token = _PROGRESS.set(progress)
     try:
-        done: Scored = score.with_options(task_runner=task_runner(ScoreSettings()))(
+        result: ScoringResult = score.with_options(task_runner=task_runner(ScoreSettings()))(
             model, source, destination, keep=list(keep), max_rejected=max_rejected
         )
     finally:
-        _TOLD.reset(telling)
-    return done
+        _PROGRESS.reset(token)
+    return result
 
 
 def task_runner(settings: ScoreSettings) -> Any:
-    """Return Prefect's runner on the scheduler of the settings, or on a cluster of this machine."""
-    # Of its own it tells, on the terminal, each worker that ends and each task that is no longer wanted.
+    """Return Prefect's task runner on the settings' Dask scheduler, or on a local cluster."""
+    # Dask would print each worker that ends and each task that is cancelled.
     logging.getLogger("distributed").setLevel(logging.ERROR)
     if settings.dask_scheduler:
         return DaskTaskRunner(address=settings.dask_scheduler)
@@ -149,7 +155,7 @@ def task_runner(settings: ScoreSettings) -> Any:
             "n_workers": settings.workers,
             "threads_per_worker": 1,
             "processes": True,
-            # On loopback alone. None would be no dashboard, and its port 8787 all the same.
+            # On loopback alone. With None there is no dashboard, but its port 8787 is open.
             "host": "127.0.0.1",
             "dashboard_address": "127.0.0.1:0",
         }
@@ -169,118 +175,120 @@ def score(
     destination: str,
     keep: Sequence[str] = (),
     max_rejected: float | None = None,
-) -> Scored:
-    """Score the rows of a source with the version in Production, each exactly once.
+) -> ScoringResult:
+    """Score each row of a source once with the version in Production.
 
-    `source` is `s3://BUCKET/PREFIX`, a path, or the id of an uploaded dataset; `destination` a place that is
-    empty or where the same job began: that is gone on with, by the version that it began with. `keep` are
-    columns of the input to repeat in the results. Raises `TooManyRejectedError` when more than `max_rejected`
-    of the rows (the dataset's, unless given) break the contract, `DataError` for what cannot be scored.
+    `source` is `s3://BUCKET/PREFIX`, a path, or the id of an uploaded dataset. `destination` is empty, or
+    holds results of an earlier run of this job, which goes on with the version that it began with. `keep`
+    names columns of the input to repeat in the results. Raises `TooManyRejectedError` when a larger share of
+    rows than `max_rejected` (default: the dataset's) breaks the contract, `DataError` for a source or
+    destination that cannot be used.
     """
-    # Not as a decorator: Dask is sent the flow by value then, and a lock cannot be sent.
-    with flow_run_locks.held():
+    # Not as a decorator: Dask pickles the flow by value then, and a lock cannot be pickled.
+    with flow_run_locks.flow_run_lock():
         return _score(model, source, destination, keep, max_rejected)
 
 
 def _score(
     model: str, source: str, destination: str, keep: Sequence[str], max_rejected: float | None
-) -> Scored:
-    settings, spec, logger = ScoreSettings(), get_model(model), get_run_logger()
+) -> ScoringResult:
+    spec, logger = get_model(model), get_run_logger()
     allowed = spec.dataset.max_rejected if max_rejected is None else max_rejected
-    plan, plan_digest = prepare(spec, source, destination, tuple(keep), settings.score_partition_rows)
-    where = place(destination)
-    if (manifest := manifests.finished(where, plan, plan_digest)) is not None:
+    plan, plan_digest = prepare_plan(spec, source, destination, tuple(keep), plans.PARTITION_ROWS)
+    store = open_store(destination)
+    if (manifest := manifests.read_manifest(store, plan, plan_digest)) is not None:
         logger.info("%s was finished before", destination)
-        done = {one.part: one for one in manifest.parts}
-        _require_few(plan, done, allowed)
-        return _outcome(destination, manifest, found=len(done))
+        _require_few(plan, manifest.parts, allowed)
+        return _result(destination, manifest, existing=len(manifest.parts))
     plans.require_unchanged(plan)
-    done = manifests.look(where, plan, plan_digest)
-    found = len(done)
-    if found:
-        # The version that the job began with must still be good, in Production or not.
-        pinned = pin(spec, plan.version)
-        if pinned.digest != plan.digest:
-            raise EvidenceBytesError(
-                f"{plan.model} version {plan.version} holds other bytes than when the job began. Score to "
-                "another destination."
-            )
+    finished = manifests.finished_partitions(store, plan, plan_digest)
+    existing = len(finished)
+    if existing:
+        _require_same_model(spec, plan)
     logger.info(
         "%s version %d, %d rows in %d partitions, %d of them there",
-        *(plan.model, plan.version, plan.rows, len(plan.parts), found),
+        *(plan.model, plan.version, plan.rows, len(plan.parts), existing),
     )
-    job = Job(where.uri, plan_digest, settings.threads)
-    shown = _Shown(plan, logger)
-    shown(done)
-    futures = [score_parts.submit(job, span, frozenset(done)) for span in _spans(len(plan.parts), done)]
+    job = ScoringJob(store.uri, plan_digest, ScoreSettings().threads)
+    show = _ProgressReport(plan, logger)
+    show(finished.values())
+    futures = [
+        score_partitions.submit(job, span, frozenset(finished)) for span in _spans(len(plan.parts), finished)
+    ]
     for future in as_completed(futures):
-        done |= {one.part: one for one in future.result()}
-        shown(done)
-        _require_few(plan, done, allowed)
-    _require_few(plan, done, allowed)
-    manifest = manifests.write_success(where, plan, plan_digest, done)
-    return _outcome(destination, manifest, found=found)
+        finished |= {partition.part: partition for partition in future.result()}
+        show(finished.values())
+        _require_few(plan, finished.values(), allowed)
+    _require_few(plan, finished.values(), allowed)
+    manifest = manifests.write_manifest(store, plan, plan_digest, finished)
+    return _result(destination, manifest, existing=existing)
 
 
-def _spans(parts: int, done: Iterable[int]) -> list[tuple[int, int]]:
-    """Share partitions out to tasks: one each, or several where there are too many; none that is all done."""
-    width = -(-parts // _MOST_TASKS)
+def _require_same_model(spec: ModelSpec, plan: Plan) -> None:
+    """Raise if a job's version is not good any more; it need not be in Production any more."""
+    if pin_version(spec, plan.version).digest != plan.digest:
+        raise EvidenceBytesError(
+            f"{plan.model} version {plan.version} holds other bytes than when the job began. Score to "
+            "another destination."
+        )
+
+
+def _spans(parts: int, finished: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the ranges of partitions of each task, without ranges that are finished."""
+    width = -(-parts // _MAX_TASKS)
     spans = [(first, min(first + width, parts)) for first in range(0, parts, width)]
-    there = set(done)
-    return [span for span in spans if not there.issuperset(range(*span))]
+    finished = set(finished)
+    return [span for span in spans if not finished.issuperset(range(*span))]
 
 
-def _require_few(plan: Plan, done: dict[int, Done], allowed: float) -> None:
-    rejected = sum(one.rejected for one in done.values())
+def _require_few(plan: Plan, finished: Iterable[FinishedPartition], allowed: float) -> None:
+    finished = list(finished)
+    rejected = sum(partition.rejected for partition in finished)
     if rejected <= allowed * plan.rows:
         return
-    worst = sorted(_reasons(done.values()).items(), key=lambda one: -one[1])[:3]
+    reasons = "; ".join(f"{count:,} times {reason}" for reason, count in _reasons(finished).most_common(3))
     raise TooManyRejectedError(
         f"{rejected:,} of {plan.rows:,} rows break the contract or have no answer, and {allowed:.1%} may: "
-        f"{'; '.join(f'{count:,} times {why}' for why, count in worst)}. Correct the rows and score to "
-        "another destination; or allow more (--max-rejected) and run again, which goes on from here."
+        f"{reasons}. Correct the rows and score to another destination; or allow more (--max-rejected) and "
+        "run again, which goes on from here."
     )
 
 
-def _reasons(done: Iterable[Done]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for one in done:
-        for why, count in one.reasons.items():
-            found[why] = found.get(why, 0) + count
-    return found
+def _reasons(finished: Iterable[FinishedPartition]) -> Counter[str]:
+    return sum((Counter(partition.reasons) for partition in finished), Counter())
 
 
-def _outcome(destination: str, manifest: Finished, *, found: int) -> Scored:
-    return Scored(
+def _result(destination: str, manifest: Manifest, *, existing: int) -> ScoringResult:
+    return ScoringResult(
         destination=destination,
         model=manifest.model,
         version=manifest.version,
         rows=manifest.rows,
         rejected=manifest.rejected,
         parts=len(manifest.parts),
-        found=found,
-        reasons=_reasons(manifest.parts),
+        existing=existing,
+        reasons=dict(_reasons(manifest.parts)),
     )
 
 
-class _Shown:
-    """Shows progress: to the caller, in Prefect's log, and as an artifact of the flow run."""
+class _ProgressReport:
+    """Shows progress to the caller, in Prefect's log, and as an artifact of the flow run."""
 
     def __init__(self, plan: Plan, logger: "logging.LoggerAdapter[Any] | logging.Logger") -> None:
-        self._plan, self._progress, self._logger = plan, _TOLD.get(), logger
-        self._last, self._tenth = 0.0, -1
+        self._total, self._progress, self._logger = plan.rows, _PROGRESS.get(), logger
+        self._updated, self._tenth = 0.0, -1
         self._artifact: Any = create_progress_artifact(
             progress=0.0, description=f"Rows of {plan.source} scored by {plan.model} version {plan.version}."
         )
 
-    def __call__(self, done: dict[int, Done]) -> None:
-        rows, whole = sum(one.rows for one in done.values()), self._plan.rows
+    def __call__(self, finished: Iterable[FinishedPartition]) -> None:
+        rows = sum(partition.rows for partition in finished)
         if self._progress:
-            self._progress(rows, whole)
-        percent = 100 * rows / whole
+            self._progress(rows, self._total)
+        percent = 100 * rows / self._total
         if percent // 10 > self._tenth:
             self._tenth = int(percent // 10)
-            self._logger.info("%d of %d rows (%.0f %%)", rows, whole, percent)
-        if time.monotonic() - self._last > _OFTEN or rows == whole:
-            self._last = time.monotonic()
+            self._logger.info("%d of %d rows (%.0f %%)", rows, self._total, percent)
+        if time.monotonic() - self._updated > _ARTIFACT_SECONDS or rows == self._total:
+            self._updated = time.monotonic()
             update_progress_artifact(self._artifact, progress=percent)

@@ -1,4 +1,4 @@
-"""What a scoring job has written: partitions that say what they are of, and the manifest of all of them."""
+"""What a scoring job has written: partitions, each with metadata, and the manifest of all of them."""
 
 import io
 import json
@@ -7,15 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pydantic import Field, ValidationError
 
 from flows.errors import DataError
-from flows.scoring.plan import AT_ONCE, PLAN, SUCCESS, Plan, Said, footer, part_name
-from flows.scoring.storage import Found, Place
+from flows.scoring.plan import PLAN, READERS, SUCCESS, Plan, PlanModel, partition_name, read_footer
+from flows.scoring.storage import ObjectStore, StoredObject
 
-# What a partition's Parquet file says of itself.
-NOTE = b"greenroom.score"
+# Key of the metadata in a partition's Parquet file.
+METADATA_KEY = b"greenroom.score"
 
 
-class Done(Said):
-    """What a finished partition says of itself, and what it is as an object."""
+class FinishedPartition(PlanModel):
+    """A partition that is written: its metadata, and name, size and tag of its object."""
 
     part: int
     rows: int
@@ -25,9 +25,14 @@ class Done(Said):
     size: int = 0
     etag: str = ""
 
+    @property
+    def stored(self) -> StoredObject:
+        """The partition's object."""
+        return StoredObject(self.name, self.size, self.etag)
 
-class Finished(Said):
-    """`_SUCCESS`: the manifest of a job that is done."""
+
+class Manifest(PlanModel):
+    """`_SUCCESS`, the list of all partitions of a finished job."""
 
     format: int = 1
     plan: str
@@ -36,11 +41,11 @@ class Finished(Said):
     digest: str
     rows: int
     rejected: int
-    parts: tuple[Done, ...]
+    parts: tuple[FinishedPartition, ...]
 
 
-class Note(Said):
-    """The note in a partition's Parquet file."""
+class PartitionMetadata(PlanModel):
+    """The metadata in a partition's Parquet file."""
 
     plan: str
     model: str
@@ -51,78 +56,90 @@ class Note(Said):
     rejected: int
     reasons: dict[str, int]
 
-    def to_metadata(self) -> dict[bytes, bytes]:
-        """Return the file's metadata that says it."""
-        return {NOTE: json.dumps(self.model_dump(), sort_keys=True).encode()}
+    def to_parquet(self) -> dict[bytes, bytes]:
+        """Return the key and the value that the Parquet file holds."""
+        return {METADATA_KEY: json.dumps(self.model_dump(), sort_keys=True).encode()}
 
 
-def look(destination: Place, plan: Plan, plan_digest: str) -> dict[int, Done]:
-    """Return the partitions that are there, each held against the plan by what its file says.
-
-    Raises `DataError` for one that is not this job's.
-    """
-    there = {one.name: one for one in destination.list()}
-    found = [(part, there[part_name(part)]) for part in range(len(plan.parts)) if part_name(part) in there]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        done = pool.map(lambda one: check_part(destination, plan, plan_digest, *one), found)
-        return {one.part: one for one in done}
-
-
-def check_part(destination: Place, plan: Plan, plan_digest: str, part: int, one: Found) -> Done:
-    """Return what a partition's file says of itself; raises `DataError` unless it is this plan's."""
-    meta, _ = footer(destination, one)
-    try:
-        note = Note.model_validate_json((meta.metadata or {}).get(NOTE, b""))
-    except ValidationError:
-        note = None
-    good = note and (note.plan, note.part, note.rows) == (plan_digest, part, plan.parts[part].rows)
-    if note is None or not good or meta.num_rows != note.rows:
-        raise DataError(
-            f"{destination.uri}/{one.name} was not written by this job: its note does not fit the plan. "
-            "Remove it and run again, or choose another destination."
+def finished_partitions(
+    destination: ObjectStore, plan: Plan, plan_digest: str
+) -> dict[int, FinishedPartition]:
+    """Return the partitions that are written, by number; raises `DataError` if one is of another job."""
+    objects = {stored.name: stored for stored in destination.list()}
+    written = [part for part in range(len(plan.parts)) if partition_name(part) in objects]
+    with ThreadPoolExecutor(READERS) as pool:
+        partitions = pool.map(
+            lambda part: check_partition(destination, plan, plan_digest, part, objects[partition_name(part)]),
+            written,
         )
-    return Done(
+        return dict(zip(written, partitions, strict=True))
+
+
+def check_partition(
+    destination: ObjectStore, plan: Plan, plan_digest: str, part: int, stored: StoredObject
+) -> FinishedPartition:
+    """Return the description of a written partition; raises `DataError` if it is of another plan."""
+    footer, _ = read_footer(destination, stored)
+    try:
+        metadata = PartitionMetadata.model_validate_json((footer.metadata or {}).get(METADATA_KEY, b""))
+    except ValidationError:
+        metadata = None
+    expected = (plan_digest, part, plan.parts[part].rows)
+    matches = metadata is not None and (metadata.plan, metadata.part, metadata.rows) == expected
+    if metadata is None or not matches or footer.num_rows != metadata.rows:
+        raise DataError(
+            f"{destination.uri}/{stored.name} was not written by this job: its metadata does not fit the "
+            "plan. Remove it and run again, or choose another destination."
+        )
+    return FinishedPartition(
         part=part,
-        rows=note.rows,
-        rejected=note.rejected,
-        reasons=note.reasons,
-        name=one.name,
-        size=one.size,
-        etag=one.etag,
+        rows=metadata.rows,
+        rejected=metadata.rejected,
+        reasons=metadata.reasons,
+        name=stored.name,
+        size=stored.size,
+        etag=stored.etag,
     )
 
 
-def finished(destination: Place, plan: Plan, plan_digest: str) -> Finished | None:
-    """Return the manifest of a job that is done, or None; `DataError` if its partitions are not whole."""
+def read_manifest(destination: ObjectStore, plan: Plan, plan_digest: str) -> Manifest | None:
+    """Return the manifest of a finished job, or None.
+
+    Raises `DataError` if the manifest cannot be read, or a partition was changed or removed since.
+    """
     content = destination.read(SUCCESS)
     if content is None:
         return None
     try:
-        manifest = Finished.model_validate_json(content)
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise DataError(f"{destination.uri}/{SUCCESS} cannot be read: {error}") from error
-    there = {one.name: one for one in destination.list()}
-    lost = [one.name for one in manifest.parts if there.get(one.name) != Found(one.name, one.size, one.etag)]
-    if lost or manifest.plan != plan_digest or len(manifest.parts) != len(plan.parts):
+    objects = {stored.name: stored for stored in destination.list()}
+    damaged = [part.name for part in manifest.parts if objects.get(part.name) != part.stored]
+    if damaged or manifest.plan != plan_digest or len(manifest.parts) != len(plan.parts):
         raise DataError(
-            f"{destination.uri} was finished, and is not whole any more: {', '.join(lost[:3]) or PLAN} was "
-            f"changed or removed. Score to another destination, or remove {SUCCESS} and run again."
+            f"{destination.uri} was finished, and is not whole any more: {', '.join(damaged[:3]) or PLAN} "
+            f"was changed or removed. Score to another destination, or remove {SUCCESS} and run again."
         )
     return manifest
 
 
-def write_success(destination: Place, plan: Plan, plan_digest: str, done: dict[int, Done]) -> Finished:
-    """Write the manifest, of every partition; raises `DataError` while one is missing."""
-    if lacking := sorted(set(range(len(plan.parts))) - set(done)):
-        raise DataError(f"{destination.uri} lacks {part_name(lacking[0])} and {len(lacking) - 1} others.")
-    manifest = Finished(
+def write_manifest(
+    destination: ObjectStore, plan: Plan, plan_digest: str, partitions: dict[int, FinishedPartition]
+) -> Manifest:
+    """Write the manifest of all partitions; raises `DataError` if one is missing."""
+    if missing := sorted(set(range(len(plan.parts))) - set(partitions)):
+        raise DataError(
+            f"{destination.uri} lacks {partition_name(missing[0])} and {len(missing) - 1} others."
+        )
+    manifest = Manifest(
         plan=plan_digest,
         model=plan.model,
         version=plan.version,
         digest=plan.digest,
-        rows=sum(one.rows for one in done.values()),
-        rejected=sum(one.rejected for one in done.values()),
-        parts=tuple(done[part] for part in sorted(done)),
+        rows=sum(partition.rows for partition in partitions.values()),
+        rejected=sum(partition.rejected for partition in partitions.values()),
+        parts=tuple(partitions[part] for part in sorted(partitions)),
     )
     destination.put_new(SUCCESS, io.BytesIO(manifest.model_dump_json(indent=1).encode()))
     return manifest

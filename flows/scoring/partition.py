@@ -1,7 +1,7 @@
-"""Scores one partition, in any process that can reach the registry and the places: what a worker does.
+"""Scores one partition, in a worker that can reach the registry and the object stores.
 
-Rows stream through in batches, and the result through a temporary file, so that memory depends on neither
-the input's size nor the partition's.
+Rows are read in batches and results go through a temporary file, so memory depends neither on the size of
+the input nor on that of the partition.
 """
 
 import logging
@@ -22,9 +22,10 @@ from catalog.contract import request_model
 from catalog.loader import get_model
 from flows.data.row_rules import RowRules
 from flows.errors import DataError
-from flows.scoring.manifest import Done, Note, check_part
-from flows.scoring.plan import PLAN, Piece, Plan, begun, part_name
-from flows.scoring.storage import Place, place
+from flows.scoring.manifest import FinishedPartition, PartitionMetadata, check_partition
+from flows.scoring.plan import PLAN, Piece, Plan, existing_plan, partition_name
+from flows.scoring.storage import ObjectStore, open_store
+from flows.tasks.answers import TEXT, answer_form
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError
@@ -32,68 +33,68 @@ from registry.model_format.onnx_model import OnnxModel, Rows
 
 _log = logging.getLogger("greenroom.score")
 
-# Rows that are in memory at once, and rows that the model answers at once: a forest is fastest where both
-# a block of rows and some of its trees fit a core's cache.
+# Rows in memory, and rows of one call of the model: a forest is fastest where both a block of rows and some
+# of its trees fit a core's cache.
 _BATCH = 65_536
 _BLOCK = 2_048
-# Compressed pages are fetched in pieces of so many bytes for each column.
+# Bytes of compressed pages that are read at a time, for each column.
 _BUFFER = 4 << 20
-# A reason is a sentence of Pydantic's; more kinds than these are counted together.
-_KINDS = 50
+# Reasons are sentences of Pydantic's. After so many different ones the others are counted together.
+_MAX_REASONS = 50
 _TOO_LARGE = "Input should be a number that fits 32-bit floating point"
 _NO_ANSWER = "the model answers no finite number, or no class that it names"
-# What every result has; a column to keep cannot be called so.
+# Columns of every result; a column to keep cannot have one of these names.
 RESERVED = frozenset(
     {"source", "row", "prediction", "cluster", "label", "reason", "model", "version", "digest"}
 )
 
 # Dictionaries of numbers that hardly repeat would take most of the time of writing.
-_WRITTEN: dict[str, Any] = {
+_PARQUET_OPTIONS: dict[str, Any] = {
     "compression": "zstd",
     "compression_level": 1,
     "use_dictionary": ["source", "prediction", "cluster", "label", "reason", "model", "version", "digest"],
     "column_encoding": {"row": "DELTA_BINARY_PACKED"},
 }
-_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker must know: everything else stands in the plan at the destination."""
+class ScoringJob:
+    """What a worker is sent; it reads everything else from the plan at the destination."""
 
     destination: str
     plan: str
     threads: int
 
 
-def score_part(job: Job, part: int) -> Done:
-    """Score one partition unless it is there, write it in one step, and return what is there then.
+def score_partition(job: ScoringJob, part: int) -> FinishedPartition:
+    """Score one partition unless it is there, write it in one step, and return its description.
 
-    Raises `DataError` (`ChangedError`) when an input changed, and what registry and storage raise.
+    Raises `DataError` (`ChangedError`) when an input changed, and the errors of registry and storage.
     """
-    destination, plan = _opened(job)
-    name = part_name(part)
-    if found := destination.find(name):
-        return check_part(destination, plan, job.plan, part, found)
-    model = _model(plan.model, plan.version, plan.digest, job.threads)
-    return write_part(Scorer(plan, model), destination, job.plan, part)
+    destination, plan = _open_job(job)
+    if stored := destination.find(partition_name(part)):
+        return check_partition(destination, plan, job.plan, part, stored)
+    model = _load_model(plan.model, plan.version, plan.digest, job.threads)
+    return write_partition(Scorer(plan, model), destination, job.plan, part)
 
 
-def write_part(scorer: "Scorer", destination: Place, plan_digest: str, part: int) -> Done:
-    """Score one partition and write it in one step; whoever was faster has written the same."""
-    plan, name = scorer.plan, part_name(part)
+def write_partition(
+    scorer: "Scorer", destination: ObjectStore, plan_digest: str, part: int
+) -> FinishedPartition:
+    """Score one partition and write it in one step, unless another process was faster with the same one."""
+    plan, name = scorer.plan, partition_name(part)
     reasons: Counter[str] = Counter()
     rows = 0
     with TemporaryFile(prefix="greenroom-score-") as file:
-        with pq.ParquetWriter(file, scorer.schema, **_WRITTEN) as writer:
+        with pq.ParquetWriter(file, scorer.schema, **_PARQUET_OPTIONS) as writer:
             for batch in scorer.batches(plan.parts[part].pieces):
-                # One row group for each: a batch is all that is in memory.
+                # A row group per batch, so that only one batch is in memory.
                 writer.write_table(pa.Table.from_batches([batch], scorer.schema))
                 rows += batch.num_rows
-                for one in pc.value_counts(batch.column("reason").drop_null()).to_pylist():
-                    known = one["values"] in reasons or len(reasons) < _KINDS
-                    reasons[one["values"] if known else "other reasons"] += one["counts"]
-            note = Note(
+                for entry in pc.value_counts(batch.column("reason").drop_null()).to_pylist():
+                    named = entry["values"] in reasons or len(reasons) < _MAX_REASONS
+                    reasons[entry["values"] if named else "other reasons"] += entry["counts"]
+            metadata = PartitionMetadata(
                 plan=plan_digest,
                 model=plan.model,
                 version=plan.version,
@@ -103,17 +104,17 @@ def write_part(scorer: "Scorer", destination: Place, plan_digest: str, part: int
                 rejected=sum(reasons.values()),
                 reasons=dict(reasons),
             )
-            writer.add_key_value_metadata(note.to_metadata())
+            writer.add_key_value_metadata(metadata.to_parquet())
         file.seek(0)
         if not destination.put_new(name, file):
             _log.info("%s was there already", name)
-    if (found := destination.find(name)) is None:
+    if (stored := destination.find(name)) is None:
         raise DataError(f"{destination.uri}/{name} is gone right after it was written.")
-    return check_part(destination, plan, plan_digest, part, found)
+    return check_partition(destination, plan, plan_digest, part, stored)
 
 
 class Scorer:
-    """A model, and the form of its results."""
+    """Answers rows with a model, in the form of the job's results."""
 
     def __init__(self, plan: Plan, model: OnnxModel) -> None:
         self.plan, self._model = plan, model
@@ -121,7 +122,7 @@ class Scorer:
         self._rules = RowRules(request_model(spec))
         self._features = model.description.features
         self._columns = list(dict.fromkeys((*spec.features, *self._features, *plan.keep)))
-        self._place = place(plan.base)
+        self._store = open_store(plan.base)
         self.schema = self._schema()
 
     def batches(self, pieces: Sequence[Piece]) -> Iterator[Any]:
@@ -129,7 +130,7 @@ class Scorer:
         for piece in pieces:
             source = self.plan.files[piece.file]
             with (
-                self._place.open(source.found) as file,
+                self._store.open(source.stored) as file,
                 pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False) as parquet,
             ):
                 groups = range(piece.first, piece.last)
@@ -142,23 +143,24 @@ class Scorer:
         """Return the results of a record batch whose first row is row number `row` of a file."""
         count = batch.num_rows
         matrix, reasons = self._matrix(batch)
-        good = np.ones(count, dtype=np.bool_)
-        good[list(reasons)] = False
-        answers, unanswered = self._ask(matrix[good] if reasons else matrix)
-        places = np.full(count, -1, dtype=np.int64)
-        places[good] = np.arange(int(good.sum()))
-        for place_ in np.flatnonzero(good)[unanswered].tolist():
-            reasons[place_] = _NO_ANSWER
-            places[place_] = -1
-        taken = pa.array(places, mask=places < 0)
-        because = np.full(count, None, dtype=object)
-        because[list(reasons)] = list(reasons.values())
+        valid = np.ones(count, dtype=np.bool_)
+        valid[list(reasons)] = False
+        answers, unanswered = self._predict(matrix[valid] if reasons else matrix)
+        # For each row the index of its answer, or -1.
+        indices = np.full(count, -1, dtype=np.int64)
+        indices[valid] = np.arange(int(valid.sum()))
+        for position in np.flatnonzero(valid)[unanswered].tolist():
+            reasons[position] = _NO_ANSWER
+            indices[position] = -1
+        answer_index = pa.array(indices, mask=indices < 0)
+        reason_column = np.full(count, None, dtype=object)
+        reason_column[list(reasons)] = list(reasons.values())
         columns = [
             _constant(source, count),
             pa.array(np.arange(row, row + count, dtype=np.int64)),
             *(batch.column(name) for name in self.plan.keep),
-            *(answer.take(taken) for answer in answers),
-            pa.array(because, pa.string()),
+            *(answer.take(answer_index) for answer in answers),
+            pa.array(reason_column, pa.string()),
             _constant(self.plan.model, count),
             pa.array(np.full(count, self.plan.version, dtype=np.int32)),
             _constant(self.plan.digest, count),
@@ -166,66 +168,50 @@ class Scorer:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def _matrix(self, batch: Any) -> tuple[Rows, dict[int, str]]:
-        """Return the batch as the model reads it, and why some rows must not be shown to it."""
+        """Return the model's input, and by row number the reasons why rows are not valid input."""
         reasons = self._rules.broken(batch)
         matrix = np.empty((batch.num_rows, len(self._features)), dtype=np.float32)
         with np.errstate(over="ignore"):
             for position, name in enumerate(self._features):
                 matrix[:, position] = _numbers(batch.column(name))
         for position, name in enumerate(self._features):
-            for place_ in np.flatnonzero(~np.isfinite(matrix[:, position])).tolist():
-                reasons.setdefault(place_, f"{name}: {_TOO_LARGE}")
+            for row in np.flatnonzero(~np.isfinite(matrix[:, position])).tolist():
+                reasons.setdefault(row, f"{name}: {_TOO_LARGE}")
         return matrix, reasons
 
-    def _ask(self, rows: Rows) -> tuple[list[Any], npt.NDArray[np.bool_]]:
+    def _predict(self, rows: Rows) -> tuple[list[Any], npt.NDArray[np.bool_]]:
         """Return the answers as Arrow arrays in the order of the schema, and which rows got none."""
         if not len(rows):
-            return [pa.array([], field.type) for field in self._answered()], np.zeros(0, dtype=np.bool_)
+            return [pa.array([], field.type) for field in self._answer_fields()], np.zeros(0, dtype=np.bool_)
         blocks = [self._model.predict(rows[first : first + _BLOCK]) for first in range(0, len(rows), _BLOCK)]
-        said = np.concatenate([labels for labels, _ in blocks])
-        if len(said) != len(rows):
+        labels = np.concatenate([labels for labels, _ in blocks])
+        if len(labels) != len(rows):
             raise DataError(
-                f"{self.plan.model} version {self.plan.version} answers {len(said)} rows to {len(rows)}: it "
-                "does not answer each row by itself. Promote another version."
+                f"{self.plan.model} version {self.plan.version} gives {len(labels)} answers to {len(rows)} "
+                "rows: it does not answer each row by itself. Promote another version."
             )
-        names = pa.array(self.plan.classes, pa.string())
-        if self.plan.task == "regression":
-            return [pa.array(said.astype(np.float32))], ~np.isfinite(said)
-        if self.plan.task == "clustering":
-            bad = (said < 0) | (said >= len(names))
-            numbers = pa.array(np.where(bad, 0, said).astype(np.int32))
-            return [numbers, pa.DictionaryArray.from_arrays(numbers, names)], bad
-        shares = np.concatenate([shares for _, shares in blocks if shares is not None])
-        places = pc.index_in(pa.array(said.astype(str), pa.string()), value_set=names)
-        bad = ~np.isfinite(shares).all(axis=1)
-        bad |= places.is_null().to_numpy(zero_copy_only=False)
-        answers = [pa.DictionaryArray.from_arrays(places.fill_null(0), names)]
-        answers += [pa.array(np.ascontiguousarray(shares[:, number])) for number in range(len(names))]
-        return answers, bad
+        shares = [shares for _, shares in blocks if shares is not None]
+        probabilities = np.concatenate(shares) if shares else None
+        return answer_form(self.plan.task).columns(labels, probabilities, self.plan.classes)
 
-    def _answered(self) -> list[Any]:
-        if self.plan.task == "regression":
-            return [pa.field("prediction", pa.float32())]
-        if self.plan.task == "clustering":
-            return [pa.field("cluster", pa.int32()), pa.field("label", _DICTIONARY)]
-        shares = [pa.field(f"probability_{name}", pa.float32()) for name in self.plan.classes]
-        return [pa.field("prediction", _DICTIONARY), *shares]
+    def _answer_fields(self) -> list[Any]:
+        return answer_form(self.plan.task).fields(self.plan.classes)
 
     def _schema(self) -> Any:
-        first = self.plan.files[self.plan.parts[0].pieces[0].file].found
-        with self._place.open(first) as file, pq.ParquetFile(file) as parquet:
+        first = self.plan.files[self.plan.parts[0].pieces[0].file].stored
+        with self._store.open(first) as file, pq.ParquetFile(file) as parquet:
             kept = [parquet.schema_arrow.field(name) for name in self.plan.keep]
         about = {"model": self.plan.model, "version": str(self.plan.version), "digest": self.plan.digest}
         return pa.schema(
             [
-                pa.field("source", _DICTIONARY),
+                pa.field("source", TEXT),
                 pa.field("row", pa.int64()),
                 *(pa.field(field.name, field.type) for field in kept),
-                *self._answered(),
+                *self._answer_fields(),
                 pa.field("reason", pa.string()),
-                pa.field("model", _DICTIONARY),
+                pa.field("model", TEXT),
                 pa.field("version", pa.int32()),
-                pa.field("digest", _DICTIONARY),
+                pa.field("digest", TEXT),
             ],
             metadata={f"greenroom.{name}": value for name, value in about.items()},
         )
@@ -236,7 +222,7 @@ def _constant(text: str, count: int) -> Any:
 
 
 def _numbers(column: Any) -> npt.NDArray[Any]:
-    """Return a column as numbers, what is not there as 0; as float64, as the predictor reads a request."""
+    """Return a column as float32 or float64, as the predictor reads a request; missing values are 0."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
@@ -245,23 +231,23 @@ def _numbers(column: Any) -> npt.NDArray[Any]:
         column = column.cast(pa.uint8())
     if column.null_count:
         column = column.fill_null(0)
-    found: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return found if found.dtype == np.float32 else found.astype(np.float64, copy=False)
+    numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return numbers if numbers.dtype == np.float32 else numbers.astype(np.float64, copy=False)
 
 
 @lru_cache(4)
-def _opened(job: Job) -> tuple[Place, Plan]:
-    destination = place(job.destination)
-    found = begun(destination)
-    if found is None or found[1] != job.plan:
+def _open_job(job: ScoringJob) -> tuple[ObjectStore, Plan]:
+    destination = open_store(job.destination)
+    in_force = existing_plan(destination)
+    if in_force is None or in_force[1] != job.plan:
         raise DataError(f"{destination.uri}/{PLAN} was exchanged while the job ran. Run it again.")
-    return destination, found[0]
+    return destination, in_force[0]
 
 
 @lru_cache(2)
-def _model(name: str, version: int, expected: str, threads: int) -> OnnxModel:
-    """Return the model, once per process; its bytes are those that the job's version was pinned to."""
-    # Beside the model's own threads Arrow's would be too many.
+def _load_model(name: str, version: int, expected: str, threads: int) -> OnnxModel:
+    """Return the model, loaded once per process; raises `EvidenceBytesError` for other bytes than planned."""
+    # The model has threads of its own; more of Arrow's would be too many.
     pa.set_cpu_count(threads)
     with TrackingClient() as client:
         registry = Registry(client)

@@ -8,7 +8,7 @@ from registry.settings import GreenroomSettings
 
 
 class ScoreSettings(GreenroomSettings):
-    """How many processes score, or which cluster, and how much one of them takes on at a time."""
+    """The processes or the Dask cluster that score."""
 
     score_workers: int = Field(
         default=0,
@@ -21,12 +21,6 @@ class ScoreSettings(GreenroomSettings):
         description="GREENROOM_DASK_SCHEDULER: address of a Dask scheduler, tcp://HOST:PORT, whose workers "
         "score. Empty: a local cluster for the time of the run.",
     )
-    score_partition_rows: int = Field(
-        default=250_000,
-        ge=1,
-        description="GREENROOM_SCORE_PARTITION_ROWS: rows of one partition, or one row group's if that has "
-        "more.",
-    )
 
     @property
     def workers(self) -> int:
@@ -35,12 +29,12 @@ class ScoreSettings(GreenroomSettings):
 
     @property
     def threads(self) -> int:
-        """Threads of ONNX Runtime in each process: with all workers no more than there are cores."""
+        """Threads of ONNX Runtime in each process; all workers together have no more threads than cores."""
         return 1 if self.dask_scheduler else max(1, cores() // self.workers)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

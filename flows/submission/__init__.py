@@ -1,4 +1,4 @@
-"""A model that somebody brings, through the same gate."""
+"""Models that were trained elsewhere, through the same gate."""
 
 from flows.submission.api import connect, submit, training_rows
 

@@ -8,9 +8,9 @@ import click
 
 from catalog.loader import CatalogError
 from flows.environment import prepare_environment, require_servers
-from flows.errors import SeenError, TrainingError
+from flows.errors import LeakageError, TrainingError
 from flows.settings import FlowSettings
-from flows.training.outcome import Ended, exit_code
+from flows.training.outcome import TrainingResult, exit_code
 from registry.errors import RegistryError
 
 
@@ -39,17 +39,23 @@ class _NotSubmittedError(click.ClickException):
 @click.option("--task", type=click.Choice(["classification", "regression"]), help="What is predicted.")
 @click.option("--group", help="Column of the table whose equal values stay on one side of the split.")
 def submit(
-    model: str, source: str, *, declaration: Path | None, classes: str | None, promote: bool, **words: object
+    model: str,
+    source: str,
+    *,
+    declaration: Path | None,
+    classes: str | None,
+    promote: bool,
+    **table_options: object,
 ) -> None:
-    """Bring a model that you trained through the gate, as MODEL.
+    """Submit a model that you trained to the gate, as MODEL.
 
     SOURCE is a file (.onnx, .skops, or a pickle: .pkl, .pickle, .joblib), or runs:/ID/model or models:/… of
     the tracking server with a scikit-learn or ONNX model. To unpickle runs the code in the file: submit only
     what you, or somebody you trust, wrote.
 
-    A scikit-learn estimator is cloned and fitted on the training rows. It goes the way of `greenroom train`:
-    ONNX, gate, run in MLflow, version, signature. A model that the catalogue does not know comes with
-    --table, --target and --task, or with --declaration.
+    A scikit-learn estimator is cloned and fitted on the training rows. The next steps are those of
+    `greenroom train`: ONNX, gate, run in MLflow, version, signature. A model that the catalogue does not
+    declare needs --table, --target and --task, or --declaration.
 
     Exit code 0: it passed. 1: refused, by the gate or because it has seen the held-out rows. 2: it could not
     be submitted; nothing is registered then.
@@ -61,24 +67,26 @@ def submit(
     prepare_environment(settings)
     require_servers(settings)
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
-    from flows.submission.api import submit as bring  # noqa: PLC0415
+    from flows.submission.api import submit as submit_model  # noqa: PLC0415
 
     order = tuple(name.strip() for name in classes.split(",")) if classes else ()
     try:
-        done = bring(source, model, promote=promote, classes=order, **words)  # type: ignore[arg-type]
-    except SeenError as error:
+        outcome = submit_model(source, model, promote=promote, classes=order, **table_options)  # type: ignore[arg-type]
+    except LeakageError as error:
         click.secho(f"Refused. {error}", fg="red", err=True)
         sys.exit(1)
     except (TrainingError, CatalogError, RegistryError) as error:
         raise _NotSubmittedError(str(error)) from error
-    except Exception as error:  # whatever MLflow or Prefect raise; it is told
+    except Exception as error:  # MLflow and Prefect raise anything; it is printed
         raise _NotSubmittedError(f"{model}: {type(error).__name__}: {error}") from error
-    result = "passed the gate" if done.passed else "was refused by the gate"
-    click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
-    for refusal in done.refusals:
+    result = "passed the gate" if outcome.passed else "was refused by the gate"
+    click.echo(f"{outcome.model} version {outcome.version} {result}; {outcome.scored}; {outcome.stage}")
+    for refusal in outcome.refusals:
         click.echo(f"  {refusal}")
-    follow = (
-        f"promote {model} {done.version}" if done.passed and not promote else f"gate {model} {done.version}"
+    next_command = (
+        f"promote {model} {outcome.version}"
+        if outcome.passed and not promote
+        else f"gate {model} {outcome.version}"
     )
-    click.echo(f"Next: greenroom {follow}")
-    sys.exit(exit_code([Ended(model, done)]))
+    click.echo(f"Next: greenroom {next_command}")
+    sys.exit(exit_code([TrainingResult(model, outcome)]))

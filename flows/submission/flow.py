@@ -1,8 +1,9 @@
-"""The flow of a submission: the way of a training, with a model that somebody brought."""
+"""The flow `submit`: a training whose model is a submitted one."""
 
 import math
 import pickle
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from getpass import getuser
 from hashlib import sha256
@@ -16,20 +17,24 @@ from sklearn.model_selection import cross_val_score
 
 from catalog.spec import Candidate, ModelSpec
 from catalog.table_declaration import PlainDeclaration
+from catalog.tasks import task_spec
 from flows import mlflow_connection
+from flows.data.splits import Folds, Rows
 from flows.errors import SubmissionError
-from flows.modeling import candidates, onnx_export
-from flows.modeling.onnx_estimator import asked
-from flows.modeling.search import Tried
+from flows.modeling import onnx_export
+from flows.modeling.candidates import FittedCandidate, FoldScore
+from flows.modeling.onnx_estimator import as_estimator
+from flows.modeling.search import declared_trials
+from flows.modeling.trained_model import TrainedModel
 from flows.orchestration import flow_run_locks
-from flows.orchestration.notifications import HOOKS, tell_outcome
+from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import COMPUTING
 from flows.submission import model_checks
-from flows.submission.leakage import require_unseen
-from flows.submission.model_sources import Brought
+from flows.submission.leakage import require_no_leakage
+from flows.submission.model_sources import SubmittedModel
+from flows.tasks.base import Agreement
 from flows.training import publish, resume, tasks
-from flows.training.outcome import Outcome
-from flows.training.publish import Made
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
@@ -40,41 +45,41 @@ ELSEWHERE = "elsewhere"
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted as which model, and how.
+    """A submitted model and its options.
 
-    `plain` is the declaration of a model that came with a table of its own. `classes` is the order of an ONNX
-    file's probabilities; empty means sorted.
+    `plain` is the declaration of a model with a table of its own. `classes` is the order of an ONNX file's
+    probabilities; empty means sorted.
     """
 
     spec: ModelSpec
-    brought: Brought
+    submitted: SubmittedModel
     as_fitted: bool = False
     plain: PlainDeclaration | None = None
     classes: tuple[str, ...] = ()
 
     @property
     def fitted(self) -> str:
-        """Where it learned: `here`, from the training rows alone, or `elsewhere`."""
+        """Where it was fitted: `here`, on the training rows alone, or `elsewhere`."""
         return ELSEWHERE if self.as_fitted else "here"
 
     @property
     def tags(self) -> dict[str, str]:
-        """What run and version are told apart by."""
-        return {FITTED: self.fitted, SUBMITTER: getuser(), ORIGIN: self.brought.source[:500]}
+        """Tags of run and version."""
+        return {FITTED: self.fitted, SUBMITTER: getuser(), ORIGIN: self.submitted.source[:500]}
 
     @property
     def digest(self) -> str:
-        """What tells this submission from others of the same model on the same rows."""
-        what = (self.brought.onnx, self.brought.estimator, self.as_fitted, self.classes)
+        """A digest that differs from those of other submissions of the same model on the same rows."""
+        content = (self.submitted.onnx, self.submitted.estimator, self.as_fitted, self.classes)
         try:
-            return sha256(pickle.dumps(what)).hexdigest()
-        except Exception:  # noqa: BLE001 - a stranger's estimator may hold what cannot be pickled: like no other
+            return sha256(pickle.dumps(content)).hexdigest()
+        except Exception:  # noqa: BLE001 - not every estimator can be pickled; such a one equals no other
             return uuid4().hex
 
     @property
     def origin(self) -> str:
-        """Where it comes from and where it learned, for people."""
-        by = f"Submitted by {getuser()} from `{self.brought.source}`: {self.brought.kind}."
+        """Where it comes from and where it was fitted, in Markdown."""
+        by = f"Submitted by {getuser()} from `{self.submitted.source}`: {self.submitted.kind}."
         if not self.as_fitted:
             return f"{by} A clone of it was fitted on the training rows; held-out rows are new to it."
         return (
@@ -83,47 +88,51 @@ class Submission:
         )
 
 
-def run(submission: Submission, *, promote_passed: bool = False) -> Outcome:
-    """Run the flow; see `flows.submission.api.submit`. Prefect keeps its name and what it was called with."""
+# Not a parameter of the flow: Prefect stores those, and it cannot store a model.
+_SUBMISSION: ContextVar[tuple[Submission, bool]] = ContextVar("submission")
 
-    @flow(name="submit", flow_run_name=f"submit-{submission.spec.name}", validate_parameters=False, **HOOKS)
-    def submit(model: str, estimator: str, fitted: str) -> Outcome:  # noqa: ARG001 - shown in Prefect's UI
-        return _submit(submission, promote_passed=promote_passed)
 
-    outcome: Outcome = submit(submission.spec.name, submission.brought.kind, submission.fitted)
+def run(submission: Submission, *, promote_passed: bool = False) -> TrainingOutcome:
+    """Run the flow `submit`; see `flows.submission.api.submit`."""
+    token = _SUBMISSION.set((submission, promote_passed))
+    try:
+        outcome: TrainingOutcome = submit(submission.spec.name, submission.submitted.kind, submission.fitted)
+    finally:
+        _SUBMISSION.reset(token)
     return outcome
 
 
-def _submit(submission: Submission, *, promote_passed: bool) -> Outcome:
-    spec, last = submission.spec, publish.promote if promote_passed else None
-    with flow_run_locks.held() as flow_run:
+@flow(name="submit", flow_run_name="submit-{model}", validate_parameters=False, **HOOKS)
+def submit(model: str, estimator: str, fitted: str) -> TrainingOutcome:  # noqa: ARG001 - shown in Prefect's UI
+    """Gate, register and sign the submission that `run` holds; the parameters are for Prefect's UI."""
+    submission, promote_passed = _SUBMISSION.get()
+    spec, promote = submission.spec, publish.promote if promote_passed else None
+    with flow_run_locks.flow_run_lock() as flow_run:
         mlflow_connection.connect()
         key = resume.training_key(spec, submission.digest)
-        if unfinished := resume.take_over(spec, key, flow_run):
-            return publish.go_on(spec, unfinished, flow_run, last, tell_outcome)
+        if unfinished := resume.find_unfinished(spec, key, flow_run):
+            return publish.resume_publish(spec, unfinished, flow_run, promote, notify_outcome)
         tags = resume.run_tags(spec, key, flow_run)
-        return publish.finish(_made(submission), f"submit-{spec.name}", tags, last, tell_outcome)
+        return publish.publish(_train(submission), f"submit-{spec.name}", tags, promote, notify_outcome)
 
 
-def _made(submission: Submission) -> Made:
+def _train(submission: Submission) -> TrainedModel:
     spec = submission.spec
-    table = tasks.ingest(spec)
-    rows, cleaning = tasks.validate(spec, table)
-    matrix = tasks.engineer(spec, rows)
-    train, test, folds = tasks.split_rows(spec, rows, matrix)
-    fitted, seconds = fit(submission, train, folds)
-    content, found = convert(submission, fitted, train, test)
-    fitted = _of_text(spec, fitted, content)
-    winner, scored = tasks.evaluate(spec, [(fitted, seconds)], train, test)
-    return Made(
-        spec=spec,
-        cleaning=cleaning,
-        sides=(train, test),
-        winner=winner,
-        scored=scored,
-        tried=[Tried(winner.candidate, winner.folds, "declared", seconds)],
-        content=content,
-        found=found,
+    rows, cleaning = tasks.validate(spec, tasks.ingest(spec))
+    data = tasks.split_rows(spec, rows)
+    fitted = fit(submission, data.train, data.folds)
+    content, agreement = convert(submission, fitted, data.train, data.test)
+    fitted = _with_text_classes(spec, fitted, content)
+    winner, scored = tasks.evaluate(spec, [fitted], data.train, data.test)
+    return TrainedModel(
+        spec,
+        cleaning,
+        data,
+        winner,
+        scored,
+        declared_trials([winner]),
+        content,
+        agreement,
         origin=submission.origin,
         tags=submission.tags,
         declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
@@ -131,101 +140,111 @@ def _made(submission: Submission) -> Made:
 
 
 @task(name="fit", **COMPUTING)
-def fit(submission: Submission, train: tasks.Rows, folds: Any) -> tuple[candidates.Fitted, float]:
-    """Fit a clone on the training rows, or take the model as it is; cross-validate what can be fitted."""
-    spec, brought, began = submission.spec, submission.brought, time.monotonic()
-    target = _target(train)
-    with tasks.step(spec, "fit") as say:
-        scores: tuple[float, ...] = ()
-        pipeline: Any
-        if brought.onnx is not None:
-            content = model_checks.described(spec, brought.onnx, train.features, target, submission.classes)
-            pipeline = asked(OnnxModel(content, threads=2))
+def fit(submission: Submission, train: Rows, folds: Folds) -> FittedCandidate:
+    """Fit and cross-validate a clone on the training rows, or take the model as it was fitted elsewhere."""
+    spec, submitted, start = submission.spec, submission.submitted, time.monotonic()
+    scores: tuple[float, ...] = ()
+    with tasks.log_step(spec, "fit") as say:
+        if submitted.onnx is not None:
+            content = _with_metadata(submission, train)
+            pipeline: Any = as_estimator(OnnxModel(content, threads=2))
             say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
         else:
-            pipeline = model_checks.as_pipeline(spec, brought, as_fitted=submission.as_fitted, target=target)
-            try:
-                if not submission.as_fitted:
-                    pipeline.fit(train.features, target)
-                model_checks.require_probabilities(spec, pipeline)
-                if not submission.as_fitted:
-                    found = cross_val_score(
-                        clone(pipeline),
-                        train.features,
-                        target,
-                        cv=folds,
-                        scoring=spec.metric,
-                        error_score="raise",
-                    )
-                    scores = tuple(map(float, found))
-            except SubmissionError:
-                raise
-            except Exception as error:  # whatever a stranger's estimator raises
-                raise SubmissionError(
-                    f"{brought.kind} cannot learn from the training rows of {spec.name}: "
-                    f"{type(error).__name__}: {error}. Try it on training_rows({spec.name!r}) first."
-                ) from error
-            model_checks.by_position(pipeline, spec.features)
-            said = "as it was fitted elsewhere"
+            pipeline, scores = _fit_estimator(submission, train, folds)
+            how = "as it was fitted elsewhere"
             if not submission.as_fitted:
-                told = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
-                said = f"fitted here; {spec.metric} {told} on training folds"
-            say(f"{brought.kind} {said}")
-    # Of a search, what it found.
-    shown = brought if brought.onnx is not None else replace(brought, estimator=pipeline)
+                score = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
+                how = f"fitted here; {spec.metric} {score} on training folds"
+            say(f"{submitted.kind} {how}")
+    # Of a search, show the estimator that it selected.
+    shown = submitted if submitted.onnx is not None else replace(submitted, estimator=pipeline)
     candidate = Candidate(name=shown.name, estimator=shown.kind, params=shown.params)
-    # What was fitted elsewhere has no score on folds: not a number, since nobody knows.
+    # A model that was fitted elsewhere has no scores on folds.
     mean, deviation = (float(np.mean(scores)), float(np.std(scores))) if scores else (math.nan, math.nan)
-    folds_scored = tuple(candidates.Scored(score) for score in scores)
-    return candidates.Fitted(candidate, pipeline, mean, deviation, folds_scored), time.monotonic() - began
+    fold_scores = tuple(FoldScore(score) for score in scores)
+    seconds = time.monotonic() - start
+    return FittedCandidate(candidate, pipeline, mean, deviation, fold_scores, seconds=seconds)
+
+
+def _fit_estimator(submission: Submission, train: Rows, folds: Any) -> tuple[Any, tuple[float, ...]]:
+    """Return a fitted pipeline and its scores on the folds, none if it was fitted elsewhere."""
+    spec, submitted, target = submission.spec, submission.submitted, _target(train)
+    scores: tuple[float, ...] = ()
+    pipeline = model_checks.as_pipeline(spec, submitted, as_fitted=submission.as_fitted, target=target)
+    try:
+        if not submission.as_fitted:
+            pipeline.fit(train.features, target)
+        model_checks.require_probabilities(spec, pipeline)
+        if not submission.as_fitted:
+            unfitted, metric = clone(pipeline), spec.metric
+            values = cross_val_score(
+                unfitted, train.features, target, cv=folds, scoring=metric, error_score="raise"
+            )
+            scores = tuple(map(float, values))
+    except SubmissionError:
+        raise
+    except Exception as error:  # estimators may raise anything
+        raise SubmissionError(
+            f"{submitted.kind} cannot learn from the training rows of {spec.name}: "
+            f"{type(error).__name__}: {error}. Try it on training_rows({spec.name!r}) first."
+        ) from error
+    model_checks.use_column_positions(pipeline, spec.features)
+    return pipeline, scores
 
 
 @task(name="convert", **COMPUTING)
 def convert(
-    submission: Submission, fitted: candidates.Fitted, train: tasks.Rows, test: tasks.Rows
-) -> tuple[bytes, onnx_export.Agreement]:
-    """Return the model as ONNX, held against the original; refuse one that has seen the held-out rows."""
+    submission: Submission, fitted: FittedCandidate, train: Rows, test: Rows
+) -> tuple[bytes, Agreement]:
+    """Return the model as ONNX and its agreement with the original; refuse one that learned held-out rows."""
     spec = submission.spec
-    if submission.brought.onnx is not None:
-        # Made once more, since an ONNX session does not give its bytes back.
-        content = model_checks.described(
-            spec, submission.brought.onnx, train.features, _target(train), submission.classes
-        )
-        found = onnx_export.Agreement(None, 0.0)
+    if submission.submitted.onnx is not None:
+        # Once more, for an ONNX session does not return its bytes.
+        content = _with_metadata(submission, train)
+        agreement = Agreement(None, 0.0)
     else:
-        content, found = tasks.convert.fn(spec, fitted, train, test)
+        content, agreement = tasks.convert.fn(spec, fitted, train, test)
     model = OnnxModel(content, threads=2)
     for side in (train, test):
         model_checks.require_answers(spec, model, side.features)
-    if submission.as_fitted and submission.brought.onnx is None:
-        with tasks.step(spec, "compare") as say:
+    if submission.as_fitted and submission.submitted.onnx is None:
+        with tasks.log_step(spec, "compare") as say:
             refitted = _refitted(submission, train)
-            more = require_unseen(spec, model, refitted, train.frame, test.frame)
-            say(f"{spec.metric} {more:+.3f} beside the same estimator fitted here: within noise")
-    return content, found
+            difference = require_no_leakage(spec, model, refitted, train.frame, test.frame)
+            say(f"{spec.metric} {difference:+.3f} beside the same estimator fitted here: within noise")
+    return content, agreement
 
 
-def _of_text(spec: ModelSpec, fitted: candidates.Fitted, content: bytes) -> candidates.Fitted:
-    """Return what answers classes as text, as the data have them: of others, the ONNX form, which does."""
-    if spec.task != "classification" or all(isinstance(label, str) for label in fitted.pipeline.classes_):
+def _with_metadata(submission: Submission, train: Rows) -> bytes:
+    content = submission.submitted.onnx or b""
+    return model_checks.with_metadata(
+        submission.spec, content, train.features, _target(train), submission.classes
+    )
+
+
+def _with_text_classes(spec: ModelSpec, fitted: FittedCandidate, content: bytes) -> FittedCandidate:
+    """Return the model if its classes are text, as in the data; else its ONNX form, whose classes are."""
+    classes = fitted.pipeline.classes_ if task_spec(spec.task).answers == "classes" else ()
+    if all(isinstance(label, str) for label in classes):
         return fitted
-    return replace(fitted, pipeline=asked(OnnxModel(content, threads=2)))
+    return replace(fitted, pipeline=as_estimator(OnnxModel(content, threads=2)))
 
 
-def _refitted(submission: Submission, train: tasks.Rows) -> OnnxModel:
+def _refitted(submission: Submission, train: Rows) -> OnnxModel:
     spec, target = submission.spec, _target(train)
-    pipeline = model_checks.as_pipeline(spec, submission.brought, as_fitted=False, target=target)
+    pipeline = model_checks.as_pipeline(spec, submission.submitted, as_fitted=False, target=target)
     try:
         pipeline.fit(train.features, target)
-    except Exception as error:  # whatever a stranger's estimator raises
+    except Exception as error:  # estimators may raise anything
         raise SubmissionError(
-            f"{submission.brought.kind} cannot be fitted again to compare it: {type(error).__name__}: {error}"
+            f"{submission.submitted.kind} cannot be fitted again to compare it: {type(error).__name__}: "
+            f"{error}"
         ) from error
-    model_checks.by_position(pipeline, spec.features)
+    model_checks.use_column_positions(pipeline, spec.features)
     return OnnxModel(onnx_export.export(spec, pipeline), threads=2)
 
 
-def _target(rows: tasks.Rows) -> Any:
+def _target(rows: Rows) -> Any:
     if rows.target is None:
         raise SubmissionError("Only models with a target can be submitted.")
     return rows.target

@@ -1,4 +1,4 @@
-"""What a submitted model must be, and the form in which it goes on. Plain functions."""
+"""Checks a submitted model, and brings it into the form that a training has."""
 
 from copy import deepcopy
 from typing import Any
@@ -15,64 +15,67 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from catalog.spec import ModelSpec
+from catalog.tasks import task_spec
 from flows.errors import SubmissionError
 from flows.modeling.onnx_export import background
-from flows.submission.model_sources import Brought, inside
+from flows.submission.model_sources import SubmittedModel, final_estimator
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import Description, OnnxModel
 
-# Labels and probabilities of an ONNX file must say the same; a tie may fall either way.
+# Least share of rows whose label is the class of the highest probability; ties may differ.
 _MIN_CONSISTENT = 0.995
 _SUM_TOLERANCE = 1e-3
 
 
-def as_pipeline(spec: ModelSpec, brought: Brought, *, as_fitted: bool, target: "pd.Series[Any]") -> Pipeline:
-    """Return the estimator as a pipeline: a fresh clone to be fitted, or as it was fitted elsewhere.
+def as_pipeline(
+    spec: ModelSpec, submitted: SubmittedModel, *, as_fitted: bool, target: "pd.Series[Any]"
+) -> Pipeline:
+    """Return the estimator as a pipeline: an unfitted clone, or as it was fitted elsewhere.
 
-    `target` is that of the training rows. Raises `SubmissionError` for what cannot do the task of `spec`,
-    cannot be cloned or, as fitted, does not read these features or knows other classes.
+    `target` is that of the training rows. Raises `SubmissionError` for an estimator of another task than
+    `spec`, one that cannot be cloned or, as fitted, one with other features or classes.
     """
-    given = brought.estimator
-    kind = type(inside(given)).__name__
-    fits = is_classifier if spec.task == "classification" else is_regressor
-    if not fits(given):
+    estimator = submitted.estimator
+    kind = type(final_estimator(estimator)).__name__
+    fits = is_classifier if task_spec(spec.task).answers == "classes" else is_regressor
+    if not fits(estimator):
         raise SubmissionError(f"{spec.name} is a {spec.task}, and {kind} is no estimator for that.")
     if as_fitted:
-        # A copy, because column names become positions in it before it is converted.
-        given = deepcopy(getattr(given, "best_estimator_", given))
-        _require_fitted(spec, given, kind, target)
+        # A copy: column names in it become positions before it is converted.
+        estimator = deepcopy(getattr(estimator, "best_estimator_", estimator))
+        _require_fitted(spec, estimator, kind, target)
     else:
         try:
-            given = clone(given)
-        except Exception as error:  # constructors of strangers
+            estimator = clone(estimator)
+        except Exception as error:  # constructors may raise anything
             raise SubmissionError(
                 f"{kind} cannot be cloned to learn from the training rows alone: {error}. Submit it as it "
                 "was fitted (--as-fitted, as_fitted=True), or as an ONNX file."
             ) from error
-    pipeline = given if isinstance(given, Pipeline) else Pipeline([("model", given)])
-    # A training's own calibration is known by its place (calibration.py); somebody else's is another.
+    pipeline = estimator if isinstance(estimator, Pipeline) else Pipeline([("model", estimator)])
+    # A calibration as the last step is one of a training (calibration.py); this one must not be.
     return Pipeline([("model", pipeline)]) if isinstance(pipeline[-1], CalibratedClassifierCV) else pipeline
 
 
 def require_probabilities(spec: ModelSpec, estimator: Any) -> None:
-    """Raise `SubmissionError` for a classifier without probabilities, as one may be before it is fitted."""
-    if spec.task == "classification" and not hasattr(estimator, "predict_proba"):
+    """Raise `SubmissionError` for a fitted classifier without probabilities."""
+    if task_spec(spec.task).answers == "classes" and not hasattr(estimator, "predict_proba"):
         raise SubmissionError(
-            f"{type(inside(estimator)).__name__} gives no probabilities (predict_proba), which the gate and "
-            "the predictor need. Choose another estimator, or wrap it in "
+            f"{type(final_estimator(estimator)).__name__} gives no probabilities (predict_proba), which the "
+            "gate and the predictor need. Choose another estimator, or wrap it in "
             "sklearn.calibration.CalibratedClassifierCV."
         )
 
 
-def _require_fitted(spec: ModelSpec, given: Any, kind: str, target: "pd.Series[Any]") -> None:
+def _require_fitted(spec: ModelSpec, estimator: Any, kind: str, target: "pd.Series[Any]") -> None:
     try:
-        check_is_fitted(given)
+        check_is_fitted(estimator)
     except NotFittedError as error:
         raise SubmissionError(
             f"{kind} is not fitted. Leave out --as-fitted (as_fitted=True): then it is fitted here."
         ) from error
-    names = getattr(given, "feature_names_in_", None)
-    width = getattr(given, "n_features_in_", len(spec.features))
+    names = getattr(estimator, "feature_names_in_", None)
+    width = getattr(estimator, "n_features_in_", len(spec.features))
     if names is not None and tuple(map(str, names)) != spec.features:
         raise SubmissionError(
             f"{kind} was fitted on {', '.join(map(str, names))}; {spec.name} is asked with "
@@ -83,8 +86,8 @@ def _require_fitted(spec: ModelSpec, given: Any, kind: str, target: "pd.Series[A
             f"{kind} was fitted on {width} features, and {spec.name} has {len(spec.features)}: "
             f"{', '.join(spec.features)}."
         )
-    if spec.task == "classification":
-        _require_classes(spec, [str(label) for label in given.classes_], target, kind)
+    if task_spec(spec.task).answers == "classes":
+        _require_classes(spec, [str(label) for label in estimator.classes_], target, kind)
 
 
 def _require_classes(spec: ModelSpec, classes: list[str], target: "pd.Series[Any]", what: str) -> None:
@@ -95,63 +98,64 @@ def _require_classes(spec: ModelSpec, classes: list[str], target: "pd.Series[Any
         )
 
 
-def by_position(estimator: Any, features: tuple[str, ...]) -> None:
-    """Let column transformers that read raw features name them by position: the served model gets a matrix.
+def use_column_positions(estimator: Any, features: tuple[str, ...]) -> None:
+    """Replace column names by positions in a fitted column transformer: the served model reads a matrix.
 
-    Changes a fitted estimator in place; it answers as before.
+    Changes the estimator in place; its predictions stay the same.
     """
     if isinstance(estimator, Pipeline):
         first = next((step for _, step in estimator.steps if step not in (None, "passthrough")), None)
-        by_position(first, features)
+        use_column_positions(first, features)
     elif isinstance(estimator, ColumnTransformer):
-        place = {name: index for index, name in enumerate(features)}
+        positions = {name: index for index, name in enumerate(features)}
         estimator.transformers_ = [
-            (name, step, _places(columns, place)) for name, step, columns in estimator.transformers_
+            (name, step, _column_positions(columns, positions))
+            for name, step, columns in estimator.transformers_
         ]
 
 
-def _places(columns: Any, place: dict[str, int]) -> Any:
+def _column_positions(columns: Any, positions: dict[str, int]) -> Any:
     if isinstance(columns, str):
-        return [place[columns]]
+        return [positions[columns]]
     if isinstance(columns, list | tuple | np.ndarray | pd.Index):
-        return [place.get(one, one) for one in columns] if len(columns) else []
+        return [positions.get(column, column) for column in columns] if len(columns) else []
     return columns
 
 
-def described(
+def with_metadata(
     spec: ModelSpec,
     content: bytes,
     features: pd.DataFrame,
     target: "pd.Series[Any]",
     classes: tuple[str, ...],
 ) -> bytes:
-    """Return an ONNX file with Greenroom's own metadata in place of whatever it had.
+    """Return an ONNX file with Greenroom's metadata instead of its own.
 
-    `features` and `target` are the training rows'. `classes` is the order of the probabilities; empty means
-    sorted, as scikit-learn has them. Raises `SubmissionError` for what is no model in the served format.
+    `features` and `target` are those of the training rows. `classes` is the order of the probabilities; empty
+    means sorted, as in scikit-learn. Raises `SubmissionError` for a file that cannot be served.
     """
-    said: dict[str, Any] = {"task": spec.task, "features": spec.features}
-    if spec.task == "classification":
-        named = classes or tuple(sorted(set(target)))
-        _require_classes(spec, list(named), target, "The ONNX file")
-        said["classes"] = named
+    fields: dict[str, Any] = {"task": spec.task, "features": spec.features}
+    if task_spec(spec.task).answers == "classes":
+        order = classes or tuple(sorted(set(target)))
+        _require_classes(spec, list(order), target, "The ONNX file")
+        fields["classes"] = order
     try:
         proto = onnx.load_model_from_string(content)
         del proto.metadata_props[:]
-        described_rows = Description(**said, background=background(spec, features))
-        onnx.helper.set_model_props(proto, described_rows.to_metadata())
-        made: bytes = proto.SerializeToString()
-        model = OnnxModel(made)
+        description = Description(**fields, background=background(spec, features))
+        onnx.helper.set_model_props(proto, description.to_metadata())
+        described: bytes = proto.SerializeToString()
+        model = OnnxModel(described)
     except ModelFormatError as error:
         raise SubmissionError(f"The ONNX file cannot be served: {str(error).rstrip('.')}.") from error
-    except Exception as error:  # protobuf has exceptions of its own for what is no message
+    except Exception as error:  # protobuf has exceptions of its own
         raise SubmissionError(f"This is no ONNX file: {type(error).__name__}: {error}") from error
     require_answers(spec, model, features)
-    return made
+    return described
 
 
 def require_answers(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> None:
-    """Raise `SubmissionError` unless a model answers all rows at once with what its task promises."""
+    """Raise `SubmissionError` unless a model answers all rows in one call, in the form of its task."""
     try:
         labels, shares = model.predict(_matrix(rows))
     except Exception as error:  # onnxruntime's exceptions have no common base
@@ -161,7 +165,7 @@ def require_answers(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> No
         ) from error
     if len(labels) != len(rows):
         raise SubmissionError(f"The model gives {len(labels)} answers to {len(rows)} rows, not one to each.")
-    if spec.task == "classification":
+    if task_spec(spec.task).answers == "classes":
         if shares is None or shares.shape != (len(rows), len(model.description.classes)):
             raise SubmissionError(
                 f"The model must give probabilities of shape (rows, {len(model.description.classes)})."
@@ -180,7 +184,7 @@ def _require_shares(model: OnnxModel, labels: npt.NDArray[Any], shares: npt.NDAr
     bad = ~np.isfinite(shares).all(axis=1)
     if bad.any():
         raise SubmissionError(f"The probabilities of {int(bad.sum())} of {len(shares)} rows are no numbers.")
-    # A sum of float32 may be a little below 0, and 1 minus it is the other class's.
+    # Rounding: a float32 probability may be a little below 0.
     if shares.min() < -_SUM_TOLERANCE or np.abs(shares.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
         raise SubmissionError(
             "The second output is no probabilities: they must be 0..1, and each row's must add up to 1."

@@ -1,7 +1,6 @@
-"""Models that somebody trained elsewhere: where they come from. Plain functions.
+"""Loads models that were trained elsewhere: objects, files, or models of the tracking server.
 
-To unpickle a file runs the code in it. Nothing here unpickles what nobody named: a file of this machine, or
-a run of the tracking server, given by whoever submits it.
+Unpickling a file runs the code in it. Only a file or a run that the user names is unpickled.
 """
 
 import re
@@ -21,8 +20,8 @@ _URI = re.compile(r"(runs|models):/.+", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What was submitted: a scikit-learn estimator, or the bytes of an ONNX file; and where it is from."""
+class SubmittedModel:
+    """A scikit-learn estimator or the bytes of an ONNX file, and its origin."""
 
     estimator: Any = None
     onnx: bytes | None = None
@@ -33,7 +32,7 @@ class Brought:
         """The class of the estimator as an import path, or `ONNX file`."""
         if self.onnx is not None:
             return "ONNX file"
-        kind = type(inside(self.estimator))
+        kind = type(final_estimator(self.estimator))
         parts = kind.__module__.split(".")
         if parts[0] == "sklearn":  # as declarations write it, and people import it
             parts = [part for part in parts if not part.startswith("_")]
@@ -41,23 +40,26 @@ class Brought:
 
     @property
     def name(self) -> str:
-        """A short name for the run of it."""
+        """A short name for the run."""
         if self.onnx is not None:
             return "onnx-file"
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(inside(self.estimator)).__name__).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(final_estimator(self.estimator)).__name__).lower()
 
     @property
     def params(self) -> dict[str, Any]:
         """The estimator's own parameters, those that are plain values."""
-        given = inside(self.estimator)
-        found = given.get_params(deep=False) if hasattr(given, "get_params") else {}
-        # `estimator` is what the class is logged as.
-        plain = {name: value for name, value in found.items() if isinstance(value, str | int | float | None)}
-        return {name: value for name, value in plain.items() if name != "estimator"}
+        estimator = final_estimator(self.estimator)
+        params = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+        # The class is logged as `estimator`.
+        return {
+            name: value
+            for name, value in params.items()
+            if isinstance(value, str | int | float | None) and name != "estimator"
+        }
 
 
-def inside(estimator: Any) -> Any:
-    """Return the estimator that answers: the last step of a pipeline, what a search searches over."""
+def final_estimator(estimator: Any) -> Any:
+    """Return the estimator inside of pipelines (their last step) and of searches over parameters."""
     while True:
         if isinstance(estimator, Pipeline):
             estimator = estimator[-1]
@@ -69,17 +71,17 @@ def inside(estimator: Any) -> Any:
             return estimator
 
 
-def load(source: object) -> Brought:
-    """Return the model that is meant: an estimator or ONNX model itself, or where one lies.
+def load(source: object) -> SubmittedModel:
+    """Return the model of `source`.
 
-    That is `runs:/ID/model` or `models:/…` of the tracking server (MLflow's flavours sklearn and onnx), or
-    the path of a file: .onnx, .skops, or a pickle (.pkl, .pickle, .joblib), which runs the code in it.
-    Raises `SubmissionError`.
+    That is an estimator or ONNX model itself; `runs:/ID/model` or `models:/…` of the tracking server
+    (MLflow's flavours sklearn and onnx); or the path of a file: .onnx, .skops, or a pickle (.pkl, .pickle,
+    .joblib), whose code is run. Raises `SubmissionError` for anything else.
     """
     if isinstance(source, onnx.ModelProto):
-        return Brought(onnx=source.SerializeToString())
+        return SubmittedModel(onnx=source.SerializeToString())
     if isinstance(source, bytes):
-        return Brought(onnx=source)
+        return SubmittedModel(onnx=source)
     if isinstance(source, str | Path):
         if isinstance(source, str) and _URI.fullmatch(source):
             return _from_mlflow(source)
@@ -89,10 +91,10 @@ def load(source: object) -> Brought:
             f"{source!r:.100} is no model: give a scikit-learn estimator or pipeline, an ONNX model, the "
             "path of a file, or runs:/ID/model or models:/… of the tracking server."
         )
-    return Brought(estimator=source)
+    return SubmittedModel(estimator=source)
 
 
-def _from_file(path: Path) -> Brought:
+def _from_file(path: Path) -> SubmittedModel:
     if "://" in str(path) or ":/" in str(path)[:10]:
         raise SubmissionError(
             f"{path} is neither a file nor runs:/… or models:/… of the tracking server. Fetch it first."
@@ -100,15 +102,15 @@ def _from_file(path: Path) -> Brought:
     if not path.is_file():
         raise SubmissionError(f"There is no file {path}.")
     if path.suffix == ".onnx":
-        return Brought(onnx=path.read_bytes(), source=path.name)
+        return SubmittedModel(onnx=path.read_bytes(), source=path.name)
     if path.suffix == ".skops":
-        return Brought(estimator=_from_skops(path), source=path.name)
+        return SubmittedModel(estimator=_from_skops(path), source=path.name)
     if path.suffix in _PICKLES:
         import joblib  # noqa: PLC0415 - it reads plain pickles too
 
         try:
-            return Brought(estimator=joblib.load(path), source=path.name)
-        except Exception as error:  # unpickling raises whatever the file makes it raise
+            return SubmittedModel(estimator=joblib.load(path), source=path.name)
+        except Exception as error:  # unpickling may raise anything
             raise SubmissionError(
                 f"{path} cannot be unpickled: {type(error).__name__}: {error}. It needs the packages and "
                 "classes that it was written with; classes of a notebook are best submitted from it."
@@ -130,24 +132,24 @@ def _from_skops(path: Path) -> Any:
         return io.load(path, trusted=unknown)
     except SubmissionError:
         raise
-    except Exception as error:  # a file that is none raises whatever zip, JSON or skops raise
+    except Exception as error:  # a damaged file raises errors of zip, JSON or skops
         raise SubmissionError(f"{path} is no skops file that can be read: {error}") from error
 
 
-def _from_mlflow(uri: str) -> Brought:
+def _from_mlflow(uri: str) -> SubmittedModel:
     import mlflow  # noqa: PLC0415 - takes seconds
 
     try:
         flavors = mlflow.models.get_model_info(uri).flavors
         if "sklearn" in flavors:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about the versions of packages, which the checks will show
-                return Brought(estimator=mlflow.sklearn.load_model(uri), source=uri)
+                warnings.simplefilter("ignore")  # about versions of packages; the gate shows differences
+                return SubmittedModel(estimator=mlflow.sklearn.load_model(uri), source=uri)
         if "onnx" in flavors:
             with TemporaryDirectory(prefix="greenroom-submit-") as scratch:
                 folder = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
-                return Brought(onnx=(folder / flavors["onnx"]["data"]).read_bytes(), source=uri)
-    except Exception as error:  # MLflow raises its own, those of HTTP clients and of unpickling
+                return SubmittedModel(onnx=(folder / flavors["onnx"]["data"]).read_bytes(), source=uri)
+    except Exception as error:  # errors of MLflow, HTTP and unpickling
         raise SubmissionError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
     raise SubmissionError(
         f"{uri} is a model of the flavours {', '.join(sorted(flavors))}; only sklearn and onnx are taken. "

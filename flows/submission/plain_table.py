@@ -1,4 +1,4 @@
-"""From a plain table to a declaration, and to rows that are kept under their digest. Plain functions."""
+"""Turns a plain table into a declaration, and stores its rows under their digest."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +18,13 @@ from flows.errors import DataError, SubmissionError
 from registry.storage.bucket import Bucket
 from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
 
-# A class needs rows on both sides of the split and in each fold; more classes than this are numbers.
-_MOST_CLASSES = 100
+# A class needs rows on both sides of the split and in each fold; more values than this are a number.
+_MAX_CLASSES = 100
 _ARROW = {"number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_()}
 
 
 def read(table: object) -> pd.DataFrame:
-    """Return the table that is meant: a DataFrame, the path of a Parquet file, or a stored dataset's id."""
+    """Return the table of a DataFrame, of the path of a Parquet file, or of a stored dataset's id."""
     if isinstance(table, pd.DataFrame):
         return table.reset_index(drop=True)
     if isinstance(table, str) and is_dataset_id(table):
@@ -47,10 +47,10 @@ def declare(
     group: str | None = None,
     estimator: str = "unknown",
 ) -> tuple[PlainDeclaration, pa.Table]:
-    """Return what a table and these words declare, and the rows in the form in which they are kept.
+    """Return the declaration of a table, and the rows to store.
 
     All columns but `target` and `group` are features: numbers or booleans, none missing. Raises
-    `SubmissionError` for a name that the catalogue declares, and `DataError` for a table that will not do.
+    `SubmissionError` for a name that the catalogue declares, and `DataError` for an unusable table.
     """
     if name in load_catalog():
         raise SubmissionError(
@@ -66,23 +66,23 @@ def declare(
         raise DataError(
             f"The table has {len(table)} rows. The gate asks for 200 held-out rows, so it needs {MIN_ROWS}."
         )
-    kept: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     features = []
     for column in table.columns:
         if column in (target, group):
-            kept[column] = _text(table[column], column) if column == group else _target(table[column], task)
+            arrays[column] = _text(table[column], column) if column == group else _target(table[column], task)
         else:
-            made, values = _feature(table[column])
-            features.append(made)
-            kept[column] = pa.array(values, _ARROW[made.kind])
+            feature, values = _feature(table[column])
+            features.append(feature)
+            arrays[column] = pa.array(values, _ARROW[feature.kind])
     schema = pa.schema(
-        [pa.field(column, values.type) for column, values in kept.items()], {CONTRACT_NOTE: name.encode()}
+        [pa.field(column, values.type) for column, values in arrays.items()], {CONTRACT_NOTE: name.encode()}
     )
-    rows = pa.Table.from_arrays(list(kept.values()), schema=schema)
+    rows = pa.Table.from_arrays(list(arrays.values()), schema=schema)
     digest = ContentDigest(name, schema)
     digest.update(rows)
     try:
-        declared = PlainDeclaration(
+        declaration = PlainDeclaration(
             name=name,
             task=task,
             target=target,
@@ -92,26 +92,30 @@ def declare(
             rows=len(table),
             estimator=estimator,
         )
-        declared.spec()
-    except (ValueError, NameError, PydanticUserError) as error:  # the last two: names that Pydantic has
+        declaration.spec()
+    except (
+        ValueError,
+        NameError,
+        PydanticUserError,
+    ) as error:  # the last two: a column has a name of Pydantic's own
         raise DataError(f"The table cannot be declared as {name!r}: {error}") from error
-    return declared, rows
+    return declaration, rows
 
 
-def keep(declared: PlainDeclaration, rows: pa.Table) -> None:
-    """Store the rows in the bucket under their id, where there is one; raises `DataError` without keys."""
-    settings = storage(declared.source)
+def store(declaration: PlainDeclaration, rows: pa.Table) -> None:
+    """Store the rows in the bucket under their id; raises `DataError` without keys for it."""
+    settings = storage(declaration.source)
     with TemporaryDirectory(prefix="greenroom-table-") as scratch:
         path = Path(scratch) / "rows.parquet"
         pq.write_table(rows, path, compression="zstd")
-        # Also where it is there already: that mends a damaged one.
-        Bucket(settings).put(dataset_key(declared.source), path)
+        # Also if it exists: that repairs a damaged object.
+        Bucket(settings).put(dataset_key(declaration.source), path)
 
 
 def frame(spec: ModelSpec, rows: pa.Table) -> pd.DataFrame:
-    """Return the kept rows as a training reads them."""
-    found: pd.DataFrame = rows.to_pandas()
-    return found[[name for name in spec.dataset.row.model_fields if name in found.columns]]
+    """Return the stored rows as a training reads them."""
+    table: pd.DataFrame = rows.to_pandas()
+    return table[[name for name in spec.dataset.row.model_fields if name in table.columns]]
 
 
 def _feature(values: "pd.Series[Any]") -> tuple[PlainColumn, Any]:
@@ -127,8 +131,8 @@ def _feature(values: "pd.Series[Any]") -> tuple[PlainColumn, Any]:
         narrow = numbers.astype(np.float32)
     if not np.isfinite(narrow).all():
         raise DataError(f"The column {name} holds infinity, or numbers that float32 cannot hold.")
-    made = PlainColumn(name=name, kind=kind, low=float(numbers.min()), high=float(numbers.max()))
-    return made, values.to_numpy(dtype={"number": "f8", "integer": "i8", "boolean": "?"}[kind])
+    feature = PlainColumn(name=name, kind=kind, low=float(numbers.min()), high=float(numbers.max()))
+    return feature, values.to_numpy(dtype={"number": "f8", "integer": "i8", "boolean": "?"}[kind])
 
 
 def _kind(values: "pd.Series[Any]") -> Kind | None:
@@ -142,10 +146,10 @@ def _kind(values: "pd.Series[Any]") -> Kind | None:
 def _target(values: "pd.Series[Any]", task: PlainTask) -> Any:
     name = str(values.name)
     if task == "classification":
-        if values.nunique() > _MOST_CLASSES:
+        if values.nunique() > _MAX_CLASSES:
             raise DataError(
                 f"{name} has {values.nunique()} different values, and a classification has at most "
-                f"{_MOST_CLASSES} classes. Is it a regression?"
+                f"{_MAX_CLASSES} classes. Is it a regression?"
             )
         if values.nunique() < 2:
             raise DataError(f"{name} has one value only, so there is nothing to tell apart.")

@@ -10,8 +10,8 @@ from flows.data.uploads import contract_of, trained_on
 from flows.environment import prepare_environment, require_servers
 from flows.errors import DataError
 from flows.settings import FlowSettings
-from flows.training.outcome import Ended, exit_code
-from flows.training.parallel import summary, train_each
+from flows.training.outcome import TrainingResult, exit_code
+from flows.training.parallel import print_summary, train_in_parallel
 from registry.errors import StorageUnavailableError
 
 
@@ -43,30 +43,30 @@ def train(
     prepare_environment(settings)
     require_servers(settings)
     if len(names) > 1:
-        ended = train_each(names, promote=promote, dataset=dataset, jobs=jobs)
-        summary(ended)
+        results = train_in_parallel(names, promote=promote, dataset=dataset, jobs=jobs)
+        print_summary(results)
     else:
-        ended = [_train(name, promote=promote, dataset=dataset) for name in names]
+        results = [_train(name, promote=promote, dataset=dataset) for name in names]
     if outcome is not None:
-        ended[0].write(outcome)
-    sys.exit(exit_code(ended))
+        results[0].write(outcome)
+    sys.exit(exit_code(results))
 
 
-def _train(name: str, *, promote: bool, dataset: str | None) -> Ended:
+def _train(name: str, *, promote: bool, dataset: str | None) -> TrainingResult:
     """Train one model in this process."""
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
-    from flows.orchestration.retries import explained  # noqa: PLC0415
+    from flows.orchestration.retries import explain  # noqa: PLC0415
     from flows.training.flow import train as train_flow  # noqa: PLC0415
 
     try:
         done = train_flow(name, promote_passed=promote, dataset=dataset)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
-        problem = explained(error)
+        problem = explain(error)
         click.secho(f"{name}: {problem}", fg="red", err=True)
-        return Ended(name, problem=problem)
+        return TrainingResult(name, problem=problem)
     result = "passed the gate" if done.passed else "was refused by the gate"
     click.echo(f"{done.model} version {done.version} {result}; {done.scored}; {done.stage}")
-    return Ended(name, done)
+    return TrainingResult(name, done)
 
 
 class _DatasetError(click.ClickException):

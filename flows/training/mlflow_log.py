@@ -18,10 +18,11 @@ from catalog.spec import ModelSpec
 from checks.frames import checked_frame, frame_digest
 from checks.markdown import checks_table
 from flows.data.cleaning import Cleaning
-from flows.data.uploads import source_url
-from flows.modeling.candidates import Fitted
+from flows.data.uploads import dataset_uri
+from flows.modeling.candidates import FittedCandidate
 from flows.modeling.onnx_estimator import OnnxEstimator
-from flows.modeling.onnx_export import Agreement
+from flows.modeling.trained_model import ScoredCandidate, TrainedModel
+from flows.tasks.answers import answer_form
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import GATE, METRIC, MODEL, SCORE, check_tag
@@ -36,21 +37,21 @@ COMMIT = "greenroom.commit"
 _SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]
 
 
-def log_candidate(
-    spec: ModelSpec, one: Fitted, train: dict[str, float], held_out: dict[str, float], seconds: float
-) -> str:
+def log_candidate(spec: ModelSpec, candidate: ScoredCandidate) -> str:
     """Log one candidate as a child of the active run; return the child's run id."""
-    # Created with them, so that no kill leaves a run that nobody can tell what it was.
+    fitted = candidate.fitted
+    declared = fitted.candidate
+    # Created with its tags, so that a kill leaves no run without them.
     tags = {MODEL: spec.name, "greenroom.role": "candidate"}
-    with mlflow.start_run(run_name=one.candidate.name, nested=True, tags=tags) as run:
+    with mlflow.start_run(run_name=declared.name, nested=True, tags=tags) as run:
         mlflow.set_tags(_shared_tags())
-        mlflow.log_params({"estimator": one.candidate.estimator, **one.candidate.params})
+        mlflow.log_params({"estimator": declared.estimator, **declared.params})
         mlflow.log_metrics(
             {
-                **_folds(spec, one),
-                "fit_seconds": seconds,
-                **_prefixed("train", train),
-                **_prefixed("test", held_out),
+                **_folds(spec, fitted),
+                "fit_seconds": fitted.seconds,
+                **_prefixed("train", candidate.train),
+                **_prefixed("test", candidate.test),
             }
         )
     return str(run.info.run_id)
@@ -64,16 +65,16 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
     """
     logged = None
     for context, frame in (("training", train), ("held-out", test)):
-        found = frame_digest(checked_frame(spec, frame, context))
+        digest = frame_digest(checked_frame(spec, frame, context))
         if context == "training":
-            mlflow.set_tag(DATASET, found)
+            mlflow.set_tag(DATASET, digest)
         logged = from_pandas(
             frame,
             source=_source(spec.dataset.source),
             targets=spec.label,
             name=f"{spec.dataset.name}-{context}",
             # MLflow takes at most 36 characters.
-            digest=found.removeprefix("sha256:")[:36],
+            digest=digest.removeprefix("sha256:")[:36],
         )
         mlflow.log_input(logged, context=context)
     mlflow.log_params(
@@ -87,27 +88,19 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
     return logged
 
 
-def log_winner(
-    spec: ModelSpec,
-    winner: Fitted,
-    *,
-    onnx_bytes: bytes,
-    example: pd.DataFrame,
-    metrics: dict[str, float],
-    agreement: Agreement,
-    held_out: Any,
-) -> str:
+def log_winner(model: TrainedModel, metrics: dict[str, float], held_out: Any) -> str:
     """Log the winner to the active run: as ONNX with signature and example, and as scikit-learn.
 
     `metrics` are logged under their names, with those of the folds. Returns the id of the ONNX LoggedModel,
     to which they are linked.
     """
-    matrix = example.to_numpy(dtype=np.float32)
+    spec, winner = model.spec, model.winner
+    example = model.data.test.features.head(3)
     info = mlflow.onnx.log_model(
-        onnx.load_model_from_string(onnx_bytes),
+        onnx.load_model_from_string(model.content),
         name="model",
-        signature=_signature(spec, onnx_bytes),
-        input_example=matrix,
+        signature=signature(model.content),
+        input_example=example.to_numpy(dtype=np.float32),
         pip_requirements=_SERVING_REQUIREMENTS,
         metadata={"features": list(spec.features), "target": spec.label, "task": spec.task},
         onnx_execution_providers=["CPUExecutionProvider"],
@@ -115,12 +108,13 @@ def log_winner(
         save_as_external_data=False,
     )
     mlflow.log_params({"winner": winner.candidate.name, "winner_estimator": winner.candidate.estimator})
+    labels = model.agreement.labels
     linked = {
         **metrics,
         **_folds(spec, winner),
         **_calibration(winner),
-        "onnx_max_difference": agreement.max_difference,
-        **({"onnx_label_agreement": agreement.labels} if agreement.labels is not None else {}),
+        "onnx_max_difference": model.agreement.max_difference,
+        **({} if labels is None else {"onnx_label_agreement": labels}),
     }
     mlflow.log_metrics(linked, model_id=info.model_id, dataset=held_out)
     if not isinstance(winner.pipeline[-1], OnnxEstimator):  # which has no other form
@@ -130,13 +124,13 @@ def log_winner(
 
 def log_sklearn(pipeline: Pipeline, example: pd.DataFrame) -> None:
     """Keep the pipeline as it was fitted, for the data scientist. It is never loaded to serve."""
-    # A search has no predict, so that MLflow's generic form of it is not to be had.
-    answers = pipeline.predict(example) if hasattr(pipeline, "predict") else None
+    # A neighbour search has no `predict`, so MLflow has no generic form of it.
+    predictions = pipeline.predict(example) if hasattr(pipeline, "predict") else None
     mlflow.sklearn.log_model(
         pipeline,
         name="sklearn-model",
         serialization_format="cloudpickle",
-        signature=mlflow.models.infer_signature(example, answers),
+        signature=mlflow.models.infer_signature(example, predictions),
         pip_requirements=["scikit-learn", "pandas"],
     )
 
@@ -154,9 +148,9 @@ def log_verdict(verdict: Verdict, report_dir: Path) -> None:
 
 
 def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, str]:
-    """Return the tags of a new version: what `greenroom status` and the UI show of it.
+    """Return the tags of a new version, which `greenroom status` and the UI show.
 
-    What the gate said is not among them: the server writes that from the signed evidence.
+    The gate's verdict is not among them: the server writes that from the signed evidence.
     """
     return {
         METRIC: spec.metric,
@@ -181,38 +175,27 @@ def register(
             return int(version.version)
     if not client.search_registered_models(f"name = '{spec.name}'"):
         client.create_registered_model(spec.name, description=spec.description)
-    made = client.create_model_version(
+    created = client.create_model_version(
         spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id, description=description
     )
-    return int(made.version)
+    return int(created.version)
 
 
 def _source(source: str) -> str | CodeDatasetSource:
     if is_dataset_id(source):
-        return source_url(source)
+        return dataset_uri(source)
     return source if "://" in source else _CODE
 
 
-def _signature(spec: ModelSpec, onnx_bytes: bytes) -> ModelSignature:
-    """The signature of the ONNX graph: one matrix in; what a task answers (registry/model_format) out."""
-    model = OnnxModel(onnx_bytes)
-    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(spec.features)))])
-    outputs: list[ColSpec | TensorSpec]
-    if spec.task == "classification":
-        classes = len(model.description.classes)
-        outputs = [
-            TensorSpec(np.dtype("str"), (-1,), model.outputs[0]),
-            TensorSpec(np.dtype("float32"), (-1, classes), model.outputs[1]),
-        ]
-    elif spec.task == "similarity":
-        outputs = [
-            TensorSpec(np.dtype(kind), (-1, -1), name)
-            for kind, name in zip(("int64", "float32"), model.outputs, strict=True)
-        ]
-    elif spec.task == "clustering":
-        outputs = [TensorSpec(np.dtype("int64"), (-1,), model.outputs[0])]
-    else:
-        outputs = [TensorSpec(np.dtype("float32"), (-1, 1), model.outputs[0])]
+def signature(content: bytes) -> ModelSignature:
+    """Return the signature of an ONNX file: one matrix in; its task's answers out."""
+    model = OnnxModel(content)
+    inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(model.description.features)))])
+    shapes = answer_form(model.description.task).signature(model.description.classes)
+    outputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(kind), shape, name)
+        for (kind, shape), name in zip(shapes, model.outputs, strict=True)
+    ]
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))
 
 
@@ -223,27 +206,27 @@ def note(verdict: Verdict) -> str:
 
 
 def _shared_tags() -> dict[str, str]:
-    """What a child run has of its parent, to be found by the same filter."""
+    """Return the tags that a child run shares with its parent, so that one filter finds both."""
     run = mlflow.active_run()
     parent = run.data.tags.get("mlflow.parentRunId") if run else None
     tags = mlflow.get_run(parent).data.tags if parent else {}
     return {key: tags[key] for key in (DATASET, COMMIT) if key in tags}
 
 
-def _folds(spec: ModelSpec, one: Fitted) -> dict[str, float]:
+def _folds(spec: ModelSpec, fitted: FittedCandidate) -> dict[str, float]:
     """The scores of training folds, with scikit-learn's sign: higher is better, also of a loss."""
-    return {f"cv_{spec.metric}": one.cv_mean, f"cv_{spec.metric}_std": one.cv_std}
+    return {f"cv_{spec.metric}": fitted.cv_mean, f"cv_{spec.metric}_std": fitted.cv_std}
 
 
-def _calibration(winner: Fitted) -> dict[str, float]:
-    """What training folds say of a classifier's probabilities before and after calibration."""
-    if (found := winner.calibration) is None:
+def _calibration(winner: FittedCandidate) -> dict[str, float]:
+    """Return the quality of a classifier's probabilities on folds, before and after calibration."""
+    if (calibration := winner.calibration) is None:
         return {}
-    after = found.before if found.temperature is None else found.after
+    after = calibration.before if calibration.temperature is None else calibration.after
     return {
-        **{f"cv_uncalibrated_{name}": value for name, value in found.before.items()},
+        **{f"cv_uncalibrated_{name}": value for name, value in calibration.before.items()},
         **{f"cv_calibrated_{name}": value for name, value in after.items()},
-        "temperature": found.temperature or 1.0,
+        "temperature": calibration.temperature or 1.0,
     }
 
 

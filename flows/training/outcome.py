@@ -1,18 +1,20 @@
-"""What a training came to, as a process tells it to the one that started it."""
+"""The outcome of a training, and the file in which its process hands it on."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from registry.notify.people import notify
+
 Result = Literal["promoted", "passed", "refused", "failed"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a training came to. `refusals` are the gate's reasons, or the server's for not promoting it.
+class TrainingOutcome:
+    """A registered version and its verdict. `refusals` are the gate's reasons, or the server's.
 
-    `low` and `high` are the ends of the score's 95 % interval, `baseline` is what a naive model scores.
+    `low` and `high` are the ends of the score's 95 % interval, `baseline` is the score of a naive model.
     """
 
     model: str
@@ -35,11 +37,11 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How the training of one model ended: with an outcome, or with what went wrong."""
+class TrainingResult:
+    """How the training of one model ended: with an outcome, or with a problem."""
 
     model: str
-    outcome: Outcome | None = None
+    outcome: TrainingOutcome | None = None
     problem: str = ""
 
     @property
@@ -53,7 +55,7 @@ class Ended:
 
     @property
     def why(self) -> str:
-        """What was wrong, where anything was."""
+        """The reasons of a refusal, or the problem; empty without either."""
         return "; ".join(self.outcome.refusals) if self.outcome else self.problem
 
     def write(self, path: Path) -> None:
@@ -65,13 +67,22 @@ class Ended:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote; raises `ValueError` or `OSError`."""
-        told = json.loads(path.read_text("utf-8"))
-        said = told["outcome"]
-        outcome = Outcome(**{**said, "refusals": tuple(said["refusals"])}) if said else None
-        return cls(told["model"], outcome, told["problem"])
+        content = json.loads(path.read_text("utf-8"))
+        fields = content["outcome"]
+        outcome = TrainingOutcome(**{**fields, "refusals": tuple(fields["refusals"])}) if fields else None
+        return cls(content["model"], outcome, content["problem"])
 
 
-def exit_code(ended: list[Ended]) -> int:
+def exit_code(trainings: list[TrainingResult]) -> int:
     """Return 0 if all went well, 1 if a model was refused, 2 if one could not be trained."""
-    results = {one.result for one in ended}
+    results = {training.result for training in trainings}
     return 2 if "failed" in results else int("refused" in results)
+
+
+def notify_outcome(outcome: TrainingOutcome) -> None:
+    """Notify people of a version that was refused, by the gate or the server, or promoted."""
+    version = f"{outcome.model} version {outcome.version}"
+    if outcome.refusals:
+        notify("refused", f"Greenroom: {version} was refused", "\n".join(outcome.refusals))
+    elif outcome.stage != "None":
+        notify("promoted", f"Greenroom: {version} is in {outcome.stage}", f"{version} is in {outcome.stage}.")

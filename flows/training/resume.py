@@ -1,4 +1,4 @@
-"""What a training that was killed left in MLflow: gone on with, or ended. Run again, it comes to one state.
+"""What a killed training left in MLflow: it is continued, or ended. Run again, there is one version.
 
 A training's run ends as FINISHED after its last step alone; until then it is unfinished, whatever was done.
 """
@@ -19,12 +19,12 @@ from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.names import FLOW_RUN, MODEL, TRAINING, Stage
 
-# The newest runs that are looked at; older ones were, when they were newer.
+# Only so many of the newest runs are searched; earlier trainings searched the older ones.
 _MOST = 200
 
 
 @dataclass(frozen=True)
-class Unfinished:
+class UnfinishedTraining:
     """A version whose training did not get to its end, and that training's run."""
 
     run_id: str
@@ -33,10 +33,10 @@ class Unfinished:
 
 
 def training_key(spec: ModelSpec, *more: str) -> str:
-    """Return what a training is a training of: the same key means that it would do the same again.
+    """Return the key of a training: two trainings with the same key do the same.
 
-    It is made of the model's name and declaration, the bytes of its data, the code and the libraries, and of
-    `more`, say what was submitted.
+    It is the digest of the model's name and declaration, the bytes of its data, the code and the libraries,
+    and of `more`, for example a submitted model.
     """
     parts = (
         spec.name,
@@ -50,15 +50,15 @@ def training_key(spec: ModelSpec, *more: str) -> str:
 
 
 def run_tags(spec: ModelSpec, key: str, flow_run: str) -> dict[str, str]:
-    """Return the tags that a training's run is created with, so that there is none without them."""
+    """Return the tags that a training's run is created with, so that no run lacks them."""
     return {MODEL: spec.name, "greenroom.role": "training", TRAINING: key, FLOW_RUN: flow_run}
 
 
-def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
-    """End what killed trainings of a model left, and return the version to go on with, if there is one.
+def find_unfinished(spec: ModelSpec, key: str, flow_run: str) -> UnfinishedTraining | None:
+    """End the runs of killed trainings, and return the version to continue with, if there is one.
 
-    That is the model's newest version, if it is from an unfinished training with the same key. What another
-    process still works on is left alone.
+    That is the model's newest version, if it is from an unfinished training with the same key. Runs that
+    another process still works on are left alone.
     """
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(spec.name)
@@ -72,27 +72,25 @@ def take_over(spec: ModelSpec, key: str, flow_run: str) -> Unfinished | None:
     )
     with TrackingClient() as tracking_client:
         newest = Registry(tracking_client).newest(spec.name)
-    made_by = _run_of(client, newest) if newest else None
+    source = _run_of(client, newest) if newest else None
     for run in runs:
         if run.info.status != "RUNNING" or _is_at_work(run, flow_run):
             continue
-        if made_by is None or run.info.run_id != made_by.info.run_id or _key(run) != key:
+        if source is None or run.info.run_id != source.info.run_id or _key(run) != key:
             _end(client, run)
             click.echo(f"{spec.name}: ended run {run.info.run_name}, whose process was killed")
-    if newest is None or made_by is None or _key(made_by) != key or _is_at_work(made_by, flow_run):
+    if newest is None or source is None or _key(source) != key or _is_at_work(source, flow_run):
         return None
-    # Killed after its run was finished, but before Prefect heard of it: to whoever started it, it was killed.
-    if made_by.info.status == "FINISHED" and not flow_run_locks.was_killed(
-        made_by.data.tags.get(FLOW_RUN, "")
-    ):
+    # Killed after its run was finished, but before Prefect knew: for Prefect it was killed.
+    if source.info.status == "FINISHED" and not flow_run_locks.was_killed(source.data.tags.get(FLOW_RUN, "")):
         return None
-    if newest.stage is Stage.ARCHIVED:  # somebody has put it away since
+    if newest.stage is Stage.ARCHIVED:  # somebody archived it meanwhile
         return None
-    return Unfinished(made_by.info.run_id, newest, made_by.data.params.get("winner", ""))
+    return UnfinishedTraining(source.info.run_id, newest, source.data.params.get("winner", ""))
 
 
 def _run_of(client: mlflow.MlflowClient, version: Version) -> Run | None:
-    """Return the run that made a version; None if it has none, or one that somebody deleted."""
+    """Return the run of a version; None if it has none, or it was deleted."""
     try:
         run = client.get_run(version.run_id) if version.run_id else None
     except MlflowException as error:
@@ -108,7 +106,7 @@ def _key(run: Run) -> str | None:
 
 
 def _is_at_work(run: Run, flow_run: str) -> bool:
-    """Whether another process may still work on a run; one without an owner is nobody's to end."""
+    """Whether another process may still work on a run; one without an owner is never ended."""
     owner = run.data.tags.get(FLOW_RUN)
     if run.info.status != "RUNNING" or owner == flow_run:
         return False
@@ -116,7 +114,7 @@ def _is_at_work(run: Run, flow_run: str) -> bool:
 
 
 def _end(client: mlflow.MlflowClient, run: Run) -> None:
-    """End a run that nobody works on, what it started, and models that it did not get to upload whole."""
+    """End a run that no process works on, its child runs, and models that were not uploaded whole."""
     where = [run.info.experiment_id]
     children = client.search_runs(
         where, f"tags.`mlflow.parentRunId` = '{run.info.run_id}' AND attributes.status = 'RUNNING'"
@@ -124,6 +122,6 @@ def _end(client: mlflow.MlflowClient, run: Run) -> None:
     for model in client.search_logged_models(where, f"source_run_id = '{run.info.run_id}'"):
         if model.status == LoggedModelStatus.PENDING:
             client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
-    # The run itself last: what is killed here is found again.
-    for one in [*children, run]:
-        client.set_terminated(one.info.run_id, "KILLED")
+    # The run itself last: where this is killed, the next training finds it again.
+    for unfinished in [*children, run]:
+        client.set_terminated(unfinished.info.run_id, "KILLED")

@@ -1,8 +1,8 @@
-"""`make deploy-staging`, `make deploy-production`: takes a version up, and back if it does not answer.
+"""`make deploy-staging`, `make deploy-production`: promotes a version, and takes it back if it fails.
 
-The promotion is `greenroom promote`: the server asks for the evidence. What follows is a smoke test with the
-contract's own examples. Exit code 0: it is there and answers. 1: it was refused, or is taken back. 2: could
-not tell; what to do is said.
+The promotion is `greenroom promote`: the server checks the evidence. A smoke test with the contract's own
+examples follows. Exit code 0: the version is in its stage and answers. 1: it was refused, or taken back.
+2: the command could not tell; the message says what to do.
 """
 
 import json
@@ -31,7 +31,7 @@ _PAUSE = 0.5  # seconds between two questions to a predictor that has not loaded
 
 
 class SmokeSettings(GreenroomSettings):
-    """How predictors are asked after a promotion."""
+    """The smoke test of predictors after a promotion."""
 
     smoke_timeout: float = Field(
         default=60.0,
@@ -46,7 +46,7 @@ class SmokeSettings(GreenroomSettings):
 
 
 class DeployError(click.ClickException):
-    """It could not be told whether the deployment is good."""
+    """Nobody can tell whether the deployment is good."""
 
     exit_code = 2
 
@@ -58,11 +58,11 @@ _REASON = click.option("--reason", envvar="REASON", required=True, help="Why; th
 
 @click.group()
 def main() -> None:
-    """Take a version of a model up, and back if it does not answer."""
+    """Promote a version of a model, and take it back if it does not answer."""
 
 
-# What of an answer is the prediction.
-_SAYS: dict[Task, str] = {
+# The field of an answer that holds the prediction.
+_PREDICTION: dict[Task, str] = {
     "classification": "prediction",
     "regression": "prediction",
     "clustering": "label",
@@ -77,25 +77,25 @@ _SAYS: dict[Task, str] = {
 def staging(model: str, version: int, reason: str) -> None:
     """Move VERSION to Staging and let its file answer the contract's examples; archive it if it does not.
 
-    Predictors serve Production alone, so the file is run here, as the registry holds it then.
+    Predictors serve Production alone, so this command runs the registry's file itself.
     """
     spec = declared(model)
     requests = _examples(spec)
     with TrackingClient() as client:
         registry = Registry(client)
-        found = _version(registry, model, version)
-        if found.stage is Stage.PRODUCTION:
-            raise click.ClickException(f"{found} is in Production; a move to Staging would take it out.")
+        candidate = _version(registry, model, version)
+        if candidate.stage is Stage.PRODUCTION:
+            raise click.ClickException(f"{candidate} is in Production; a move to Staging would take it out.")
         if code := greenroom("promote", model, str(version), "--to", "Staging", "--reason", reason):
             sys.exit(code)
-        problem = _file_answers(registry, found, spec, requests)
+        problem = _file_answers(registry, candidate, spec, requests)
     if not problem:
-        click.secho(f"{found} is in Staging, and its file answers.", fg="green")
+        click.secho(f"{candidate} is in Staging, and its file answers.", fg="green")
         return
     why = f"smoke test in Staging failed: {problem}"
     click.secho(why, fg="red", err=True)
     if greenroom("promote", model, str(version), "--to", "Archived", "--reason", why):
-        raise DeployError(f"{found} failed its smoke test and is still in Staging. Archive it by hand.")
+        raise DeployError(f"{candidate} failed its smoke test and is still in Staging. Archive it by hand.")
     sys.exit(1)
 
 
@@ -106,23 +106,23 @@ def staging(model: str, version: int, reason: str) -> None:
 def production(model: str, version: int, reason: str) -> None:
     """Move VERSION to Production, and back if a predictor does not answer with it.
 
-    Each predictor of GREENROOM_PREDICTORS must answer the contract's examples, soundly and as this version.
-    If one does not, `greenroom rollback` brings the version before back; where there was none, this one is
-    archived.
+    Each predictor of GREENROOM_PREDICTORS must answer the contract's examples validly and with this version.
+    If one does not, `greenroom rollback` restores the previous version; without a previous version,
+    VERSION is archived.
     """
     spec, urls = declared(model), _predictors()
     requests = _examples(spec)
     with TrackingClient() as client:
         registry = Registry(client)
-        found = _version(registry, model, version)
+        candidate = _version(registry, model, version)
         before = registry.in_stage(model, Stage.PRODUCTION)
     if code := greenroom("promote", model, str(version), "--reason", reason):
         sys.exit(code)
     problem = _predictors_answer(urls, spec, version, requests)
     if not problem:
-        click.secho(f"{found} is in Production, and every predictor answers with it.", fg="green")
+        click.secho(f"{candidate} is in Production, and every predictor answers with it.", fg="green")
         return
-    _take_back(spec, found, before, problem=problem, urls=urls, requests=requests)
+    _take_back(spec, candidate, before, problem=problem, urls=urls, requests=requests)
     sys.exit(1)
 
 
@@ -149,31 +149,31 @@ def _predictors() -> list[str]:
 
 def _take_back(
     spec: ModelSpec,
-    found: Version,
+    failed: Version,
     before: Version | None,
     *,
     problem: str,
     urls: list[str],
     requests: list[BaseModel],
 ) -> None:
-    why = f"smoke test of version {found.number} failed: {problem}"
+    why = f"smoke test of version {failed.number} failed: {problem}"
     click.secho(why, fg="red", err=True)
     if before is None:
-        code = greenroom("promote", found.model, str(found.number), "--to", "Archived", "--reason", why)
+        code = greenroom("promote", failed.model, str(failed.number), "--to", "Archived", "--reason", why)
     else:
-        code = greenroom("rollback", found.model, "--reason", why)
+        code = greenroom("rollback", failed.model, "--reason", why)
     if code:
         raise DeployError(
-            f"{found} failed its smoke test, and taking it back failed too: see above. It is still in "
-            f"Production. `greenroom history {found.model}` shows what there is to go back to."
+            f"{failed} failed its smoke test, and taking it back failed too: see above. It is still in "
+            f"Production. `greenroom history {failed.model}` shows what there is to go back to."
         )
     if before is None:
-        click.echo(f"There was no version before, so {found.model} has none in Production.")
+        click.echo(f"There was no version before, so {failed.model} has none in Production.")
         return
     with TrackingClient() as client:
-        back = Registry(client).in_stage(found.model, Stage.PRODUCTION)
+        back = Registry(client).in_stage(failed.model, Stage.PRODUCTION)
     if back is None:
-        raise DeployError(f"After the rollback {found.model} has no version in Production.")
+        raise DeployError(f"After the rollback {failed.model} has no version in Production.")
     if trouble := _predictors_answer(urls, spec, back.number, requests):
         raise DeployError(f"{back} is in Production again, but {trouble}")
     click.echo(f"{back} is in Production again, and every predictor answers with it.")
@@ -189,19 +189,19 @@ def _version(registry: Registry, model: str, number: int) -> Version:
 def _examples(spec: ModelSpec) -> list[BaseModel]:
     """Return the contract's examples as the typed requests that an app would send."""
     kind = request_model(spec)
-    given: list[dict[str, Any]] = kind.model_json_schema().get("examples", [])
-    if not given:
+    examples: list[dict[str, Any]] = kind.model_json_schema().get("examples", [])
+    if not examples:
         raise DeployError(
             f"The contract {spec.dataset.features.__name__} has no example, so there is nothing to ask "
             f"{spec.name} with. Give it one: json_schema_extra of its model_config."
         )
-    return [kind.model_validate(example) for example in given]
+    return [kind.model_validate(example) for example in examples]
 
 
 def _file_answers(
     registry: Registry, version: Version, spec: ModelSpec, requests: list[BaseModel]
 ) -> str | None:
-    """Return what is wrong with the file of a version, or None."""
+    """Return the problem of a version's file, or None."""
     try:
         model = OnnxModel(registry.model_bytes(version), threads=1)
     except (ModelFormatError, NotFoundError) as error:
@@ -217,7 +217,7 @@ def _file_answers(
 def _predictors_answer(
     urls: list[str], spec: ModelSpec, version: int, requests: list[BaseModel]
 ) -> str | None:
-    """Return what is wrong with the first predictor that is not all right in time, or None."""
+    """Return the problem of the first predictor that fails until its time is over, or None."""
     settings = SmokeSettings()
     key = settings.smoke_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -247,14 +247,14 @@ def _ask(
             return "answers with something that is no JSON"
         if body.get("version") != version:
             return f"answers with version {body.get('version')}, not {version}"
-        said = body.get(_SAYS[spec.task])
-        if not _sound(said):
-            return f"predicts {said!r}"
+        prediction = body.get(_PREDICTION[spec.task])
+        if not _sound(prediction):
+            return f"predicts {prediction!r}"
     return None
 
 
 def _sound(prediction: Any) -> bool:
-    """Whether an answer says something: a finite number, a text, or a list or object of such."""
+    """Whether an answer is valid: a finite number, a text, or a list or object of these."""
     if isinstance(prediction, list | dict):
         parts = prediction.values() if isinstance(prediction, dict) else prediction
         return bool(prediction) and all(map(_sound, parts))

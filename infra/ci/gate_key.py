@@ -1,4 +1,4 @@
-"""The gate's private key on a machine of CI, which gets it as a secret in the environment."""
+"""The gate's private key on a CI machine, which gets it as a secret in the environment."""
 
 import os
 from pathlib import Path
@@ -13,10 +13,10 @@ VARIABLE = "GREENROOM_GATE_KEY_PEM"
 
 
 def install() -> bool:
-    """Write the key of GREENROOM_GATE_KEY_PEM, and its public half, to where settings say keys are.
+    """Write the key of GREENROOM_GATE_KEY_PEM, and its public half, to the paths of the settings.
 
-    Returns whether there was one. The variable goes, so that no process that is started later has it. Raises
-    `KeyFileError` if it is no key of the gate's kind, or another key is there already.
+    Returns whether there was a key. Removes the variable, so that later processes do not inherit it. Raises
+    `KeyFileError` if it is no key of the gate's kind, or if another key is there already.
     """
     pem = os.environ.pop(VARIABLE, "").strip()
     if not pem:

@@ -1,4 +1,4 @@
-"""What GitHub Actions offers a step: outputs for later steps, and a page of the run. Elsewhere, nothing."""
+"""Outputs and summary of a step of GitHub Actions; elsewhere the functions do nothing."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 def output(name: str, value: str) -> None:
     """Set an output of the step; `value` is one line."""
     if "\n" in value:
-        raise ValueError(f"the output {name} would be several lines, each of which could set another one")
+        raise ValueError(f"the output {name} would be several lines, and each could set another output")
     _append("GITHUB_OUTPUT", f"{name}={value}\n")
 
 

@@ -1,4 +1,4 @@
-"""`make push-images`: gives the two images their names in a registry and sends them there."""
+"""`make push-images`: names the two images for a registry and pushes them."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ IMAGES = ("flows", "serving")
 @click.command()
 @click.option("--repository", envvar="IMAGE_REPOSITORY", required=True, help="REGISTRY/OWNER/NAME.")
 @click.option("--tag", envvar="IMAGE_TAG", required=True, help="Such as v0.1.0.")
-@click.option("--user", envvar="REGISTRY_USERNAME", help="Who logs in; without, whoever docker knows.")
+@click.option("--user", envvar="REGISTRY_USERNAME", help="The account; without it docker uses its own login.")
 def main(repository: str, tag: str, user: str | None) -> None:
     """Push greenroom-flows and greenroom-serving, as they were built and scanned here.
 
-    The password of USER is REGISTRY_PASSWORD, and goes to docker by a pipe. Sets the step's outputs
+    REGISTRY_PASSWORD is the password of USER; docker reads it from a pipe. Sets the step's outputs
     `flows-name`, `flows-digest`, `serving-name`, `serving-digest`. Exit code 1 if docker refuses.
     """
     repository = repository.lower()  # registries take no capitals, and GitHub's owners may have some
@@ -30,9 +30,16 @@ def main(repository: str, tag: str, user: str | None) -> None:
         for step in (["tag", f"greenroom-{image}", f"{name}:{tag}"], ["push", f"{name}:{tag}"]):
             if run(["docker", *step]):
                 sys.exit(1)
-        asked = ["docker", "image", "inspect", "--format", '{{join .RepoDigests "\\n"}}', f"{name}:{tag}"]
-        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-        digest = next(line.partition("@")[2] for line in found if line.startswith(f"{name}@"))
+        inspection = [
+            "docker",
+            "image",
+            "inspect",
+            "--format",
+            '{{join .RepoDigests "\\n"}}',
+            f"{name}:{tag}",
+        ]
+        digests = subprocess.run(inspection, capture_output=True, text=True, check=True).stdout.split()
+        digest = next(line.partition("@")[2] for line in digests if line.startswith(f"{name}@"))
         click.echo(f"{name}:{tag} is {digest}")
         github_outputs.output(f"{image}-name", name)
         github_outputs.output(f"{image}-digest", digest)

@@ -1,4 +1,4 @@
-"""`make model-gate`: trains models on the change, gates them, and writes what a reviewer wants to know.
+"""`make model-gate`: trains models on the change, gates them, and writes a report for a reviewer.
 
 `make model-training` is the same with a dataset or a promotion. Exit code 0: the gate let all of them pass.
 1: it refused one. 2: one could not be trained, or there is no stack to train in.
@@ -33,7 +33,7 @@ _TAIL = 1500  # characters of an error that the report repeats
 
 @dataclass
 class Result:
-    """What came of one model."""
+    """The outcome of one model's training and gate."""
 
     model: str
     production: Version | None
@@ -44,12 +44,12 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether a version was made that may leave the green room."""
+        """Whether there is a new version that the gate lets pass."""
         return self.version is not None and self.reason is None
 
 
 class StackError(click.ClickException):
-    """The stack that a gate needs is not to be had."""
+    """There is no stack in which the gate could run."""
 
     exit_code = 2
 
@@ -96,7 +96,7 @@ def exit_code(results: list[Result]) -> int:
 
 @contextmanager
 def _stack(base: str | None, models: list[str]) -> Iterator[None]:
-    """Have a tracking server for the time being, with something in Production if that is wanted."""
+    """Provide a tracking server; with `base`, have that revision's models in Production."""
     if RegistrySettings().tracking_uri:
         if base:
             click.echo(
@@ -124,8 +124,8 @@ def _start() -> None:
 
 def _nothing_in_production(models: list[str]) -> bool:
     with TrackingClient() as client:
-        found = Registry(client).production_versions()
-    return not found.keys() & set(models)
+        versions = Registry(client).production_versions()
+    return not versions.keys() & set(models)
 
 
 def _from_base(revision: str, models: list[str]) -> None:
@@ -143,7 +143,7 @@ def _from_base(revision: str, models: list[str]) -> None:
                 raise StackError(f"The stack of {revision} did not start: see above, and {home()}/logs.")
             there = _catalogue(checkout)
             known = [name for name in models if name in there]
-            # Its own gate may refuse one: then there is nothing to compare that one with.
+            # Its own gate may refuse a model: then there is nothing to compare that model with.
             if known:
                 greenroom("train", "--promote", *known, at=checkout, **at_home)
             greenroom("down", at=checkout, **at_home)
@@ -173,26 +173,26 @@ def _train(registry: Registry, name: str, options: list[str]) -> Result:
         [program(), "train", *options, name], stderr=subprocess.PIPE, text=True, check=False
     )
     click.echo(done.stderr, err=True, nl=False)
-    found = registry.newest(name)
-    if found is None or (before and found.number <= before.number):
+    trained = registry.newest(name)
+    if trained is None or (before and trained.number <= before.number):
         result.reason = f"It could not be trained: {done.stderr.strip()[-_TAIL:] or done.returncode}"
         return result
-    result.version = found
+    result.version = trained
     answer = subprocess.run(
-        [program(), "gate", name, str(found.number), "--json"], capture_output=True, text=True, check=False
+        [program(), "gate", name, str(trained.number), "--json"], capture_output=True, text=True, check=False
     )
     if not answer.stdout:
         result.reason = f"The gate could not tell: {answer.stderr.strip()[-_TAIL:]}"
         return result
-    said = json.loads(answer.stdout)
-    result.reason = said["reason"]
-    if "--promote" in options and not result.reason and found.stage is not Stage.PRODUCTION:
+    judgement = json.loads(answer.stdout)
+    result.reason = judgement["reason"]
+    if "--promote" in options and not result.reason and trained.stage is not Stage.PRODUCTION:
         result.reason = f"It passed, but was not promoted: {done.stderr.strip()[-_TAIL:] or 'see the log'}"
-    result.verdict = Verdict.model_validate(said["verdict"]) if said["verdict"] else None
+    result.verdict = Verdict.model_validate(judgement["verdict"]) if judgement["verdict"] else None
     if result.production:
         try:
-            lines = version_diff.diff(registry, result.production, found)
-            # That one is in Production and the other not yet is no news.
+            lines = version_diff.diff(registry, result.production, trained)
+            # The two versions' stages differ by design.
             result.changed = [x for x in lines if x.differs and (x.section, x.name) != ("version", "stage")]
         except NotFoundError as error:
             click.echo(f"{name}: nothing to compare with: {error}", err=True)

@@ -1,4 +1,4 @@
-"""`make model-list`: which models there are, for a workflow that has a job for each."""
+"""`make model-list`: the names of the models, for a workflow with a job for each."""
 
 import json
 

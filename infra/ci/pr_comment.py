@@ -1,8 +1,8 @@
-"""`make model-gate-comment`: puts the gate's report on the pull request that it is about.
+"""`make model-gate-comment`: posts the gate's report on its pull request.
 
-Runs the default branch's code with a token that may comment, after a run that had none. The report comes from
-that run, so it is a stranger's text: it is cut, names nobody, and is never run or read for anything else.
-Which pull request it is about is asked of GitHub, not of the report.
+Runs the default branch's code with a token that may comment, after a run without one. The report comes from
+that run, so its text is not trusted: it is cut, it mentions nobody, and nothing runs or parses it.
+GitHub, not the report, says which pull request the commit belongs to.
 """
 
 from collections.abc import Iterator
@@ -83,9 +83,9 @@ def _pages(client: httpx.Client, path: str, query: dict[str, str]) -> Iterator[d
     page, size = 1, 100
     while True:
         answer = client.get(path, params={**query, "per_page": size, "page": page}).raise_for_status()
-        found: list[dict[str, Any]] = answer.json()
-        yield from found
-        if len(found) < size:
+        items: list[dict[str, Any]] = answer.json()
+        yield from items
+        if len(items) < size:
             return
         page += 1
 

@@ -1,4 +1,4 @@
-"""Runs the commands that a person would type, and shows them."""
+"""Runs and prints the commands that a person would type."""
 
 import os
 import subprocess
@@ -14,16 +14,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def declared(name: str) -> ModelSpec:
-    """Return a model's declaration; exit code 2 and what there is for one that is not in the catalogue."""
+    """Return a model's declaration; exit code 2, with the known names, if the catalogue does not have it."""
     try:
         return get_model(name)
     except CatalogError as error:
         raise click.UsageError(str(error)) from error
 
 
-def names(given: tuple[str, ...]) -> list[str]:
-    """Return the models that are named; without names, those of the whole catalogue."""
-    return [declared(name).name for name in given] or list(load_catalog())
+def names(models: tuple[str, ...]) -> list[str]:
+    """Return the named models; without names, those of the whole catalogue."""
+    return [declared(name).name for name in models] or list(load_catalog())
 
 
 def greenroom(*arguments: str, at: Path | None = None, **variables: str) -> int:

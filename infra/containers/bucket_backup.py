@@ -9,32 +9,18 @@ from typing import IO, Any
 
 import click
 
-from registry.storage.bucket import StorageSettings
+from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 # The last member: what the others must be, so that a stream that was cut off does not pass for a whole one.
 _MANIFEST = "greenroom-manifest.json"
 _FOLDER = "objects/"
 
 
-def bucket_client(storage: StorageSettings) -> Any:
-    """Return boto3's S3 client for the bucket's server."""
-    import boto3  # noqa: PLC0415 - half a second
-    from botocore.config import Config  # noqa: PLC0415
-
-    return boto3.client(
-        "s3",
-        endpoint_url=storage.s3_url,
-        aws_access_key_id=storage.s3_access_key.get_secret_value(),
-        aws_secret_access_key=storage.s3_secret_key.get_secret_value(),
-        region_name=storage.s3_region,
-        config=Config(connect_timeout=5, read_timeout=60, s3={"addressing_style": "path"}),
-    )
-
-
 def dump(target: IO[bytes]) -> int:
     """Write every object to a tar stream, then a manifest of their SHA-256; return how many there were."""
     storage = StorageSettings()
-    client = bucket_client(storage)
+    client = s3_client(storage)
     manifest: dict[str, str] = {}
     with tarfile.open(fileobj=target, mode="w|") as tar:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=storage.s3_bucket):
@@ -58,7 +44,7 @@ def load(source: IO[bytes]) -> int:
     Raises `click.ClickException` when the stream is cut off or an object is not what its manifest says.
     """
     storage = StorageSettings()
-    client = bucket_client(storage)
+    client = s3_client(storage)
     read: dict[str, str] = {}
     manifest: dict[str, str] | None = None
     try:

@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from infra.databases import Database
 from infra.secrets import is_weak
 from registry.settings import GreenroomSettings
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 

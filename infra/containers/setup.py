@@ -10,12 +10,12 @@ import sys
 import click
 import psycopg2
 
-from infra.containers.bucket_backup import bucket_client
 from infra.containers.settings import DatabaseSettings
 from infra.databases import ensure
 from registry.evidence import keys
 from registry.settings import KeySettings
-from registry.storage.bucket import StorageSettings
+from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 
 def databases() -> None:
@@ -48,7 +48,7 @@ def bucket() -> None:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - half a second
 
     storage = StorageSettings()
-    client = bucket_client(storage)
+    client = s3_client(storage)
     try:
         names = [one["Name"] for one in client.list_buckets().get("Buckets", [])]
         if storage.s3_bucket not in names:

@@ -14,6 +14,8 @@ from infra.local.settings import LocalSettings
 from infra.local.supervisor import Service, marked
 from infra.prefect_worker import POOL
 from registry.settings import home
+from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,19 +209,14 @@ def _http_ok(url: str) -> bool:
 
 
 def _bucket_answers(settings: LocalSettings) -> bool:
-    # Imported here: boto3 takes half a second, and only a start needs it.
-    import boto3  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only a start needs it
 
-    client = boto3.client(
-        "s3",
-        endpoint_url=settings.s3_url,
-        aws_access_key_id=settings.s3_access_key.get_secret_value(),
-        aws_secret_access_key=settings.s3_secret_key.get_secret_value(),
-        region_name="us-east-1",
-        config=Config(connect_timeout=1, read_timeout=5, retries={"max_attempts": 0}, proxies={}),
+    storage = StorageSettings(
+        s3_endpoint_url=settings.s3_url,
+        s3_access_key=settings.s3_access_key,
+        s3_secret_key=settings.s3_secret_key,
     )
+    client = s3_client(storage, attempts=1, connect_timeout=1, read_timeout=5)
     try:
         client.head_bucket(Bucket=settings.s3_bucket)
         # The bucket may answer before there is a volume to write to.

@@ -13,7 +13,7 @@ import psutil
 from catalog.loader import load_catalog
 from flows.environment import prepare_environment
 from flows.settings import FlowSettings
-from flows.training.parallel import summary, train_each
+from flows.training.parallel import print_summary, train_in_parallel
 from infra.local import postgres, registry_guard
 from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, load_or_create
@@ -151,7 +151,7 @@ def train_what_is_missing(say: Say) -> bool:
                 _finish(registry, version, say)
         if missing:
             say(f"Training {', '.join(missing)}")
-            summary(train_each(missing, promote=True, jobs=_TRAININGS))
+            print_summary(train_in_parallel(missing, promote=True, jobs=_TRAININGS))
         # Refused by the gate is a result; no version at all is a failure.
         return all(registry.versions(name) for name in missing)
 

@@ -18,7 +18,6 @@ from registry.digests import digest, tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
-    EvidenceError,
     ModelFormatError,
     NotFoundError,
     RegistryError,
@@ -26,7 +25,7 @@ from registry.errors import (
     TooLargeError,
 )
 from registry.evidence import keys, rules
-from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified, verify
+from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
@@ -337,20 +336,8 @@ class Registry:
 
 def genuine_evidence(version: Version, settings: KeySettings) -> Evidence:
     """Return the evidence among a version's tags that speaks for it; see `Registry.evidence`."""
-    problem: EvidenceError = rules.missing(version.ref)
-    trusted = keys.all_trusted(settings)
-    for tag in (EVIDENCE, OVERRIDE):
-        if tag not in version.tags:
-            continue
-        try:
-            evidence = verify(version.tags[tag], trusted)
-            rules.require_about(evidence, version.ref)
-            rules.require_passed(evidence, version.ref)
-        except EvidenceError as error:
-            problem = error
-        else:
-            return evidence
-    raise problem
+    envelopes = [version.tags[tag] for tag in (EVIDENCE, OVERRIDE) if tag in version.tags]
+    return rules.first_genuine(envelopes, version.ref, keys.all_trusted(settings))[0]
 
 
 def require_checked_bytes(version: Version, content: bytes, settings: KeySettings) -> None:

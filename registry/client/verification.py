@@ -31,7 +31,7 @@ _ANY = "greenroom"
 
 @dataclass
 class VerificationReport:
-    """What was found. Problems mean that something is not by right now; notes, that something was once."""
+    """The result. Problems say what is wrong now; notes, what was wrong once."""
 
     rows: int = 0
     head: str = ""
@@ -140,7 +140,7 @@ def _replay(rows: Sequence[AuditEntry], settings: KeySettings) -> _Replay:
 def _faults(
     row: AuditEntry, before: Sequence[AuditEntry], used: set[str], settings: KeySettings
 ) -> Iterator[str]:
-    """Yield why a row that puts a version into Staging or Production does not do so by right."""
+    """Yield why a row had no right to put a version into Staging or Production."""
     what = f"{row.model} version {row.version}"
     if row.action == "found":
         return  # was there before the guard; its bytes and evidence are asked about all the same
@@ -173,7 +173,7 @@ def _promotion_context(
     row: AuditEntry, before: Sequence[AuditEntry], used: set[str], evidence: Evidence, settings: KeySettings
 ) -> rules.PromotionContext:
     """Return what the rules were asked with, as far as the rows before tell."""
-    # Those whom this very move archived are among the rows before; the state is the one before them.
+    # The rows before end with the versions that this very move archived; the state is the one before them.
     made_room = f"made room for version {row.version}"
     earlier = list(before)
     while earlier and earlier[-1].reason == made_room and earlier[-1].action == "archived":

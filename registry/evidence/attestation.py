@@ -30,7 +30,7 @@ from registry.evidence.verdict import Incumbent, Verdict
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
-# An override has no published predicate; a URN claims nobody's domain.
+# An override has no published predicate; a URN needs no domain.
 OVERRIDE = "urn:greenroom:attestation:override:v0.1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 # Far beyond what a statement needs; MLflow's tags hold 100,000 characters.

@@ -1,7 +1,7 @@
 """Signing keys: Ed25519 in PEM files.
 
 A private key is only where it is used: the gate's where gates run, an operator's on the operator's machine.
-Whoever verifies has a folder of public keys, `gate/KEYID.pem` and `operator/KEYID.pem`; there may be several
+A verifier has a folder of public keys, `gate/KEYID.pem` and `operator/KEYID.pem`; there may be several
 of each, so that a key can be rotated without anything that it signed becoming invalid.
 """
 

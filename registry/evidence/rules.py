@@ -3,13 +3,14 @@
 Nothing here reads a registry or a file: the caller brings the facts.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from registry.digests import tree_digest
 from registry.errors import (
     EvidenceBytesError,
+    EvidenceError,
     EvidenceFailedError,
     EvidenceForeignError,
     EvidenceIncumbentError,
@@ -17,7 +18,8 @@ from registry.errors import (
     EvidenceStaleError,
     EvidenceUsedError,
 )
-from registry.evidence.attestation import Evidence
+from registry.evidence.attestation import Evidence, verify
+from registry.evidence.keys import Role, TrustedKey
 from registry.evidence.verdict import Incumbent
 
 # How far a clock may be ahead of ours before its evidence counts as made in the future.
@@ -82,6 +84,26 @@ def require_passed(evidence: Evidence, ref: VersionRef) -> None:
     raise EvidenceFailedError(
         f"The gate refused {ref}: {failed} failed. `greenroom gate {ref.model} {ref.version}` says why."
     )
+
+
+def first_genuine(
+    envelopes: Iterable[str], ref: VersionRef, trusted: Mapping[Role, Sequence[TrustedKey]]
+) -> tuple[Evidence, str]:
+    """Return the first evidence that a trusted key signed, about a version and no refusal, and its envelope.
+
+    Its age and the bytes do not count here. Raises the `EvidenceError` of the last one.
+    """
+    problem: EvidenceError = missing(ref)
+    for envelope in envelopes:
+        try:
+            evidence = verify(envelope, trusted)
+            require_about(evidence, ref)
+            require_passed(evidence, ref)
+        except EvidenceError as error:
+            problem = error
+        else:
+            return evidence, envelope
+    raise problem
 
 
 def require_good(evidence: Evidence, ref: VersionRef, context: PromotionContext) -> None:

@@ -31,7 +31,7 @@ class Incumbent(BaseModel):
 
 
 class CheckOutcome(BaseModel):
-    """What one check of the policy came to."""
+    """The result of one check of the policy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,6 +1,6 @@
-"""Tells people what happened. Who sends it is no matter of this room: entry points `greenroom.notifiers`.
+"""Tells people what happened. Senders are entry points, `greenroom.notifiers`.
 
-What is told holds no secret and no address but a server's, whatever it was made from.
+A notification holds no secret, and of addresses the host alone.
 """
 
 import logging
@@ -24,7 +24,7 @@ Event = Literal["completed", "failed", "promoted", "refused", "rolled-back", "dr
 # Discord takes 2,000 characters, and others more.
 _MOST_TITLE, _MOST_TEXT = 150, 1_800
 _URL = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]*://[^\s\"'<>`]+")
-# Settings whose value must not be told; those that name the file of a key hold none.
+# Settings whose value is a secret; those that name the file of a key hold none.
 _SECRET = re.compile(r"(KEY|PEM|PASSWORD|SECRET|TOKEN|URLS|AUTH_STRING|_URI|_URL)\Z")
 _FILES = ("GREENROOM_GATE_KEY", "GREENROOM_OPERATOR_KEY")
 # Shorter ones would be found in ordinary words.
@@ -32,7 +32,7 @@ _SHORTEST = 6
 
 
 class NotifySettings(GreenroomSettings):
-    """Who is told of what happens, and how long that may take."""
+    """Who is told of what happens."""
 
     notify_urls: SecretStr = Field(
         default=SecretStr(""),
@@ -43,12 +43,6 @@ class NotifySettings(GreenroomSettings):
         default=",".join(get_args(Event)),
         description="GREENROOM_NOTIFY_EVENTS: what is told, separated by commas: completed and failed "
         "(flows), promoted, refused, rolled-back, drift. Default: all of it.",
-    )
-    notify_timeout: float = Field(
-        default=10.0,
-        gt=0,
-        le=120,
-        description="GREENROOM_NOTIFY_TIMEOUT: seconds after which what was not told is given up.",
     )
 
     @field_validator("notify_events")
@@ -61,14 +55,14 @@ class NotifySettings(GreenroomSettings):
 
 
 class Notifier(Protocol):
-    """Sends one notification. It may raise and may not take longer than the settings say."""
+    """Sends one notification. It may raise, and ends in some seconds."""
 
     def __call__(self, event: Event, title: str, text: str, settings: NotifySettings) -> None:
         """Send it to every address of the settings."""
 
 
 def notify(event: Event, title: str, text: str) -> None:
-    """Tell everybody whom GREENROOM_NOTIFY_URLS names. Never raises: what happened, happened.
+    """Send a notification to every address in GREENROOM_NOTIFY_URLS. Never raises.
 
     Nothing is sent where no address is set. Secrets of this process, and addresses beyond their host, are
     taken out of `title` and `text` first.

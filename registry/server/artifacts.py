@@ -16,7 +16,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 def digests(location: str) -> dict[str, str]:
     """Return the SHA-256 of every file under a version's storage location, by its path there.
 
-    They are read anew each time: whoever can write artifacts can write other bytes of the same size. Raises
+    They are read anew each time: who can write artifacts can write other bytes of the same size. Raises
     `MlflowException` (503) when the store does not answer, so that nothing is decided on half of them.
     """
     try:

@@ -111,7 +111,7 @@ class AuditedStore(SqlAlchemyStore):
                 with self._own_sessions(read_only=False) as session:
                     self._record(session, {**entry, **wanted})
             except MlflowException:
-                # It stays refused, whatever became of the note about it.
+                # It stays refused, also without its row in the audit.
                 _log.exception("A refusal could not be written to the audit: %s", refusal.code)
             raise
 

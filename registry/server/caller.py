@@ -1,6 +1,6 @@
 """Who is asking, why, and what for: read from the HTTP request that MLflow's server is answering.
 
-Stock MLflow clients send none of the headers below; then the caller is whoever the login says, or unknown.
+Stock MLflow clients send none of the headers below; then the caller is the user of the login, or unknown.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Subcommand for whoever runs the tracking server: migrate."""
+"""Subcommand for operators of the tracking server: migrate."""
 
 import click
 

@@ -47,7 +47,7 @@ def server_url(settings: GuardSettings) -> str:
 def normalised(url: str, setting: str) -> str:
     """Return a PostgreSQL URL with the driver that MLflow works with; `DatabaseError` for any other.
 
-    The error never shows the address: whatever its form, it may hold a password.
+    The error never shows the address, which may hold a password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or not scheme.startswith("postgresql"):

@@ -1,8 +1,8 @@
 """MLflow's SQL registry store, guarded: the one place that every route of the server passes through.
 
-Reading is MLflow's. Whatever can change what is in Production is held against the rules first, and done in
-one transaction with its row in the audit, which triggers in the database write (schema.sql). A refusal is a
-403 with a sentence that says what is missing, and has a row of its own.
+Reading is MLflow's. The rules decide first about each change of what is in Production. The change and its
+row in the audit, which triggers in the database write (schema.sql), are one transaction. A refusal is a 403
+with a sentence that says what is missing, and has a row of its own.
 """
 
 from typing import Any

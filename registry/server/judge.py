@@ -58,7 +58,7 @@ class Decision:
     message: str | None = None
 
     def context(self) -> dict[str, Any]:
-        """Return what the audit's row says of it."""
+        """Return the fields of the audit's row."""
         evidence = self.evidence
         return {
             "action": self.action,
@@ -222,20 +222,8 @@ class Judge:
         return override
 
     def _genuine(self, snapshot: VersionSnapshot) -> tuple[Evidence, str]:
-        """Return evidence or override that is signed, about the version, and not a refusal;
-        age does not count.
-        """
-        problem: EvidenceError = rules.missing(snapshot.ref)
-        for envelope in filter(None, (snapshot.evidence, snapshot.override)):
-            try:
-                evidence = self._verify(envelope)
-                rules.require_about(evidence, snapshot.ref)
-                rules.require_passed(evidence, snapshot.ref)
-            except EvidenceError as error:
-                problem = error
-            else:
-                return evidence, envelope
-        raise problem
+        envelopes = filter(None, (snapshot.evidence, snapshot.override))
+        return rules.first_genuine(envelopes, snapshot.ref, keys.all_trusted(self._settings))
 
     def _verify(self, envelope: str) -> Evidence:
         return verify(envelope, keys.all_trusted(self._settings))

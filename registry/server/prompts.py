@@ -1,4 +1,4 @@
-"""MLflow keeps prompts in the same tables as models, and hides from searches whatever is marked as one.
+"""MLflow keeps prompts in the same tables as models, and hides from searches what is marked as one.
 
 A prompt's aliases are its own business, so a model must not become a prompt, nor a prompt hold a model.
 """

@@ -42,7 +42,7 @@ def dataset_key(dataset_id: str) -> str:
 class ContentDigest:
     """The digest of a table's content: its contract's name, columns, types, and values in row order.
 
-    It comes out the same whatever the batches, the compression and the version of Arrow.
+    It does not depend on batches, compression or the version of Arrow.
     """
 
     def __init__(self, contract: str, schema: Any) -> None:

@@ -2,11 +2,14 @@
 
 import asyncio
 from email.message import Message
+from functools import partial
 
 from starlette.types import Receive, Scope
 
+from serving import limits
 from serving.http_errors import BodyError
-from serving.inference.parsing import is_list
+from serving.parsing import is_list
+from serving.process.connections import WHOLE_REQUEST
 
 # Values of the Content-Type header that were found to mean JSON: callers send the same few again and again.
 _JSON: set[bytes] = set()
@@ -14,13 +17,11 @@ _MOST_REMEMBERED = 64
 _INCOMPLETE = "The connection closed before the body was whole."
 
 
-async def read_json(
-    scope: Scope, receive: Receive, *, max_bytes: int, max_list_bytes: int, timeout: float
-) -> bytearray:
+async def read_json(scope: Scope, receive: Receive, *, max_bytes: int, max_list_bytes: int) -> bytearray:
     """Return the body of a request that says it is JSON; whether it is, the parser finds out.
 
     Raises `BodyError`: 415 when it is declared as something else, 413 beyond `max_bytes`, or
-    `max_list_bytes` when it begins like a list, 408 when it is not complete after `timeout` seconds.
+    `max_list_bytes` when it begins like a list, 408 when it is not complete after `limits.BODY_TIMEOUT`.
     """
     declared = kind = b""
     for name, value in scope["headers"]:
@@ -33,21 +34,27 @@ async def read_json(
     # The declared length refuses early; the count below does not believe it.
     if declared.isdigit() and int(declared[:20]) > max_list_bytes:
         raise _too_large(max_bytes, max_list_bytes)
-    body = bytearray()
+    read = partial(_read, receive, max_bytes, max_list_bytes)
+    if WHOLE_REQUEST in scope:  # nothing is waited for, so that no timer is needed
+        return await read()
     try:
-        async with asyncio.timeout(timeout):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise BodyError(400, "incomplete_body", _INCOMPLETE)
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > max_bytes and len(body) > (max_list_bytes if is_list(body) else max_bytes):
-                    raise _too_large(max_bytes, max_list_bytes)
+        async with asyncio.timeout(limits.BODY_TIMEOUT):
+            return await read()
     except TimeoutError:
-        late = f"The body did not arrive within {timeout:g} seconds; send it at once."
+        late = f"The body did not arrive within {limits.BODY_TIMEOUT:g} seconds; send it at once."
         raise BodyError(408, "request_timeout", late) from None
+
+
+async def _read(receive: Receive, max_bytes: int, max_list_bytes: int) -> bytearray:
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BodyError(400, "incomplete_body", _INCOMPLETE)
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > max_bytes and len(body) > (max_list_bytes if is_list(body) else max_bytes):
+            raise _too_large(max_bytes, max_list_bytes)
     return body
 
 

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from serving.api.body import read_json
 from serving.errors import MAX_DETAILS, Detail, InvalidInputError, UnreadableInputError, describe
 from serving.http_errors import FEEDBACK, documented, respond
-from serving.inference.parsing import is_list
-from serving.recording.recorder import Outcome, Recorder
+from serving.parsing import is_list, most_fields_of
+from serving.recording.recorder import FeedbackRecord, Recorder
 from serving.settings import ServingSettings
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _BYTES_PER_ROW = 512
-# An outcome has three fields; a class's name may hold some colons more.
-_COLONS = 10
+# An outcome has three fields; a class's name may hold some colons more, which count as fields.
+_MOST_FIELDS = 10
 _OFF = (
     "This predictor keeps no feedback: GREENROOM_SERVING_PREDICTION_LOG is off, or no bucket is set "
     "(GREENROOM_S3_ACCESS_KEY and GREENROOM_S3_SECRET_KEY)."
@@ -62,17 +62,16 @@ def feedback_routes(
             request.receive,
             max_bytes=settings.serving_max_body_bytes,
             max_list_bytes=max(settings.serving_max_body_bytes, most * _BYTES_PER_ROW),
-            timeout=settings.serving_body_timeout,
         )
         if recorder is None:
             return respond(503, "feedback_off", _OFF)
-        said = _read(several if is_list(body) else _ONE, body, most if is_list(body) else 1)
+        outcomes = _read(several if is_list(body) else _ONE, body, most if is_list(body) else 1)
         at, key = time.time_ns(), request.scope.get("state", {}).get("api_key_name")
-        outcomes = [Outcome(one.id, one.row, one.outcome, at, key) for one in said]
-        if not recorder.outcomes(outcomes):
+        records = [FeedbackRecord(outcome.id, outcome.row, outcome.outcome, at, key) for outcome in outcomes]
+        if not recorder.outcomes(records):
             return respond(503, "overloaded", _FULL, headers={"Retry-After": "5"})
-        counted(len(outcomes))
-        return JSONResponse(Accepted(accepted=len(outcomes)).model_dump(), status_code=202)
+        counted(len(records))
+        return JSONResponse(Accepted(accepted=len(records)).model_dump(), status_code=202)
 
     router.add_api_route(
         FEEDBACK,
@@ -93,11 +92,11 @@ def feedback_routes(
 
 def _read(form: TypeAdapter[Any], body: bytearray, most: int) -> list[Feedback]:
     # Pydantic would make an error of each field that is none, which takes a second of everybody's time.
-    if body.count(b":") > most * _COLONS:
+    if most_fields_of(body) > most * _MOST_FIELDS:
         problem = f"It has more fields than {most} outcomes have"
         raise InvalidInputError(f"The feedback is not valid: {problem}.", [Detail("body", problem)])
     try:
-        found = form.validate_json(body)
+        parsed = form.validate_json(body)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         details = describe(problems[:MAX_DETAILS])
@@ -106,7 +105,7 @@ def _read(form: TypeAdapter[Any], body: bytearray, most: int) -> list[Feedback]:
             raise UnreadableInputError(f"The body is not JSON: {what}.", [Detail("body", what)]) from None
         message = "The feedback is not valid: " + ", ".join(dict.fromkeys(d.field for d in details)) + "."
         raise InvalidInputError(message, details) from None
-    return found if isinstance(found, list) else [found]
+    return parsed if isinstance(parsed, list) else [parsed]
 
 
 def _responses() -> dict[int | str, dict[str, Any]]:
@@ -114,19 +113,19 @@ def _responses() -> dict[int | str, dict[str, Any]]:
         422: "The feedback breaks its contract; `details` names each field.",
         503: "Nothing is kept here (`feedback_off`), or too much waits (`overloaded`).",
     }
-    found = documented(400, 408, 413, 415, 422, 503)
+    responses = documented(400, 408, 413, 415, 422, 503)
     for status, description in words.items():
-        found[status]["description"] = description
-    return found
+        responses[status]["description"] = description
+    return responses
 
 
 def _body(most: int) -> dict[str, Any]:
-    one = Feedback.model_json_schema()
-    many = {"type": "array", "items": one, "minItems": 1, "maxItems": most}
+    outcome = Feedback.model_json_schema()
+    outcomes = {"type": "array", "items": outcome, "minItems": 1, "maxItems": most}
     example: dict[str, Any] = {"id": "01980a2c-7c1e-7cc4-9d3b-2f6c1a0b5e77", "outcome": 0.71}
     of_a_list = [{**example, "row": 3, "outcome": "rock"}]
     content = {
-        "schema": {"oneOf": [one, many]},
+        "schema": {"oneOf": [outcome, outcomes]},
         "examples": {
             "number": {"summary": "Of a regression", "value": example},
             "class": {"summary": "Of a row of a list", "value": of_a_list},

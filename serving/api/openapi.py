@@ -12,10 +12,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.inference.contracts import Contract
-from serving.inference.similarity_query import Asking
+from serving.tasks.base import Contract, Question
 
-_NONE: Mapping[str, Asking] = {}
+_NONE: Mapping[str, Question] = {}
 _REF = "#/components/schemas/{model}"
 
 # Adds one model's routes to a router that is only there to be described.
@@ -26,26 +25,26 @@ class RequestSchemas:
     """The schemas of the request models, which the handlers read by themselves."""
 
     def __init__(
-        self, requests: Mapping[str, type[BaseModel]], questions: Mapping[str, Asking] = _NONE
+        self, requests: Mapping[str, type[BaseModel]], questions: Mapping[str, Question] = _NONE
     ) -> None:
-        """Describe what each model reads, and what it is asked where that is more (a similarity)."""
+        """Describe what each model reads, and the questions that are more than that (a similarity's)."""
         # All at once, so that Pydantic keeps apart what has the same name.
-        asked = {name: ways.request for name, ways in questions.items()}
+        forms = {name: question.request for name, question in questions.items()}
         refs, schema = models_json_schema(
-            [(model, "validation") for model in (*requests.values(), *asked.values())], ref_template=_REF
+            [(model, "validation") for model in (*requests.values(), *forms.values())], ref_template=_REF
         )
         self._refs = {name: refs[model, "validation"] for name, model in requests.items()}
         self._examples = {name: _examples(model) for name, model in requests.items()}
         self._questions = {
-            name: (refs[model, "validation"], list(questions[name].examples)) for name, model in asked.items()
+            name: (refs[model, "validation"], list(questions[name].examples)) for name, model in forms.items()
         }
         self.components: dict[str, Any] = schema.get("$defs", {})
 
     def body(self, name: str, max_rows: int = 1000, *, question: bool = False) -> dict[str, Any]:
         """Return the OpenAPI entry of one model's required JSON body: an object, or 1 to `max_rows`."""
-        one, examples = self._questions[name] if question else (self._refs[name], self._examples[name])
-        many = {"type": "array", "items": one, "minItems": 1, "maxItems": max_rows}
-        content: dict[str, Any] = {"schema": {"oneOf": [one, many]}}
+        single, examples = self._questions[name] if question else (self._refs[name], self._examples[name])
+        several = {"type": "array", "items": single, "minItems": 1, "maxItems": max_rows}
+        content: dict[str, Any] = {"schema": {"oneOf": [single, several]}}
         if examples:
             content["examples"] = {
                 "object": {"summary": "One object", "value": examples[0]},
@@ -72,7 +71,7 @@ class OpenApi:
     ) -> None:
         """Describe the app's own routes, and what each of `describe` adds for every model of `contracts`."""
         self._app, self._contracts, self.describe = app, contracts, list(describe)
-        self._made: tuple[tuple[Contract, ...], dict[str, Any]] | None = None
+        self._kept: tuple[tuple[Contract, ...], dict[str, Any]] | None = None
         # Changes that others make to the finished page, in their order.
         self.finish: list[Callable[[dict[str, Any]], None]] = []
 
@@ -80,19 +79,19 @@ class OpenApi:
         """Return the page, for `FastAPI.openapi`."""
         contracts = self._contracts()
         known = tuple(contracts.values())
-        made = self._made
+        kept = self._kept
         if (
-            made is None
-            or len(made[0]) != len(known)
-            or any(a is not b for a, b in zip(made[0], known, strict=True))
+            kept is None
+            or len(kept[0]) != len(known)
+            or any(a is not b for a, b in zip(kept[0], known, strict=True))
         ):
-            made = self._made = known, self._page(contracts)
-        return made[1]
+            kept = self._kept = known, self._page(contracts)
+        return kept[1]
 
     def _page(self, contracts: Mapping[str, Contract]) -> dict[str, Any]:
         schemas = RequestSchemas(
             {name: contract.request for name, contract in contracts.items()},
-            {name: ways for name, contract in contracts.items() if (ways := contract.asking)},
+            {name: contract.question for name, contract in contracts.items() if contract.question},
         )
         described = APIRouter()
         for contract in contracts.values():
@@ -111,5 +110,5 @@ class OpenApi:
 
 
 def _examples(model: type[BaseModel]) -> list[Any]:
-    found: list[Any] = model.model_json_schema().get("examples", [])
-    return found
+    examples: list[Any] = model.model_json_schema().get("examples", [])
+    return examples

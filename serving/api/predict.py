@@ -1,7 +1,7 @@
-"""POST /api/predict/MODEL, the one path that must be fast; and its kin, /api/cluster and /api/similar.
+"""POST /api/predict/MODEL, the one path that must be fast, and the paths of tasks, such as /api/cluster.
 
-Plain ASGI, in front of FastAPI's router, which costs twice as much as a prediction. FastAPI describes it
-(serving/api/routes.py) and answers what else is asked there: unknown models, other methods.
+Plain ASGI, in front of FastAPI, whose layers cost more than a prediction. FastAPI describes these paths
+(serving/api/routes.py) and answers the rest of their requests: unknown models, other methods.
 """
 
 import os
@@ -15,78 +15,73 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from registry.model_format.onnx_model import OnnxModel
 from serving.api.body import read_json
 from serving.errors import PredictorError
-from serving.http_errors import PATHS, PREDICT, answer_to
-from serving.inference.batching import Together
-from serving.inference.predictor import Predictor, Served
-from serving.inference.response import Answer
-from serving.inference.served_model import Lanes
+from serving.http_errors import PREDICT, answer_to
+from serving.inference.batching import MicroBatcher
+from serving.inference.predictor import Predictor, Read, Served
+from serving.inference.response import PredictionResponse
+from serving.inference.served_model import ModelExecutors
 from serving.middleware.metrics import note_answer
 from serving.settings import ServingSettings
+from serving.tasks.registry import task_paths
 
 # Up to so many bytes and objects a body is answered on the event loop: a track takes about 250 bytes.
 _SHORT_BYTES, _SHORT_ROWS = 4096, 16
-_TASKS = {path: task for task, path in PATHS.items()}
 
 
-class Predicting:
+class PredictMiddleware:
     """Answers requests for a prediction by a model that is known, and passes all others on."""
 
     def __init__(self, app: ASGIApp, predictor: Predictor, settings: ServingSettings) -> None:
-        self._app, self._predictor, self._settings = app, predictor, settings
-        self._together, self._lanes = Together(), Lanes()
+        self._app, self._predictor = app, predictor
+        self._most_rows, self._max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
+        self._batcher, self._executors, self._tasks = MicroBatcher(), ModelExecutors(), task_paths()
         # One processor is left to the event loop.
         threads = max(1, min(5, os.cpu_count() or 1) - 1)
-        self._batches = ThreadPoolExecutor(threads, thread_name_prefix="batch")
+        self._lists = ThreadPoolExecutor(threads, thread_name_prefix="list")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass the request on."""
         path = scope["path"] if scope["type"] == "http" and scope["method"] == "POST" else ""
         if path.startswith(PREDICT) and (name := path[len(PREDICT) :]) in self._predictor.states:
             task = None
-        elif (task := _TASKS.get(path)) is None:
+        elif (task := self._tasks.get(path)) is None:
             await self._app(scope, receive, send)
             return
+        read = self._predictor.read
         try:
             if task is not None:
-                name = self._predictor.doing(task, _wanted(scope["query_string"]))
+                name = self._predictor.doing(task.name, _query_model(scope["query_string"]))
                 scope.setdefault("state", {})["model"] = name
-            found = await self._answer(name, scope, receive, question=task == "similarity")
+                read = self._predictor.read_question
+            response = await self._respond(name, scope, receive, read)
         except PredictorError as error:
             await answer_to(error)(scope, receive, send)
             return
-        note_answer(scope, found)
-        body = found.json()
-        length = str(len(body)).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", length)]
+        note_answer(scope, response)
+        body = response.json()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, name: str, scope: Scope, receive: Receive, *, question: bool) -> Answer:
-        predictor, settings = self._predictor, self._settings
-        read = predictor.read_question if question else predictor.read
-        most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
-        body = await read_json(
-            scope,
-            receive,
-            max_bytes=max_bytes,
-            max_list_bytes=max(max_bytes, most_rows * predictor.object_bytes(name)),
-            timeout=settings.serving_body_timeout,
-        )
+    async def _respond(self, name: str, scope: Scope, receive: Receive, read: Read) -> PredictionResponse:
+        predictor, most_rows = self._predictor, self._most_rows
+        max_list_bytes = max(self._max_bytes, most_rows * predictor.object_bytes(name))
+        body = await read_json(scope, receive, max_bytes=self._max_bytes, max_list_bytes=max_list_bytes)
         # On the event loop one row takes less than handing it to a thread and back. What is long goes to a
         # thread, so that single rows are answered meanwhile.
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
-            asked = read(name, body, most_rows)
-            if not isinstance(asked.served.model, OnnxModel):
-                return await self._lanes.run(name, predictor.answer_by_itself, asked)
-            return predictor.answer(asked, await self._together.outputs(asked))
+            request = read(name, body, most_rows)
+            if not isinstance(request.served.model, OnnxModel):
+                return await self._executors.run(name, predictor.answer_alone, request)
+            return predictor.answer(request, await self._batcher.outputs(request))
         state = predictor.states.get(name)
         if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
-            return await self._lanes.run(name, predictor.predict, name, body, most_rows)
+            return await self._executors.run(name, predictor.predict, name, body, most_rows)
         return await get_running_loop().run_in_executor(
-            self._batches, copy_context().run, predictor.predict, name, body, most_rows, read
+            self._lists, copy_context().run, predictor.predict, name, body, most_rows, read
         )
 
 
-def _wanted(query: bytes) -> str | None:
+def _query_model(query: bytes) -> str | None:
     """Return the model that a query names, as `model=NAME`; None if it names none."""
     return parse_qs(query.decode("latin-1")).get("model", [None])[0] if query else None

@@ -6,30 +6,20 @@ from urllib.parse import quote
 from fastapi import APIRouter, Response
 from fastapi.responses import RedirectResponse
 
-from catalog.spec import Task
 from serving.api.openapi import Describe, RequestSchemas
 from serving.api.schemas import (
-    ClassPrediction,
-    ClassPredictions,
     Liveness,
     ModelList,
-    NumberPrediction,
-    NumberPredictions,
     Readiness,
-    answers,
 )
 from serving.api.status import model_info, readiness
 from serving.errors import UnknownModelNameError
-from serving.http_errors import PATHS, PREDICT, documented
-from serving.inference.contracts import Contract
+from serving.http_errors import PREDICT, documented
 from serving.inference.predictor import Predictor
 from serving.process.workers import Workers
 from serving.settings import ServingSettings
-
-_ANSWERS: dict[str, Any] = {
-    "classification": ClassPrediction | ClassPredictions,
-    "regression": NumberPrediction | NumberPredictions,
-}
+from serving.tasks.base import Contract
+from serving.tasks.registry import TASKS, task_paths
 
 
 def health_routes(predictor: Predictor, workers: Workers) -> APIRouter:
@@ -80,6 +70,7 @@ def describe_predict(settings: ServingSettings) -> Describe:
     most_rows, max_bytes = settings.serving_max_rows, settings.serving_max_body_bytes
 
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
+        task = TASKS[contract.task]
         max_list_bytes = max(max_bytes, most_rows * contract.object_bytes)
         router.add_api_route(
             PREDICT + quote(contract.name, safe=""),
@@ -92,8 +83,11 @@ def describe_predict(settings: ServingSettings) -> Describe:
             "one version answers the whole list, in its order, or one invalid object refuses the whole. "
             f"An object may be {max_bytes} bytes long, a list {max_list_bytes} bytes. An integer is written "
             "without a fraction: 10, not 10.0.",
-            response_model=_ANSWERS.get(contract.task) or answers(contract),
-            responses={200: _success(contract), **documented(400, 404, 408, 413, 415, 422, 500, 503)},
+            response_model=task.response_models(contract),
+            responses={
+                200: {"description": task.success(contract)},
+                **documented(400, 404, 408, 413, 415, 422, 500, 503),
+            },
             # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's JSON
             # parser, which refuses what Python's lets through (NaN) or chokes on (nesting, huge integers).
             openapi_extra=schemas.body(contract.name, most_rows),
@@ -106,20 +100,6 @@ async def described() -> None:
     """Stand for a handler in routes that are described and never asked."""
 
 
-def _success(contract: Contract) -> dict[str, Any]:
-    if contract.task == "classification":
-        return {"description": "The predicted class and the probability of each."}
-    if contract.task in PATHS:
-        return {"description": f"The same as POST {PATHS[contract.task]} answers to features."}
-    unit = f", {contract.unit}." if contract.unit else "."
-    return {"description": f"The predicted {contract.target}{unit}"}
-
-
-_WORDS: dict[Task, str] = {
-    "clustering": "In which cluster is it? {description}\n\nThe cluster's label says what marks it.",
-    "similarity": "What is most like it? {description}\n\nSend {id_name}, for the neighbours of what the "
-    "index holds, which itself is left out; or the features of anything. `k` says how many are wanted.",
-}
 _MODEL: list[dict[str, Any]] = [
     {
         "name": "model",
@@ -132,31 +112,29 @@ _MODEL: list[dict[str, Any]] = [
 
 
 def describe_tasks(settings: ServingSettings) -> Describe:
-    """Return what describes the two paths for the OpenAPI page, each by the first model that does it."""
+    """Return what describes the paths of tasks for the OpenAPI page, each by the first model that does it."""
     most_rows = settings.serving_max_rows
 
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
-        path = PATHS.get(contract.task)
-        if path is None or any(getattr(route, "path", None) == path for route in router.routes):
+        task = TASKS[contract.task]
+        if task.path is None or any(getattr(route, "path", None) == task.path for route in router.routes):
             return
         router.add_api_route(
-            path,
+            task.path,
             described,
             methods=["POST"],
             tags=["predict"],
-            operation_id=path.removeprefix("/api/"),
-            summary={"clustering": "Find its cluster", "similarity": "Find what is similar"}[contract.task],
-            description=_WORDS[contract.task].format(
-                description=contract.description, id_name=f"`{contract.id_name}`"
-            )
+            operation_id=task.path.removeprefix("/api/"),
+            summary=task.summary,
+            description=task.words.format(description=contract.description, id_name=f"`{contract.id_name}`")
             + f"\n\nSend one object, or a list of 1 to {most_rows} objects.",
-            response_model=answers(contract),
+            response_model=task.response_models(contract),
             responses={
                 200: {"description": "The answer, in the form of the question."},
                 **documented(400, 404, 408, 413, 415, 422, 500, 503),
             },
             openapi_extra={
-                **schemas.body(contract.name, most_rows, question=contract.asking is not None),
+                **schemas.body(contract.name, most_rows, question=contract.question is not None),
                 "parameters": _MODEL,
             },
         )
@@ -165,8 +143,8 @@ def describe_tasks(settings: ServingSettings) -> Describe:
 
 
 def task_routes() -> APIRouter:
-    """Return the routes that say which methods the two paths know; POST is answered before them."""
+    """Return the routes that say which methods the paths of tasks know; POST is answered before them."""
     router = APIRouter()
-    for path in PATHS.values():
+    for path in task_paths():
         router.add_api_route(path, described, methods=["POST"], include_in_schema=False)
     return router

@@ -1,115 +1,18 @@
-"""What the predictor answers. Each class appears in the OpenAPI page as it stands here."""
+"""What the predictor answers beside predictions. Each class appears in the OpenAPI page as it stands here."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import Field
 
 from catalog.spec import Task
-from serving.inference.contracts import Contract
+from serving.tasks.responses import Response
 
 ModelStatus = Literal["serving", "unavailable"]
 Source = Literal["registry", "cache"]
 
 
-class _Answer(BaseModel):
-    # `model` is this domain's word; Pydantic would keep the prefix `model_` for itself.
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-
-class ClassPrediction(_Answer):
-    """A classifier's answer."""
-
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave this answer.")
-    prediction: str = Field(description="The predicted class.")
-    probabilities: dict[str, float] = Field(
-        description="Probability of each class, 0..1; they sum to 1 within float32 precision."
-    )
-
-
-class NumberPrediction(_Answer):
-    """A regression's answer."""
-
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave this answer.")
-    prediction: float = Field(description="The predicted number; GET /api/models says its unit.")
-
-
-Prediction = ClassPrediction | NumberPrediction
-
-
-class ClassRow(_Answer):
-    """A classifier's answer to one object of a list."""
-
-    prediction: str = Field(description="The predicted class.")
-    probabilities: dict[str, float] = Field(
-        description="Probability of each class, 0..1; they sum to 1 within float32 precision."
-    )
-
-
-class NumberRow(_Answer):
-    """A regression's answer to one object of a list."""
-
-    prediction: float = Field(description="The predicted number; GET /api/models says its unit.")
-
-
-class ClassPredictions(_Answer):
-    """A classifier's answer to a list."""
-
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave all of these answers.")
-    predictions: list[ClassRow] = Field(description="One answer for each object, in their order.")
-
-
-class NumberPredictions(_Answer):
-    """A regression's answer to a list."""
-
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave all of these answers.")
-    predictions: list[NumberRow] = Field(description="One answer for each object, in their order.")
-
-
-Predictions = ClassPredictions | NumberPredictions
-
-
-class ClusterRow(_Answer):
-    """A clustering's answer to one object of a list."""
-
-    cluster: int = Field(ge=0, description="The cluster's number; another version may number them otherwise.")
-    label: str = Field(description="What marks the cluster.")
-
-
-class ClusterPrediction(ClusterRow):
-    """A clustering's answer."""
-
-    id: str = Field(description="Names this answer (a UUID).")
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave this answer.")
-
-
-class ClusterPredictions(_Answer):
-    """A clustering's answer to a list."""
-
-    id: str = Field(description="Names this answer (a UUID).")
-    model: str = Field(description="Name of the model.")
-    version: int = Field(description="Version in the registry that gave all of these answers.")
-    predictions: list[ClusterRow] = Field(description="One answer for each object, in their order.")
-
-
-class FeatureInfo(_Answer):
+class FeatureInfo(Response):
     """One field of a model's input."""
 
     name: str
@@ -120,7 +23,7 @@ class FeatureInfo(_Answer):
     required: bool
 
 
-class RefusedVersion(_Answer):
+class RefusedVersion(Response):
     """A version in Production that this process did not take; what it served before goes on."""
 
     version: int
@@ -128,7 +31,7 @@ class RefusedVersion(_Answer):
     at: datetime = Field(description="When it was tried last.")
 
 
-class ModelInfo(_Answer):
+class ModelInfo(Response):
     """One model, and the version of it that is served, if there is one."""
 
     name: str
@@ -152,13 +55,13 @@ class ModelInfo(_Answer):
     refused: RefusedVersion | None = Field(description="A newer version that was not taken, if there is one.")
 
 
-class ModelList(_Answer):
+class ModelList(Response):
     """Every model of the catalogue, and every other with a version in Production, in alphabetical order."""
 
     models: tuple[ModelInfo, ...]
 
 
-class ModelReadiness(_Answer):
+class ModelReadiness(Response):
     """Whether one model is served."""
 
     status: ModelStatus
@@ -170,7 +73,7 @@ class ModelReadiness(_Answer):
     refused: RefusedVersion | None = None
 
 
-class RegistryReadiness(_Answer):
+class RegistryReadiness(Response):
     """Whether the registry answered last; predictions do not need it."""
 
     status: Literal["unknown", "reachable", "unreachable"]
@@ -178,14 +81,14 @@ class RegistryReadiness(_Answer):
     reason: str | None = None
 
 
-class WorkerVersions(_Answer):
+class WorkerVersions(Response):
     """One of several processes behind the port, and the versions that it serves."""
 
     pid: int
     versions: dict[str, int]
 
 
-class Readiness(_Answer):
+class Readiness(Response):
     """Ready as soon as one model is served: one missing model must not take the others off the air."""
 
     status: Literal["ready", "not_ready"]
@@ -196,39 +99,7 @@ class Readiness(_Answer):
     )
 
 
-class Refreshing(_Answer):
-    """The registry is being asked."""
-
-    status: Literal["checking"] = "checking"
-
-
-class Liveness(_Answer):
+class Liveness(Response):
     """The process lives."""
 
     status: Literal["alive"] = "alive"
-
-
-def answers(contract: Contract) -> Any:
-    """Return the models of a clustering's or a similarity's answer: to one object, or to a list."""
-    if contract.task == "clustering":
-        return ClusterPrediction | ClusterPredictions
-    return _neighbours(contract)
-
-
-def _neighbours(contract: Contract) -> Any:
-    config = ConfigDict(frozen=True, protected_namespaces=())
-    title = contract.request.__name__.removesuffix("Features")
-    texts = {str(contract.id_name): "Id of the neighbour.", **{c: f"Its {c}." for c in contract.shown}}
-    fields: dict[str, Any] = {name: (str, Field(description=words)) for name, words in texts.items()}
-    distance = Field(ge=0, description="How far it is, in the space of the model; 0 is the same.")
-    one = create_model(f"{title}Neighbour", __config__=config, **fields, distance=(float, distance))
-    found: Any = (list[one], Field(description="The nearest first."))
-    row = create_model(f"{title}Row", __config__=config, neighbours=found)
-    about: dict[str, Any] = {
-        name: (field.annotation, Field(description=field.description))
-        for name, field in ClusterPrediction.model_fields.items()
-        if name in ("id", "model", "version")
-    }
-    single = create_model(f"{title}Answer", __config__=config, **about, neighbours=found)
-    rows: Any = (list[row], Field(description="One answer for each object, in their order."))
-    return single | create_model(f"{title}Answers", __config__=config, **about, predictions=rows)

@@ -11,9 +11,9 @@ from serving.api.schemas import (
     RegistryReadiness,
     WorkerVersions,
 )
-from serving.inference.contracts import Contract
 from serving.inference.predictor import Predictor, Served
 from serving.process.workers import Workers
+from serving.tasks.base import Contract
 
 
 def model_info(predictor: Predictor, name: str) -> ModelInfo:
@@ -50,23 +50,23 @@ def readiness(predictor: Predictor, workers: Workers) -> Readiness:
         for name, state in predictor.states.items()
     }
     ready = any(model.status == "serving" for model in models.values())
-    asked = predictor.registry
+    state = predictor.registry
     registry = RegistryReadiness(
-        status="unknown" if asked.checked_at is None else "unreachable" if asked.problem else "reachable",
-        checked_at=asked.checked_at,
-        reason=asked.problem,
+        status="unknown" if state.checked_at is None else "unreachable" if state.problem else "reachable",
+        checked_at=state.checked_at,
+        reason=state.problem,
     )
     return Readiness(
         status="ready" if ready else "not_ready",
         models=models,
         registry=registry,
-        workers=tuple(WorkerVersions(pid=pid, versions=found) for pid, found in workers.all().items()),
+        workers=tuple(WorkerVersions(pid=pid, versions=versions) for pid, versions in workers.all().items()),
     )
 
 
 def _refused(predictor: Predictor, name: str) -> RefusedVersion | None:
-    found = predictor.refused.get(name)
-    return RefusedVersion(version=found.version, reason=found.reason, at=found.at) if found else None
+    refused = predictor.refused.get(name)
+    return RefusedVersion(version=refused.version, reason=refused.reason, at=refused.at) if refused else None
 
 
 def _features(contract: Contract) -> tuple[FeatureInfo, ...]:

@@ -1,7 +1,7 @@
-"""Rows that arrive at once are predicted at once: a model's call costs more than a row in it.
+"""Adaptive batching: rows that arrive at once are predicted at once: a call costs more than a row in it.
 
-Nobody waits for company. Requests whose bodies were read in the same turn of the event loop are answered in
-its next turn, in one call per version; what a call costs beside the rows is then paid once.
+No request waits for others. Requests whose bodies were read in the same turn of the event loop are answered
+in its next turn, in one call per version; what a call costs beside the rows is then paid once.
 """
 
 import asyncio
@@ -11,41 +11,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from serving.inference.predictor import Asked
-from serving.inference.response import Outputs, outputs
+from serving.inference.predictor import ParsedRequest
+from serving.inference.response import outputs
+from serving.tasks.base import ModelOutputs
 
 _log = logging.getLogger("greenroom.serving")
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A request that waits for its answer; what is logged about it bears its id by its context."""
+    """A request that waits for its outputs; what is logged about it has its id from its context."""
 
-    asked: Asked
-    answer: "asyncio.Future[Outputs]"
+    request: ParsedRequest
+    outputs: "asyncio.Future[ModelOutputs]"
     context: Context
 
 
-class Together:
-    """Collects what is asked in one turn of the event loop. For one event loop, so that it needs no lock."""
+class MicroBatcher:
+    """Collects the requests of one turn of the event loop. For one event loop, so that it needs no lock."""
 
     def __init__(self) -> None:
-        self._asked: list[_Waiting] = []
+        self._waiting: list[_Waiting] = []
 
-    async def outputs(self, asked: Asked) -> Outputs:
-        """Return what the version says to the rows; raises `PredictionFailedError`."""
+    async def outputs(self, request: ParsedRequest) -> ModelOutputs:
+        """Return the version's outputs for the rows; raises `PredictionFailedError`."""
         loop = asyncio.get_running_loop()
-        if not self._asked:
+        if not self._waiting:
             loop.call_soon(self._flush, context=Context())  # of no request in particular
-        mine: asyncio.Future[Outputs] = loop.create_future()
-        self._asked.append(_Waiting(asked, mine, copy_context()))
-        return await mine
+        future: asyncio.Future[ModelOutputs] = loop.create_future()
+        self._waiting.append(_Waiting(request, future, copy_context()))
+        return await future
 
     def _flush(self) -> None:
-        asked, self._asked = self._asked, []
+        batch, self._waiting = self._waiting, []
         groups: dict[int, list[_Waiting]] = {}
-        for one in asked:
-            groups.setdefault(id(one.asked.served), []).append(one)
+        for waiting in batch:
+            groups.setdefault(id(waiting.request.served), []).append(waiting)
         for group in groups.values():
             _answer(group)
 
@@ -54,26 +55,27 @@ def _answer(group: list[_Waiting]) -> None:
     """Answer requests that one version answers."""
     if len(group) > 1:
         try:
-            found = _outputs(group[0].asked, [one.asked for one in group])
+            batch = _outputs([waiting.request for waiting in group])
         except Exception:  # noqa: BLE001 - one by one, so that only those fail that cannot be answered
             _log.debug("%d requests of one moment are answered one by one", len(group))
         else:
             first = 0
-            for one in group:
-                last = first + len(one.asked.rows)
-                if not one.answer.done():  # who has left is cancelled
-                    one.answer.set_result(found.part(first, last))
+            for waiting in group:
+                last = first + len(waiting.request.rows)
+                if not waiting.outputs.done():  # the future of a caller who has left is cancelled
+                    waiting.outputs.set_result(batch.part(first, last))
                 first = last
             return
-    for one in group:
-        if one.answer.done():
+    for waiting in group:
+        if waiting.outputs.done():
             continue
         try:
-            one.answer.set_result(one.context.run(_outputs, one.asked, [one.asked]))
-        except Exception as error:  # noqa: BLE001 - whoever waits is told, whatever it is
-            one.answer.set_exception(error)
+            waiting.outputs.set_result(waiting.context.run(_outputs, [waiting.request]))
+        except Exception as error:  # noqa: BLE001 - the waiting request gets it, of whatever kind it is
+            waiting.outputs.set_exception(error)
 
 
-def _outputs(one: Asked, group: list[Asked]) -> Outputs:
-    rows = one.rows if len(group) == 1 else np.concatenate([asked.rows for asked in group])
-    return outputs(one.name, one.served.version, one.served.model, rows)
+def _outputs(group: list[ParsedRequest]) -> ModelOutputs:
+    first = group[0]
+    rows = first.rows if len(group) == 1 else np.concatenate([request.rows for request in group])
+    return outputs(first.name, first.served.version, first.served.model, rows)

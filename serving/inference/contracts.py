@@ -1,78 +1,27 @@
-"""What a model reads, as its callers must send it: declared in the catalogue, or derived from the model.
-
-Nothing here knows of HTTP or of a web framework.
-"""
+"""Contracts of models: declared in the catalogue, or derived from a model's file. No HTTP here."""
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
 
 from catalog.contract import request_model
-from catalog.spec import Dataset, ModelSpec, Task
+from catalog.spec import Dataset, ModelSpec
 from registry.model_format.onnx_model import Description
-from serving.inference.parsing import object_bytes
-from serving.inference.similarity_query import Asking, asking
+from serving.tasks.base import Contract
+from serving.tasks.registry import TASKS
 
 # Without a declaration nothing is known of a feature but that it is a number.
 _NUMBER = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
-class Contract:
-    """A model's input and meaning.
-
-    `request` validates one object of features. `attributes` names, for each feature, the attribute of a
-    validated request that holds it: a feature may be called what no attribute can be.
-    """
-
-    name: str
-    description: str
-    task: Task
-    target: str | None
-    unit: str | None
-    request: type[BaseModel]
-    attributes: Mapping[str, str]
-    # Of a similarity: what ids are called, and which texts an answer shows beside each.
-    id_name: str | None = None
-    id_example: str | None = None
-    shown: tuple[str, ...] = ()
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The names of the features that a request holds."""
-        return tuple(self.attributes)
-
-    @cached_property
-    def object_bytes(self) -> int:
-        """The bytes that one object of such features can need, each number at its longest and indented."""
-        return object_bytes(self.attributes)
-
-    @cached_property
-    def asking(self) -> Asking | None:
-        """How a similarity is asked, by id or by features; None of other tasks."""
-        return (
-            None
-            if self.id_name is None
-            else asking(self.request, self.id_name, self.example, self.id_example)
-        )
-
-    @property
-    def example(self) -> dict[str, Any] | None:
-        """An object that meets the contract, if the contract brings one."""
-        found = self.request.model_json_schema().get("examples") or [None]
-        example: dict[str, Any] | None = found[0]
-        return example
-
-
 def declared(spec: ModelSpec) -> Contract:
     """Return the contract of a model that the catalogue declares."""
-    request = request_model(spec)
-    return Contract(
+    request, task = request_model(spec), TASKS[spec.task]
+    contract = Contract(
         name=spec.name,
         description=spec.description,
         task=spec.task,
@@ -80,15 +29,9 @@ def declared(spec: ModelSpec) -> Contract:
         unit=spec.unit,
         request=request,
         attributes={name: name for name in request.model_fields},
-        id_name=spec.dataset.id if spec.task == "similarity" else None,
-        id_example=_id_example(spec.dataset),
-        shown=spec.shown,
+        **task.declared_fields(spec),
     )
-
-
-def _id_example(dataset: Dataset) -> str | None:
-    field = dataset.row.model_fields[dataset.id] if dataset.id else None
-    return str(field.examples[0]) if field and field.examples else None
+    return replace(contract, question=task.question(contract))
 
 
 def derived(name: str, description: Description, datasets: Iterable[Dataset]) -> Contract:
@@ -100,7 +43,7 @@ def derived(name: str, description: Description, datasets: Iterable[Dataset]) ->
     known = next(
         (d.features for d in datasets if set(description.features) <= set(d.features.model_fields)), None
     )
-    fields: dict[str, Any] = {}
+    task, fields = TASKS[description.task], dict[str, Any]()
     attributes: dict[str, str] = {}
     for number, feature in enumerate(description.features):
         # Any text may be a feature's name, and Pydantic reads some as its own.
@@ -116,24 +59,17 @@ def derived(name: str, description: Description, datasets: Iterable[Dataset]) ->
     request = create_model(f"{title}Features", __config__=config, **fields)
     request.__doc__ = f"Features that the model {name!r} reads."
     rules = f"rules of {known.__name__}" if known else "no rules but that each feature is a finite number"
-    return Contract(
+    contract = Contract(
         name=name,
         description=f"A registered {description.task} model that the catalogue does not declare; {rules}.",
         task=description.task,
-        target="label" if description.task == "classification" else "value",
+        target=task.derived_target,
         unit=None,
         request=request,
         attributes=attributes,
-        **_found(description),
+        **task.derived_fields(description),
     )
-
-
-def _found(description: Description) -> dict[str, Any]:
-    if (items := description.items) is None:
-        return {}
-    if taken := {"k", "distance", items.id_name} & {*description.features, *items.shown}:
-        raise ValueError(f"requests and answers have these names for themselves: {', '.join(sorted(taken))}")
-    return {"id_name": items.id_name, "shown": tuple(items.shown)}
+    return replace(contract, question=task.question(contract))
 
 
 def _renamed(field: FieldInfo, feature: str) -> tuple[Any, Any]:

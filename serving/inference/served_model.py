@@ -33,7 +33,7 @@ class ServedModel(Protocol):
         """Return labels and probabilities, or numbers and None; see `OnnxModel.predict`."""
 
 
-class Lanes:
+class ModelExecutors:
     """A thread for each model that must not run on the event loop.
 
     Each its own, so that a model that hangs keeps nobody else's work waiting. For one event loop.

@@ -15,16 +15,14 @@ Holmes, "Sampling Permutations for Shapley Value Estimation", JMLR 23 (2022).
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import factorial
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from registry.model_format.onnx_model import Rows
+from serving.tasks.explanation import Method
 
-Method = Literal["shapley_exact", "shapley_permutations"]
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 # f: rows, float32 of shape (n, features), to n numbers.
 Model = Callable[[Rows], Floats]
 

@@ -4,12 +4,15 @@ Every line that is about a request bears its id, which the answer bears as well 
 """
 
 import logging
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from registry.text import one_line
+from serving.http_errors import unexpected
 from serving.ids import request_id
 
 _access = logging.getLogger("greenroom.access")
@@ -53,10 +56,12 @@ def config(level: str, form: str) -> dict[str, Any]:
     }
 
 
-class RequestLog:
-    """Plain ASGI: gives each request its id, and writes a line about its answer unless told not to.
+class AccessLog:
+    """Plain ASGI, the outermost: gives each request its id, and writes a line about its answer if `lines`.
 
     An id that a caller sends in `X-Request-Id` is kept if it is up to 64 letters, digits, `.`, `_` or `-`.
+    The answer's status is noted in the request's state as `status`, for the middleware within. An exception
+    that nothing within has answered is answered here, and goes on to the server, which logs it.
     """
 
     def __init__(self, app: ASGIApp, lines: bool) -> None:
@@ -67,27 +72,36 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        mine, status, began = request_id(given), 500, perf_counter()
-        _current.set(mine)  # a task per request: nobody else sees it
-        header = (b"x-request-id", mine.encode())
+        name, state, began = _request_id(scope["headers"]), scope.setdefault("state", {}), perf_counter()
+        _current.set(name)  # a task per request: no other request sees it
+        header = (b"x-request-id", name.encode())
 
-        async def name(message: Message) -> None:
-            nonlocal status
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start":
-                status = message["status"]
+                state["status"] = message["status"]
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         try:
-            await self._app(scope, receive, name)
+            await self._app(scope, receive, observe)
+        except Exception:
+            if "status" not in state:
+                await unexpected(scope)(scope, receive, observe)
+            raise
         finally:
             if self._lines and scope["path"] not in _QUIET:
-                _write(scope, status, perf_counter() - began)
+                _write(scope, state, perf_counter() - began)
 
 
-def _write(scope: Scope, status: int, seconds: float) -> None:
-    state = scope.get("state", {})
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    for name, value in headers:
+        if name == b"x-request-id":
+            return request_id(value)
+    return request_id(None)
+
+
+def _write(scope: Scope, state: Mapping[str, Any], seconds: float) -> None:
+    status = state.get("status", 500)
     version, rows = state.get("answer") or (None, None)
     fields = {
         "method": scope["method"],
@@ -99,14 +113,8 @@ def _write(scope: Scope, status: int, seconds: float) -> None:
         "version": version,
         "rows": rows,
     }
-    told = {name: value for name, value in fields.items() if value is not None}
     line = '%s "%s %s" %d %.1f ms'
     _access.info(
-        *(line, fields["client"], scope["method"], _printable(scope["path"]), status, 1000 * seconds),
-        extra=told,
+        *(line, fields["client"], scope["method"], one_line(scope["path"]), status, 1000 * seconds),
+        extra={name: value for name, value in fields.items() if value is not None},
     )
-
-
-def _printable(path: str) -> str:
-    """Return a path without what would begin a new line in a log, or colour a terminal."""
-    return path if path.isprintable() else path.encode("unicode_escape").decode()

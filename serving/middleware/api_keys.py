@@ -12,10 +12,11 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http_errors import respond
+from serving.settings import ServingSettings
 
-# Open whatever is set: what orchestrators ask, the docs and their files, and the way there. The operator's
-# route has a token of its own. Everything else needs a key, so that a new route is shut until it is listed.
-_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json", "/api/admin/refresh"})
+# Always open: what orchestrators ask, the docs and their files, and the way there. All else needs a key, so
+# that a new route is shut until it is listed.
+_OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static-offline-docs/"
 _MESSAGE = (
     "This needs a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Whoever runs the "
@@ -47,30 +48,31 @@ class RequireKey:
         if scope["type"] != "http" or not self._shut(scope["path"]):
             await self._app(scope, receive, send)
             return
-        given = _given(scope["headers"])
-        if name := self._holder(given):
+        keys = _keys_of(scope["headers"])
+        if name := self._holder(keys):
             scope.setdefault("state", {})["api_key_name"] = name
             await self._app(scope, receive, send)
             return
-        self._rejected("wrong_key" if given else "no_key")
+        self._rejected("wrong_key" if keys else "no_key")
         # The same answer whether a key is missing or wrong: there is nothing to learn from it.
         answer = respond(
             401, "unauthorized", _MESSAGE, headers={"WWW-Authenticate": 'Bearer realm="greenroom"'}
         )
         await answer(scope, receive, send)
 
-    def _holder(self, given: list[bytes]) -> str | None:
-        found = None
-        for key in given:
+    def _holder(self, keys: list[bytes]) -> str | None:
+        holder = None
+        for key in keys:
             digest = sha256(key).digest()
             for name, known in self._keys:  # every one, so that time tells nothing of its place
                 if hmac.compare_digest(digest, known):
-                    found = name
-        return found
+                    holder = name
+        return holder
 
 
-def shut_paths(*, keys: bool, metrics: bool) -> Callable[[str], bool]:
-    """Return what says whether a path needs a key: `keys` if any are set, `metrics` if /metrics needs one."""
+def shut_paths(settings: ServingSettings) -> Callable[[str], bool]:
+    """Return the function that tells whether a path needs a key."""
+    keys, metrics = bool(settings.api_keys), settings.metrics_shut
 
     def shut(path: str) -> bool:
         if path == "/metrics":
@@ -96,12 +98,12 @@ def document(shut: Callable[[str], bool]) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-def _given(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+def _keys_of(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
     """Return the keys that a request brings; an Authorization of another kind is none of ours."""
-    given = []
+    keys = []
     for name, value in headers:
         if name == b"x-api-key":
-            given.append(value.strip())
+            keys.append(value.strip())
         elif name == b"authorization" and value[:7].lower() == b"bearer ":
-            given.append(value[7:].strip())
-    return [key for key in given if key]
+            keys.append(value[7:].strip())
+    return [key for key in keys if key]

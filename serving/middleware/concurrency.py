@@ -1,28 +1,30 @@
-"""Keeps the predictor answering under a flood: so many requests at once, so many waiting, no more."""
+"""Keeps the predictor answering under a flood: a bound on requests at work and on requests that wait."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http_errors import PREDICTIONS, respond
+from serving import limits
+from serving.errors import OverloadedError
+from serving.http_errors import answer_to
+from serving.settings import ServingSettings
 
 Reason = Literal["queue_full", "queue_timeout"]
 
 
-class Turns:
+class ConcurrencyLimiter:
     """Hands out turns in the order of arrival. For one event loop, so that it needs no lock.
 
-    A turn that is given back goes straight to whoever waits longest; nobody new can come in between.
+    A turn that is given back goes straight to the caller who waits longest; no new one comes in between.
     """
 
     def __init__(self, at_once: int, may_wait: int, timeout: float) -> None:
         """Take at most `at_once` turns out, and let `may_wait` callers wait `timeout` seconds for one."""
-        self._at_once, self._may_wait, self._timeout = at_once, may_wait, timeout
+        self._at_once, self._may_wait, self.timeout = at_once, may_wait, timeout
         self._waiting: deque[asyncio.Future[bool]] = deque()
         self._taken = 0
 
@@ -48,20 +50,20 @@ class Turns:
         if len(self._waiting) >= self._may_wait:
             return "queue_full"
         loop = asyncio.get_running_loop()
-        mine: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(mine)
-        late = loop.call_later(self._timeout, self._give_up, mine)
+        turn: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append(turn)
+        timer = loop.call_later(self.timeout, self._give_up, turn)
         try:
-            return None if await mine else "queue_timeout"
+            return None if await turn else "queue_timeout"
         except asyncio.CancelledError:
-            # The turn may have come in the same breath; then it is someone else's now.
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            elif not mine.cancelled() and mine.result():
+            # The turn may have come at the same moment; then it goes to the next caller.
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            elif not turn.cancelled() and turn.result():
                 self.give_back()
             raise
         finally:
-            late.cancel()
+            timer.cancel()
 
     def give_back(self) -> None:
         """Give a turn back."""
@@ -78,65 +80,76 @@ class Turns:
             waiter.set_result(False)
 
 
-class _RefusedError(Exception):
-    """There is no turn for a request; raised through the app."""
+@dataclass(frozen=True)
+class Limits:
+    """The bounds of one kind of requests: those whose path begins with one of `paths`.
 
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    `working` bounds the requests that are worked on, `reading` those whose body, longer than `small` bytes,
+    is read.
+    """
+
+    paths: tuple[str, ...]
+    working: ConcurrencyLimiter
+    reading: ConcurrencyLimiter
+    small: int
+
+    @classmethod
+    def of(cls, settings: ServingSettings, at_once: int, *paths: str) -> "Limits":
+        """Return the bounds for `paths`, `at_once` requests each; the rest stands in the settings."""
+        working, reading = (
+            ConcurrencyLimiter(at_once, settings.serving_max_queue, limits.QUEUE_TIMEOUT) for _ in range(2)
+        )
+        return cls(paths, working, reading, settings.serving_max_body_bytes)
+
+    def taken(self) -> int:
+        """Return how many requests are under way."""
+        return self.working.taken + self.reading.taken
+
+    def waiting(self) -> int:
+        """Return how many requests wait."""
+        return self.working.waiting + self.reading.waiting
 
 
 class LimitConcurrency:
-    """Plain ASGI: requests under some prefixes (predictions) take turns, everything else passes.
+    """Plain ASGI: requests of one kind take turns, everything else passes.
 
-    A request takes its turn when its body is whole and gives it back when its answer is made: whoever sends
-    or reads slowly keeps nobody waiting. A body is read without a turn up to `small` bytes; a larger one
+    A request takes its turn when its body is whole and gives it back when its answer is made, so that a slow
+    sender or reader keeps no other waiting. A body is read without a turn up to `small` bytes; a larger one
     takes a turn of another kind for being read, so that memory stays bounded, and only large ones wait for
     each other. A caller who leaves keeps a place in the queue until its turn or its timeout, and then costs
     nothing more.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        turns: Turns,
-        reading: Turns,
-        small: int,
-        timeout: float,
-        rejected: Callable[[Reason], None],
-        prefix: str | tuple[str, ...] = PREDICTIONS,
-    ) -> None:
-        """Refuse with the advice to come back after `timeout` seconds, and tell `rejected` why."""
-        self._app, self._rejected, self._prefix = app, rejected, prefix
-        self._turns, self._reading, self._small = turns, reading, small
-        self._retry_after = str(max(1, math.ceil(timeout)))
+    def __init__(self, app: ASGIApp, *, bounds: Limits, rejected: Callable[[Reason], None]) -> None:
+        """Refuse what is beyond `bounds`, and call `rejected` with the reason."""
+        self._app, self._bounds, self._rejected = app, bounds, rejected
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when its turn comes, or answer 503."""
-        if scope["type"] != "http" or not scope["path"].startswith(self._prefix):
+        bounds = self._bounds
+        if scope["type"] != "http" or not scope["path"].startswith(bounds.paths):
             await self._app(scope, receive, send)
             return
-        held: Turns | None = None
-        received = 0
+        working, received = bounds.working, 0
+        held: ConcurrencyLimiter | None = None
 
-        async def reading() -> Message:
+        async def limited_receive() -> Message:
             nonlocal held, received
             message = await receive()
-            if message["type"] != "http.request" or held is self._turns:
+            if message["type"] != "http.request" or held is working:
                 return message
             received += len(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._take(self._turns)
+                await self._take(working)
                 if held:
                     held.give_back()
-                held = self._turns
-            elif held is None and received > self._small:
-                await self._take(self._reading)
-                held = self._reading
+                held = working
+            elif held is None and received > bounds.small:
+                await self._take(bounds.reading)
+                held = bounds.reading
             return message
 
-        async def sending(message: Message) -> None:
+        async def limited_send(message: Message) -> None:
             nonlocal held
             if held:
                 held.give_back()
@@ -144,22 +157,14 @@ class LimitConcurrency:
             await send(message)
 
         try:
-            await self._app(scope, reading, sending)
-        except _RefusedError as refused:
-            self._rejected(refused.reason)
-            await self._refuse()(scope, receive, send)
+            await self._app(scope, limited_receive, limited_send)
+        except OverloadedError as error:  # FastAPI's handlers answer it as well
+            await answer_to(error)(scope, receive, send)
         finally:
             if held:
                 held.give_back()
 
-    @staticmethod
-    async def _take(turns: Turns) -> None:
-        if not turns.take_free() and (reason := await turns.wait()):
-            raise _RefusedError(reason)
-
-    def _refuse(self) -> Response:
-        message = (
-            f"The predictor has more requests than it can take. Send this one again after "
-            f"{self._retry_after} s, and fewer at once; if that goes on, run another predictor beside it."
-        )
-        return respond(503, "overloaded", message, headers={"Retry-After": self._retry_after})
+    async def _take(self, limiter: ConcurrencyLimiter) -> None:
+        if not limiter.take_free() and (reason := await limiter.wait()):
+            self._rejected(reason)
+            raise OverloadedError.of(limiter.timeout)

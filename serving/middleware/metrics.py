@@ -18,10 +18,10 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http_errors import PREDICT, PREDICTIONS
-from serving.inference.response import Answer
+from serving.http_errors import PREDICT
+from serving.inference.response import PredictionResponse
 from serving.process.workers import alive
 from serving.recording.recorder import Reason
 
@@ -160,8 +160,8 @@ class Metrics:
         """Say how many bytes of written rows wait for the bucket."""
         self._spooled.set(size)
 
-    def told(self, outcomes: int) -> None:
-        """Count outcomes that were told."""
+    def feedback(self, outcomes: int) -> None:
+        """Count outcomes that callers sent."""
         self._feedback.inc(outcomes)
 
     def rejected(self, reason: Rejection) -> None:
@@ -231,7 +231,7 @@ def _bury() -> None:
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-def note_answer(scope: Scope, answer: Answer) -> None:
+def note_answer(scope: Scope, answer: PredictionResponse) -> None:
     """Note in a request's state which version answered, and how many rows.
 
     Without a note, one row counts for the version that is served when the answer is through.
@@ -242,29 +242,22 @@ def note_answer(scope: Scope, answer: Answer) -> None:
 class MeasureRequests:
     """Plain ASGI: times the requests for predictions, refused ones included."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: tuple[str, ...]) -> None:
+        """Time the requests whose path begins with one of `paths`."""
+        self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and count its answer; one that failed or was cut off counts as 500."""
-        if scope["type"] != "http" or not scope["path"].startswith(PREDICTIONS):
+        if scope["type"] != "http" or not scope["path"].startswith(self._paths):
             await self._app(scope, receive, send)
             return
-        began = perf_counter()
-        status, state = 500, scope.setdefault("state", {})
-
-        async def watch(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        began, state = perf_counter(), scope.setdefault("state", {})
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, send)
         finally:
             model = state.get("model") or scope["path"][len(PREDICT) :]
-            self._metrics.answered(model, status, perf_counter() - began, state)
+            # AccessLog notes the status; without one the request failed or was cut off.
+            self._metrics.answered(model, state.get("status", 500), perf_counter() - began, state)
 
 
 def metrics_routes(metrics: Metrics) -> APIRouter:

@@ -1,19 +1,24 @@
 """Headers that cost nothing and close doors in browsers."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-}
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
-# The docs page runs one inline script and loads the rest from here, so that it works without internet.
-_DOCS = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+_ALWAYS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
 )
+_NO_STORE = (b"cache-control", b"no-store")
+_POLICY = (*_ALWAYS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
+# The docs page runs one inline script and loads the rest from here, so that it works without internet.
+_DOCS_POLICY = (
+    *_ALWAYS,
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'",
+    ),
+)
+_OURS = frozenset(name for name, _ in (*_POLICY, _NO_STORE))
 
 
 class SecurityHeaders:
@@ -27,16 +32,15 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        policy = _DOCS if scope["path"].startswith("/docs") else _NOTHING
+        policy = _DOCS_POLICY if scope["path"].startswith("/docs") else _POLICY
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_ALWAYS)
-                headers["Content-Security-Policy"] = policy
+                headers = [header for header in message.get("headers", ()) if header[0] not in _OURS]
                 # Answers are of the moment; only files, which bring an ETag, may be kept.
-                if "ETag" not in headers:
-                    headers["Cache-Control"] = "no-store"
+                if not any(name == b"etag" for name, _ in headers):
+                    headers.append(_NO_STORE)
+                message["headers"] = [*headers, *policy]
             await send(message)
 
         await self._app(scope, receive, add)

@@ -4,9 +4,9 @@ import importlib
 from importlib.metadata import version
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.http_errors import EXPLAIN, PATHS, PREDICT, PREDICTIONS
+from serving.http_errors import EXPLAIN, PREDICT
 
 _MODULES = (
     "opentelemetry.sdk.trace",
@@ -70,30 +70,29 @@ class Tracing:
 class TraceRequests:
     """Plain ASGI: a span around each request for a prediction or an explanation."""
 
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
-        self._app, self._tracing = app, tracing
+    def __init__(self, app: ASGIApp, tracing: Tracing, paths: tuple[str, ...]) -> None:
+        """Trace the requests whose path begins with one of `paths`."""
+        self._app, self._tracing, self._paths = app, tracing, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on within its span."""
-        if scope["type"] != "http" or not scope["path"].startswith((*PREDICTIONS, EXPLAIN)):
+        if scope["type"] != "http" or not scope["path"].startswith(self._paths):
             await self._app(scope, receive, send)
             return
         with self._tracing.span(scope) as span:
-
-            async def watch(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
-            await self._app(scope, receive, watch)
-            if model := scope.get("state", {}).get("model"):
+            await self._app(scope, receive, send)
+            state = scope.get("state", {})
+            if status := state.get("status"):
+                span.set_attribute("http.response.status_code", status)
+            if model := state.get("model"):
                 span.set_attribute("greenroom.model", model)
-            if answer := scope.get("state", {}).get("answer"):
+            if answer := state.get("answer"):
                 span.set_attribute("greenroom.version", answer[0])
                 span.set_attribute("greenroom.rows", answer[1])
 
 
 def _route(path: str) -> str:
-    if path in PATHS.values():
-        return path
-    return (PREDICT if path.startswith(PREDICT) else EXPLAIN) + "{model}"
+    for prefix in (PREDICT, EXPLAIN):
+        if path.startswith(prefix):
+            return prefix + "{model}"
+    return path

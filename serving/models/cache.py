@@ -102,8 +102,8 @@ class ModelCache:
         # A model that the catalogue does not declare may be called anything, a path for one.
         return self._models / f"{file_name(model)}.json"
 
-    def _blob(self, found: str) -> Path:
-        return self._blobs / found.removeprefix("sha256:")
+    def _blob(self, sha256: str) -> Path:
+        return self._blobs / sha256.removeprefix("sha256:")
 
     def _prune(self) -> None:
         """Remove the files that no model points at."""

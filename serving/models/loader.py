@@ -10,16 +10,17 @@ from pydantic.errors import PydanticUserError
 
 from catalog.contract import to_row
 from catalog.spec import Dataset
-from catalog.tasks import task_spec
 from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 from registry.digests import digest
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
 from registry.model_format.onnx_model import OnnxModel
 from registry.settings import KeySettings
-from serving.inference.contracts import Contract, derived
+from serving.inference.contracts import derived
 from serving.inference.served_model import ServedModel
 from serving.models.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc
 from serving.settings import ServingSettings
+from serving.tasks.base import Contract
+from serving.tasks.registry import TASKS
 
 _log = logging.getLogger("greenroom.serving")
 
@@ -83,16 +84,14 @@ def _opened(contract: Contract | None, content: Content) -> ServedModel:
         raise ModelFormatError(
             "It is no ONNX file, and what task it does stands nowhere: declare the model in the catalogue."
         )
-    if not task_spec(contract.task).supervised:
+    if not TASKS[contract.task].pyfunc:
         raise ModelFormatError(f"A model that does {contract.task} is served as an ONNX file alone.")
     return PyfuncModel(content, contract.task)
 
 
 def _derived(name: str, model: ServedModel, datasets: Iterable[Dataset]) -> Contract:
     try:
-        found = derived(name, model.description, datasets)
-        found.asking  # noqa: B018 - made now, so that what cannot be asked is not served
-        return found
+        return derived(name, model.description, datasets)
     except (TypeError, ValueError, NameError, PydanticUserError) as error:
         raise ModelFormatError(f"No request can be made of the features it reads: {error}") from error
 
@@ -114,18 +113,14 @@ def _warm(model: ServedModel, contract: Contract) -> None:
 
 
 def _require_fit(contract: Contract, model: ServedModel) -> None:
-    found = model.description
-    if found.task != contract.task:
+    description = model.description
+    if description.task != contract.task:
         raise ModelFormatError(
-            f"The version is a {found.task} model, the catalogue declares {contract.task}."
+            f"The version is a {description.task} model, the catalogue declares {contract.task}."
         )
-    if (items := found.items) and (items.id_name, tuple(items.shown)) != (contract.id_name, contract.shown):
+    TASKS[contract.task].require_fit(contract, description)
+    if unknown := [feature for feature in description.features if feature not in contract.attributes]:
         raise ModelFormatError(
-            f"The version finds things by {items.id_name} and shows {', '.join(items.shown) or 'nothing'}; "
-            f"declared are {contract.id_name} and {', '.join(contract.shown) or 'nothing'}."
-        )
-    if strange := [feature for feature in found.features if feature not in contract.attributes]:
-        raise ModelFormatError(
-            f"The version reads features that the catalogue does not declare: {', '.join(strange)}. "
+            f"The version reads features that the catalogue does not declare: {', '.join(unknown)}. "
             "Declare them, or promote a version trained on the declared features."
         )

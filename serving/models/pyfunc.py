@@ -25,10 +25,11 @@ from registry.digests import tree_digest
 from registry.errors import EvidenceBytesError, ModelFormatError
 from registry.model_format.onnx_model import Description, Rows
 from registry.settings import KeySettings
+from serving import limits
 from serving.errors import ModelUnavailableError, PredictionFailedError
-from serving.inference.response import plain
+from serving.inference.response import shortest_decimals
 from serving.models.pyfunc_process import WorkerError, WorkerLateError, WorkerProcess, WorkerRefusedError
-from serving.settings import PyfuncSettings, ServingSettings
+from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
 _MLMODEL = "MLmodel"
@@ -49,9 +50,12 @@ def is_pyfunc(version: Version, settings: KeySettings) -> bool:
 class PyfuncFiles:
     """A version's files in a private folder, each of them as it was signed. Gone when nobody holds this."""
 
-    def __init__(self, name: str, files: Mapping[str, str], settings: PyfuncSettings) -> None:
-        """Make an empty folder for `files`, the SHA-256 of each by its path; `name` is for messages."""
-        self.name, self.files, self.settings = name, dict(files), settings
+    def __init__(self, name: str, files: Mapping[str, str], python: str) -> None:
+        """Make an empty folder for `files`, the SHA-256 of each by its path; `name` is for messages.
+
+        `python` is the interpreter that runs them.
+        """
+        self.name, self.files, self.python = name, dict(files), python
         self._root = Path(mkdtemp(prefix="greenroom-pyfunc-"))  # for this user alone
         self.model, self.home = self._root / "model", self._root / "home"
         self.model.mkdir()
@@ -96,11 +100,13 @@ def fetched(registry: Registry, version: Version, settings: ServingSettings) -> 
             "files; that is switched off. To allow it, set GREENROOM_SERVING_PYFUNC_PYTHON to a Python "
             "with MLflow and the model's requirements (docs/serving.md), or promote an ONNX version."
         )
-    found = PyfuncFiles(str(version), genuine_evidence(version, settings).files, settings)
+    files = PyfuncFiles(
+        str(version), genuine_evidence(version, settings).files, settings.serving_pyfunc_python
+    )
     for path, content in registry.contents(version):
-        found.put(path, content)
-    found.require_whole()
-    return found
+        files.put(path, content)
+    files.require_whole()
+    return files
 
 
 class PyfuncModel:
@@ -108,7 +114,7 @@ class PyfuncModel:
 
     def __init__(self, files: PyfuncFiles, task: Task) -> None:
         """Start a worker on `files`. Raises `ModelFormatError` when it cannot load them."""
-        self._files, self._task, self._settings = files, task, files.settings
+        self._files, self._task = files, task
         self._lock = Lock()
         self._failures, self._not_before, self._started = 0, 0.0, 0.0
         # What ends the last worker when this model is replaced must not keep this model.
@@ -136,7 +142,7 @@ class PyfuncModel:
         while its process may not be started again yet.
         """
         # As decimals: 0.1 arrives as 0.1, and not as the float32 next to it.
-        request = {"rows": plain(rows).tolist()}
+        request = {"rows": shortest_decimals(rows).tolist()}
         with self._lock:
             try:
                 answer = self._asked(request)
@@ -161,7 +167,7 @@ class PyfuncModel:
         for may_try_again in (True, False):
             worker = self._running()
             try:
-                return worker.ask(request, self._settings.serving_pyfunc_timeout)
+                return worker.ask(request, limits.PYFUNC_TIMEOUT)
             except WorkerRefusedError:
                 raise
             except WorkerError as error:
@@ -197,22 +203,21 @@ class PyfuncModel:
         # Anew each time: the worker before had the same rights on the folder.
         self._files.require_whole()
         self._started = time.monotonic()
-        settings = self._settings
         worker = WorkerProcess(
-            settings.serving_pyfunc_python,
+            self._files.python,
             self._files.model,
             self._files.home,
             task=self._task,
-            memory=settings.serving_pyfunc_memory * 2**20,
+            memory=limits.PYFUNC_MEMORY,
         )
         try:
-            said = worker.ask(None, settings.serving_pyfunc_load_timeout)
+            greeting = worker.ask(None, limits.PYFUNC_LOAD_TIMEOUT)
         except WorkerError:
             worker.end()
             raise
         self._workers.append(worker)
         _log.info("%s runs as pyfunc in process %d", self._files.name, worker.pid)
-        return Description(task=self._task, features=said["features"], classes=said["classes"])
+        return Description(task=self._task, features=greeting["features"], classes=greeting["classes"])
 
     def _failed(self) -> None:
         _end_all(self._workers)

@@ -127,8 +127,8 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return "it closed the connection"
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        said = self._tail.decode("utf-8", errors="replace").strip()
-        return f"it ended with {how}" + (f"; it said: {said}" if said else "")
+        output = self._tail.decode("utf-8", errors="replace").strip()
+        return f"it ended with {how}" + (f"; it said: {output}" if output else "")
 
 
 def _environment(home: Path) -> dict[str, str]:

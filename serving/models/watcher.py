@@ -1,8 +1,8 @@
 """Keeps what is served equal to what is in Production, and never gives up a good version for a bad one.
 
-One thread asks the registry every second, or when it is nudged. A new version is loaded, verified and warmed
-beside the old one and then takes its place in one step. What cannot be loaded is refused, and said; while the
-registry does not answer, everything goes on as it is.
+One thread asks the registry every second. A new version is loaded, verified and warmed beside the old one,
+and then takes its place in one step. A version that cannot be loaded is refused; `/readyz` gives the reason.
+While the registry does not answer, everything goes on as it is.
 """
 
 import gc
@@ -20,11 +20,12 @@ from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
 from registry.names import Stage
+from serving import limits
 from serving.inference.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
 from serving.models import loader
 from serving.models.cache import ModelCache
 from serving.models.loader import Content
-from serving.process.memory import trim
+from serving.process.memory import release_memory
 from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
@@ -32,7 +33,7 @@ _log = logging.getLogger("greenroom.serving")
 _AGAIN = 15.0
 
 
-class Meters(Protocol):
+class WatcherMetrics(Protocol):
     """What the watcher counts; serving/middleware/metrics.py has it."""
 
     def swapped(self, model: str, version: int | None) -> None:
@@ -52,14 +53,14 @@ class Watcher:
         self,
         predictor: Predictor,
         settings: ServingSettings,
-        meters: Meters,
-        looked: Callable[[], None] = lambda: None,
+        meters: WatcherMetrics,
+        after_each_look: Callable[[], None] = lambda: None,
     ) -> None:
-        """Watch for `predictor`; `looked` is called after every look, whatever it found."""
+        """Watch for `predictor`; `after_each_look` is called after every look."""
         self._predictor, self._settings, self._meters = predictor, settings, meters
-        self._looked = looked
+        self._after_each_look = after_each_look
         self._cache = ModelCache(settings.serving_cache_path)
-        self._woken, self._stopped = Event(), Event()
+        self._stopped = Event()
         # When each refused version may be tried again, by model and number.
         self._again: dict[tuple[str, int], float] = {}
         specs = predictor.specs.values()
@@ -71,49 +72,44 @@ class Watcher:
         """Begin; a daemon, because a download under way has nothing to lose when the process ends."""
         Thread(target=self._run, name="watch-registry", daemon=True).start()
 
-    def nudge(self) -> None:
-        """Look at once instead of at the next second: something was promoted."""
-        self._woken.set()
-
     def stop(self) -> None:
         """Look no more."""
         self._stopped.set()
-        self._woken.set()
 
     def _run(self) -> None:
         for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
             self._guarded(name, partial(self._from_cache, name))
         self._look()
-        trim()
+        release_memory()
         # All that was imported and built by now stays: the collector need not walk through it again, which
         # takes a tenth of a second of everybody's time.
         gc.collect()
         gc.freeze()
-        while not self._stopped.is_set():
+        while True:
             self._tell()
-            self._woken.wait(self._settings.serving_poll)
-            self._woken.clear()
+            if self._stopped.wait(limits.POLL):
+                break
             before = self._predictor.states
             self._look()
             if self._predictor.states is not before:
-                trim()
+                release_memory()
         if self._client is not None:
             self._client.close()
 
     def _tell(self) -> None:
         try:
-            self._looked()
+            self._after_each_look()
         except Exception:  # noqa: BLE001 - whoever follows Production must not stop because a disk is full
             _log.exception("what is served could not be told")
 
     def _look(self) -> None:
         try:
             registry = self._open()
-            found = registry.production_versions()
-            for name in self._wanted([*self._predictor.states, *found]):
+            versions = registry.production_versions()
+            for name in self._wanted([*self._predictor.states, *versions]):
                 if self._stopped.is_set():
                     return
-                version = found.get(name)
+                version = versions.get(name)
                 if version is None and isinstance(self._predictor.states.get(name), Served):
                     version = registry.in_stage(name, Stage.PRODUCTION)  # before it is taken for gone
                 self._guarded(name, partial(self._follow, registry, name, version))
@@ -137,7 +133,9 @@ class Watcher:
         """Return those of the names that this predictor serves, the declared ones first; so many at most."""
         declared = self._predictor.specs
         patterns = self._settings.serving_model_patterns
-        fit = [name for name in dict.fromkeys(names) if any(fnmatchcase(name, one) for one in patterns)]
+        fit = [
+            name for name in dict.fromkeys(names) if any(fnmatchcase(name, pattern) for pattern in patterns)
+        ]
         others = [name for name in fit if name not in declared]
         # What is served stays; of the rest, the first by name.
         others.sort(key=lambda name: (name not in self._predictor.states, name))

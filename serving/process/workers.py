@@ -1,6 +1,6 @@
 """Several processes behind one port: what each of them serves, where each can see it.
 
-Each follows Production by itself, so for a second they may differ; whoever asks one of them is told of all.
+Each follows Production by itself, so that they may differ for a second; each can name the versions of all.
 """
 
 import json
@@ -19,11 +19,11 @@ class Workers:
     """The processes of one predictor, by what each has written into a folder that they share."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._said = folder, ""
+        self._folder, self._written = folder, ""
         self._parent = os.getppid()
 
     @classmethod
-    def mine(cls) -> "Workers":
+    def of_this_process(cls) -> "Workers":
         """Return those of this process; alone, it has no folder and there is nothing to share."""
         folder = os.environ.get(FOLDER)
         return cls(Path(folder) if folder else None)
@@ -31,29 +31,29 @@ class Workers:
     def stop_if_orphaned(self) -> None:
         """Stop this process, as on a SIGTERM, when the one that runs the workers was killed.
 
-        Else it would hold the port, and whoever starts a predictor anew would share it with a ghost.
+        Else it would hold the port, and a predictor that is started anew would share it.
         """
         if self._folder is not None and os.getppid() != self._parent:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def tell(self, versions: Mapping[str, int]) -> None:
         """Write which versions this process serves, if that has changed."""
-        if self._folder is None or (text := json.dumps(versions)) == self._said:
+        if self._folder is None or (text := json.dumps(versions)) == self._written:
             return
         new = self._folder / f".{os.getpid()}"
         new.write_text(text)
         new.replace(self._folder / f"{os.getpid()}.json")
-        self._said = text
+        self._written = text
 
     def all(self) -> dict[int, dict[str, int]]:
         """Return what each process that lives serves, by its process id; nothing where there is but one."""
-        found: dict[int, dict[str, int]] = {}
+        versions: dict[int, dict[str, int]] = {}
         for file in sorted(self._folder.glob("*.json")) if self._folder else ():
             if alive(pid := int(file.stem)):
-                found[pid] = json.loads(file.read_text())
+                versions[pid] = json.loads(file.read_text())
             else:
                 file.unlink(missing_ok=True)  # it was killed; another has taken its place
-        return found
+        return versions
 
 
 def alive(pid: int) -> bool:

@@ -15,14 +15,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pyarrow as pa
 
 from registry.storage.bucket import Bucket
+from serving import limits
 from serving.ids import file_name
-from serving.inference.predictor import Made
+from serving.inference.predictor import PredictionRecord
+from serving.recording.columns import numbers, texts
 from serving.recording.spool import Spool, SpoolFullError
-from serving.settings import RecordSettings
+from serving.settings import ServingSettings
+from serving.tasks.registry import TASKS
 
 _log = logging.getLogger("greenroom.serving")
 # So many rows are written without waiting for the time to be up: about 5 MB.
@@ -35,8 +37,8 @@ Reason = Literal["memory", "spool", "error"]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came true of a prediction: `row` of the answer `id`. `key` names the API key that said so."""
+class FeedbackRecord:
+    """The outcome of a prediction: `row` of the answer `id`. `key` names the API key that sent it."""
 
     id: str
     row: int
@@ -45,7 +47,10 @@ class Outcome:
     key: str | None
 
 
-class Meters(Protocol):
+Records = list[PredictionRecord] | list[FeedbackRecord]
+
+
+class RecorderMetrics(Protocol):
     """What is counted; serving/middleware/metrics.py has it."""
 
     def recorded(self, rows: int) -> None:
@@ -61,14 +66,14 @@ class Meters(Protocol):
 class Recorder:
     """Keeps predictions and outcomes. `record` and `outcomes` may be called from any thread."""
 
-    def __init__(self, settings: RecordSettings, meters: Meters) -> None:
+    def __init__(self, settings: ServingSettings, meters: RecorderMetrics) -> None:
         self._settings, self._meters = settings, meters
-        self._spool = Spool(settings.serving_spool_path, settings.serving_spool_bytes)
+        self._spool = Spool(settings.serving_spool_path, limits.SPOOL_BYTES)
         self._lock, self._rows = Lock(), 0
         # Whether the folder was full, or could not be written, when that was tried last.
         self._no_room = False
-        self._made: list[Made] = []
-        self._outcomes: list[Outcome] = []
+        self._records: list[PredictionRecord] = []
+        self._outcomes: list[FeedbackRecord] = []
         self._full, self._written, self._stopping = Event(), Event(), Event()
         self._deadline = float("inf")
         self._threads = [
@@ -85,22 +90,22 @@ class Recorder:
         for thread in self._threads:
             thread.start()
 
-    def record(self, made: Made) -> None:
+    def record(self, record: PredictionRecord) -> None:
         """Keep predictions, or count them as dropped when too many wait."""
-        rows = len(made.rows)
+        rows = len(record.rows)
         with self._lock:
-            if fits := self._rows + rows <= self._settings.serving_log_rows:
-                self._made.append(made)
+            if fits := self._rows + rows <= limits.LOG_ROWS:
+                self._records.append(record)
                 self._rows += rows
         if not fits:
             self._meters.not_recorded(rows, "memory")
         if self._rows >= _MANY:
             self._full.set()
 
-    def outcomes(self, outcomes: Sequence[Outcome]) -> bool:
+    def outcomes(self, outcomes: Sequence[FeedbackRecord]) -> bool:
         """Keep what came true and return True, or keep none of it when too much waits."""
         with self._lock:
-            if fits := not self._no_room and self._rows + len(outcomes) <= self._settings.serving_log_rows:
+            if fits := not self._no_room and self._rows + len(outcomes) <= limits.LOG_ROWS:
                 self._outcomes += outcomes
                 self._rows += len(outcomes)
         return fits
@@ -125,30 +130,33 @@ class Recorder:
 
     def _write(self) -> None:
         with self._lock:
-            made, outcomes = self._made, self._outcomes
-            self._made, self._outcomes, self._rows = [], [], 0
+            records, outcomes = self._records, self._outcomes
+            self._records, self._outcomes, self._rows = [], [], 0
         self._no_room = self._spool.full
-        groups: dict[tuple[object, ...], list[Made]] = {}
-        for one in made:
-            features = one.served.model.description.features
-            groups.setdefault((one.model, _date(one.at), features, one.found.classes), []).append(one)
-        for (model, date, *_), group in groups.items():
+        groups: dict[tuple[object, ...], list[PredictionRecord]] = {}
+        for record in records:
+            # Files hold answers of models of one form: the same columns.
+            form = record.served.model.description.features, record.outputs.classes
+            groups.setdefault((record.model, _date(record.at), form), []).append(record)
+        for (model, date, _), group in groups.items():
             self._add(f"predictions/model={file_name(str(model))}/date={date}", group)
-        days: dict[str, list[Outcome]] = {}
+        days: dict[str, list[FeedbackRecord]] = {}
         for outcome in outcomes:
             days.setdefault(_date(outcome.at), []).append(outcome)
-        # What was accepted is kept whatever the folder holds; no more is accepted until there is room.
-        for date, said in days.items():
-            if not self._add(f"feedback/date={date}", said, even_if_full=True):
+        # What was accepted is kept even in a full folder; no more is accepted until there is room.
+        for date, feedback in days.items():
+            if not self._add(f"feedback/date={date}", feedback, even_if_full=True):
                 with self._lock:
-                    self._outcomes, self._rows = said + self._outcomes, self._rows + len(said)
+                    self._outcomes, self._rows = feedback + self._outcomes, self._rows + len(feedback)
         if groups or days:
             self._written.set()
 
-    def _add(self, prefix: str, group: list[Made] | list[Outcome], *, even_if_full: bool = False) -> bool:
-        rows = sum(len(one.rows) if isinstance(one, Made) else 1 for one in group)
+    def _add(
+        self, prefix: str, group: list[PredictionRecord] | list[FeedbackRecord], *, even_if_full: bool = False
+    ) -> bool:
+        rows = sum(len(record.rows) if isinstance(record, PredictionRecord) else 1 for record in group)
         try:
-            table = _predictions(group) if isinstance(group[0], Made) else _feedback(group)
+            table = _predictions(group) if isinstance(group[0], PredictionRecord) else _feedback(group)
             self._spool.add(prefix, table, even_if_full=even_if_full)
         except SpoolFullError:
             self._meters.not_recorded(rows, "spool")
@@ -186,80 +194,55 @@ def _date(at: int) -> str:
     return datetime.fromtimestamp(at / 1e9, UTC).date().isoformat()
 
 
-def _predictions(group: Sequence[Made]) -> pa.Table:
+def _predictions(group: Sequence[PredictionRecord]) -> pa.Table:
     """Return one row for each row that was predicted; `group` are answers of models of one form."""
-    counts = [len(made.rows) for made in group]
-    features, classes = group[0].served.model.description.features, group[0].found.classes
+    counts = [len(record.rows) for record in group]
+    inputs = np.concatenate([record.rows for record in group])
     columns = {
-        "id": _texts([made.id for made, count in zip(group, counts, strict=True) for _ in range(count)]),
-        "row": pa.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts])),
-        "at": _times(np.repeat([made.at // 1000 for made in group], counts)),
-        "version": pa.array(np.repeat([made.served.version for made in group], counts).astype(np.int32)),
-        "digest": _texts(
-            [
-                made.served.model.digest
-                for made, count in zip(group, counts, strict=True)
-                for _ in range(count)
-            ]
-        ),
+        "id": texts(_repeated([record.id for record in group], counts)),
+        "row": numbers(np.concatenate([np.arange(count) for count in counts]), np.int32),
+        "at": _times(np.repeat([record.at // 1000 for record in group], counts)),
+        "version": numbers(np.repeat([record.served.version for record in group], counts), np.int32),
+        "digest": texts(_repeated([record.served.model.digest for record in group], counts)),
     }
-    inputs = np.concatenate([made.rows for made in group])
-    columns |= {f"input_{name}": pa.array(inputs[:, place]) for place, name in enumerate(features)}
-    if group[0].found.items is not None:
-        return pa.table(columns | _neighbours(group))
-    labels = np.concatenate([made.found.labels for made in group])
-    if group[0].found.shares is None:
-        columns["prediction"] = (
-            _texts([classes[number] for number in labels.tolist()])
-            if classes
-            else pa.array(labels.astype(np.float64))
-        )
-        return pa.table(columns)
-    columns["prediction"] = _texts([str(label) for label in labels.tolist()])
-    shares = np.concatenate([made.found.shares for made in group if made.found.shares is not None])
-    columns |= {f"probability_{name}": pa.array(shares[:, place]) for place, name in enumerate(classes)}
-    return pa.table(columns)
+    for place, name in enumerate(group[0].served.model.description.features):
+        columns[f"input_{name}"] = numbers(inputs[:, place], np.float32)
+    return pa.table(columns | _outputs(group))
 
 
-def _neighbours(group: Sequence[Made]) -> dict[str, pa.Array]:
-    """Return the ids of the nearest as a JSON list of text, and how far the nearest is."""
-    found, distances = [], []
-    for made in group:
-        ids = made.found.items.ids if made.found.items else ()
-        found += [
-            orjson.dumps([ids[p] for p in row if p >= 0]).decode() for row in made.found.labels.tolist()
-        ]
-        distances.append(made.found.shares[:, 0] if made.found.shares is not None else np.empty(0))
+def _repeated(values: Sequence[str], counts: Sequence[int]) -> list[str]:
+    return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+
+
+def _outputs(group: Sequence[PredictionRecord]) -> dict[str, pa.Array]:
+    """Return the columns of what the models answered, by task."""
+    task = TASKS[group[0].served.model.description.task]
+    columns = task.columns([record.outputs for record in group])
     return {
-        "prediction": _texts(found),
-        "distance": pa.array(np.concatenate(distances).astype(np.float32)),
+        name: texts(values) if isinstance(values, list) else numbers(values, values.dtype.type)
+        for name, values in columns.items()
     }
 
 
-def _feedback(group: Sequence[Outcome]) -> pa.Table:
+def _feedback(group: Sequence[FeedbackRecord]) -> pa.Table:
     """Return one row for each outcome: a number, or the label of a class."""
-    said = [one.outcome for one in group]
+    outcomes = [record.outcome for record in group]
     return pa.table(
         {
-            "id": _texts([one.id for one in group]),
-            "row": pa.array(np.array([one.row for one in group], dtype=np.int32)),
-            "at": _times(np.array([one.at // 1000 for one in group])),
-            "number": pa.array([None if isinstance(one, str) else float(one) for one in said], pa.float64()),
-            "label": pa.array([one if isinstance(one, str) else None for one in said], pa.string()),
-            "key": pa.array([one.key for one in group], pa.string()),
+            "id": texts([record.id for record in group]),
+            "row": numbers(np.array([record.row for record in group]), np.int32),
+            "at": _times(np.array([record.at // 1000 for record in group])),
+            "number": numbers(
+                np.array([0.0 if isinstance(outcome, str) else outcome for outcome in outcomes]),
+                np.float64,
+                missing=[isinstance(outcome, str) for outcome in outcomes],
+            ),
+            "label": texts([outcome if isinstance(outcome, str) else None for outcome in outcomes]),
+            "key": texts([record.key for record in group]),
         }
     )
 
 
 def _times(microseconds: npt.NDArray[np.int64]) -> pa.Array:
     # A view, because the first cast loads all that Arrow can compute: 10 MB.
-    return pa.array(microseconds.astype(np.int64)).view(_AT)
-
-
-def _texts(values: Sequence[str]) -> pa.Array:
-    # From bytes, because Arrow's way from Python's objects takes 9 MB once, and is slower.
-    encoded = [value.encode() for value in values]
-    places = np.zeros(len(encoded) + 1, dtype=np.int32)
-    np.cumsum([len(value) for value in encoded], out=places[1:])
-    parts = [None, pa.py_buffer(places), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(encoded), parts)
+    return numbers(microseconds, np.int64).view(_AT)

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from registry.settings import home
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 
 
 class UploadSettings(StorageSettings):

@@ -87,7 +87,7 @@ class MemoryClient:
     def pages(self, *_: object) -> list[dict[str, Any]]:
         return list(self.found.values())
 
-    def artifact(self, uri: str, path: str, *, max_bytes: int | None = None) -> bytes:  # noqa: ARG002
+    def artifact(self, uri: str, path: str, *, max_bytes: int | None = None) -> bytes:
         if f"{uri}/{path}" not in self.files:
             raise NotFoundError(f"no {path}")
         return self.files[f"{uri}/{path}"]

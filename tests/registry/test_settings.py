@@ -50,3 +50,12 @@ def test_every_wrong_setting_is_named_and_none_is_shown(monkeypatch: pytest.Monk
     assert explain(refusal.value) == (
         "GREENROOM_WORKERS: Input should be greater than or equal to 1; GREENROOM_TOKEN: it must be longer"
     )
+
+
+def test_a_setting_that_is_a_constant_now_refuses_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENROOM_NOTIFY_TIMEOUT", "5")
+    with pytest.raises(ValidationError) as refusal:
+        KeySettings()
+    assert explain(refusal.value) == (
+        "GREENROOM_NOTIFY_TIMEOUT is no setting any more: every address has 10 seconds. Unset it."
+    )

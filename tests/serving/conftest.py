@@ -7,7 +7,7 @@ other tests put into the same tracking server.
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,15 +66,19 @@ def catalog_path(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a predictor process: `start(tracking_uri, command=..., SETTING=value)`."""
+    """Start a predictor process: `start(tracking_uri, limits={NAME: value}, SETTING=value)`.
 
-    def launch(tracking_uri: str, command: tuple[str, ...] = ("-m", "serving"), **env: str) -> Running:
+    `limits` are those of serving/limits.py.
+    """
+
+    def launch(tracking_uri: str, limits: Mapping[str, float] | None = None, **env: str) -> Running:
+        changed = [f"{name}={value}" for name, value in (limits or {}).items()]
         home, port = tmp_path_factory.mktemp("home"), free_port()
         clean = {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_")}
         log = home / "log"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, *command],
+                [sys.executable, str(Path(__file__).parent / "support" / "predictor_with.py"), *changed],
                 env={
                     **clean,
                     "GREENROOM_HOME": str(home),
@@ -150,7 +154,7 @@ def published(stack: Stack, names: dict[str, str]) -> Published:
 def predictor(start: Start, published: Published) -> Running:
     """A predictor that has loaded all it can."""
     # What it serves never changes, and it is there to the end: it need not ask every second.
-    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, GREENROOM_SERVING_POLL="20")
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, limits={"POLL": 20})
     running.shared = True
     running.loaded()
     return running

@@ -16,7 +16,9 @@ from checks.builtin.run import is_builtin
 from checks.comparison import IncumbentModel, compare
 from checks.errors import GateInputError
 from checks.gate import run_gate
-from flows.modeling import onnx_export, onnx_graph, similarity
+from flows.modeling import onnx_export
+from flows.tasks import onnx_graph, similarity
+from flows.tasks.registry import task_of
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 from registry.model_format.onnx_model import Description, OnnxModel
 from registry.model_format.similarity_index import SimilarityIndex
@@ -42,7 +44,7 @@ def model(rows: Sides, fitted: Pipeline) -> OnnxModel:
 
 @pytest.fixture(scope="module")
 def content(rows: Sides, fitted: Pipeline) -> bytes:
-    whole = similarity.complete(fitted, rows.features(rows.things))
+    whole = similarity.with_index(fitted, rows.features(rows.things))
     return onnx_export.export(rows.spec, whole, things=rows.things)
 
 
@@ -139,7 +141,7 @@ def test_one_missing_row_is_enough(rows: Sides, fitted: Pipeline, tmp_path: Path
 def test_a_search_among_raw_features_is_refused(rows: Sides, tmp_path: Path) -> None:
     """Tempo, the largest number, would decide alone what is near."""
     raw = Pipeline([("features", FunctionTransformer()), *rows.fitted().steps[1:]])
-    raw = similarity.fit(raw, rows.features(rows.train), rows.train["track_genre"])
+    raw = task_of(rows.spec).fit(raw, rows.features(rows.train), rows.train["track_genre"])
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Identity", ["features"], ["same"])],
@@ -150,8 +152,8 @@ def test_a_search_among_raw_features_is_refused(rows: Sides, tmp_path: Path) -> 
         opset_imports=[onnx.helper.make_opsetid("", 18)],
         ir_version=8,
     )
-    onnx_graph.with_index(proto, "euclidean", rows.features(rows.things).to_numpy())
-    items = similarity.items(rows.spec, raw, rows.things)
+    onnx_graph.add_neighbour_search(proto, "euclidean", rows.features(rows.things).to_numpy())
+    items = similarity.similarity_index(rows.spec, raw, rows.things)
     said = Description(task="similarity", features=rows.spec.features, items=items)
     onnx.helper.set_model_props(proto, said.to_metadata())
     found = judged(rows, OnnxModel(proto.SerializeToString()), tmp_path)

@@ -12,7 +12,9 @@ from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from checks.frames import checked_frame
 from flows.data import cleaning, sources, splits
-from flows.modeling import candidates, onnx_export, similarity
+from flows.modeling import candidates, onnx_export
+from flows.tasks.registry import task_of
+from flows.tasks.similarity import with_index
 from registry.model_format.onnx_model import OnnxModel
 
 
@@ -38,7 +40,7 @@ class Sides:
         pipeline = candidates.build(self.spec, self.spec.candidates[number])
         rows = self.features(self.train)
         if self.spec.task == "similarity":
-            return similarity.fit(pipeline, rows, self.train[self.spec.related_by])
+            return task_of(self.spec).fit(pipeline, rows, self.train[self.spec.related_by])
         return pipeline.fit(rows)
 
     def exported(self, pipeline: Pipeline, things: pd.DataFrame | None = None) -> OnnxModel:
@@ -46,7 +48,7 @@ class Sides:
         if self.spec.task != "similarity":
             return OnnxModel(onnx_export.export(self.spec, pipeline, self.features(self.train)))
         held = self.things if things is None else things
-        whole = similarity.complete(pipeline, self.features(held))
+        whole = with_index(pipeline, self.features(held))
         return OnnxModel(onnx_export.export(self.spec, whole, things=held))
 
     def gate(self, run_gate: Any, model: OnnxModel, folder: Any, **changes: Any) -> Any:

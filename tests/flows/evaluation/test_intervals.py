@@ -10,8 +10,8 @@ from flows.evaluation import intervals
 
 
 def means(values: np.ndarray[Any, Any], groups: Any, seed: int = 0) -> intervals.Interval:
-    drawn = intervals.draws(len(values), groups, seed=seed)
-    return intervals.interval(float(values.mean()), np.array([values[at].mean() for at in drawn]))
+    drawn = intervals.bootstrap_samples(len(values), groups, seed=seed)
+    return intervals.interval(np.array([values.mean(), *(values[at].mean() for at in drawn)]))
 
 
 def width(found: intervals.Interval) -> float:
@@ -57,7 +57,7 @@ def test_intervals_of_groups_hold_the_truth_about_as_often_as_they_say() -> None
 
 def test_every_draw_holds_whole_groups() -> None:
     groups = np.array(["a", "b", "b", "c", "c", "c"])
-    for at in intervals.draws(6, groups, count=50):
+    for at in intervals.bootstrap_samples(6, groups, count=50):
         _, counts = np.unique(groups[at], return_counts=True)
         times = dict(zip(*np.unique(at, return_counts=True), strict=True))
         assert times.get(1, 0) == times.get(2, 0)
@@ -67,12 +67,12 @@ def test_every_draw_holds_whole_groups() -> None:
 
 def test_draws_without_a_score_are_left_out_and_many_of_them_leave_no_interval() -> None:
     good = np.linspace(0, 1, 400)
-    assert width(intervals.interval(0.5, np.where(np.arange(400) < 10, np.nan, good))) > 0.9
-    lost = intervals.interval(0.5, np.where(np.arange(400) < 100, np.nan, good))
+    assert width(intervals.interval(np.r_[0.5, np.where(np.arange(400) < 10, np.nan, good)])) > 0.9
+    lost = intervals.interval(np.r_[0.5, np.where(np.arange(400) < 100, np.nan, good)])
     assert (lost.value, lost.low, lost.high) == (0.5, None, None)
     assert str(lost) == "0.500"
 
 
 def test_a_loss_is_reported_as_a_loss() -> None:
-    found = intervals.Interval(-0.3, -0.5, -0.2).turned()
+    found = intervals.Interval(-0.3, -0.5, -0.2).negated()
     assert (found.value, found.low, found.high) == (0.3, 0.2, 0.5)

@@ -9,14 +9,17 @@ import pytest
 from sklearn.dummy import DummyClassifier
 
 from catalog.loader import get_model
+from checks import bootstrap
 from flows.data.cleaning import Cleaning
-from flows.evaluation import intervals, model_card
+from flows.data.splits import Rows, SplitRows
+from flows.evaluation import model_card
 from flows.evaluation.intervals import Interval
-from flows.evaluation.scores import ClassScore, Measured
+from flows.evaluation.scores import Evaluation
 from flows.modeling import candidates, search
-from flows.modeling.calibration import Calibration
-from flows.modeling.candidates import Fitted
-from flows.modeling.onnx_export import Agreement
+from flows.modeling.candidates import FittedCandidate
+from flows.modeling.trained_model import TrainedModel
+from flows.tasks.base import Agreement, ClassScore
+from flows.tasks.calibration import Calibration
 from registry.evidence.verdict import CheckOutcome, Incumbent, Verdict
 
 SPEC = get_model("genre")
@@ -42,7 +45,7 @@ def verdict(*outcomes: CheckOutcome, **changes: Any) -> Verdict:
     return Verdict(**{**said, **changes})
 
 
-MEASURED = Measured(
+MEASURED = Evaluation(
     metric="balanced_accuracy",
     train={"balanced_accuracy": 0.76, "log_loss": 0.7},
     test={"balanced_accuracy": 0.61, **QUALITY},
@@ -61,28 +64,28 @@ MEASURED = Measured(
 def facts(**changes: Any) -> model_card.Facts:
     first, second = SPEC.candidates[0], SPEC.candidates[1]
     found = Calibration(0.7, "log loss on training folds is lower for it", QUALITY, QUALITY)
-    winner = Fitted(second, DummyClassifier(), 0.6, 0.01, calibration=found)
+    winner = FittedCandidate(second, DummyClassifier(), 0.6, 0.01, calibration=found)
     tried = [
-        search.Tried(first, (candidates.Scored(0.55),) * 3, "declared", 1.0),
-        search.Tried(second, (candidates.Scored(0.58),) * 3, "declared", 1.0),
-        search.Tried(second, (candidates.Scored(0.6),) * 3, "complete", 1.0),
-        search.Tried(first, (candidates.Scored(0.9),), "pruned", 1.0),
+        search.Trial(first, (candidates.FoldScore(0.55),) * 3, "declared", 1.0),
+        search.Trial(second, (candidates.FoldScore(0.58),) * 3, "declared", 1.0),
+        search.Trial(second, (candidates.FoldScore(0.6),) * 3, "complete", 1.0),
+        search.Trial(first, (candidates.FoldScore(0.9),), "pruned", 1.0),
     ]
     random = np.random.default_rng(0)
     rows = pd.DataFrame(random.uniform(size=(50, len(SPEC.features))), columns=list(SPEC.features))
-    plain: dict[str, Any] = {
-        "spec": SPEC,
-        "cleaning": Cleaning(6000, 1, 287, 1148, 80),
-        "train": rows,
-        "test": rows[:20],
-        "tried": tried,
-        "winner": winner,
-        "measured": MEASURED,
-        "agreement": Agreement(1.0, 0.01),
-        "verdict": verdict(),
-        "run_id": "f" * 32,
-    }
-    return model_card.Facts(**{**plain, **changes})
+    others = pd.DataFrame(index=rows.index)
+    model = TrainedModel(
+        spec=changes.pop("spec", SPEC),
+        cleaning=Cleaning(6000, 1, 287, 1148, 80),
+        data=SplitRows(Rows(rows, others, None), Rows(rows[:20], others[:20], None), []),
+        winner=changes.pop("winner", winner),
+        scored=[],
+        trials=changes.pop("trials", tried),
+        content=b"",
+        agreement=Agreement(1.0, 0.01),
+    )
+    plain: dict[str, Any] = {"evaluation": MEASURED, "verdict": verdict(), "run_id": "f" * 32}
+    return model_card.Facts(model, **{**plain, **changes})
 
 
 def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> None:
@@ -139,7 +142,7 @@ def test_limits_are_what_was_found() -> None:
     good = replace(
         MEASURED, over_forest=Interval(0.02, 0.01, 0.03), classes=(ClassScore("metal", 161, 0.6, 0.7, 0.65),)
     )
-    praised = model_card.card(facts(measured=good)).split("## Limits")[1]
+    praised = model_card.card(facts(evaluation=good)).split("## Limits")[1]
     assert "not shown" not in praised
     assert "recognised badly" not in praised
 
@@ -163,13 +166,13 @@ def test_a_refused_model_is_said_to_be_refused_first_of_all_and_why() -> None:
 
 def test_what_is_not_known_is_said_to_be_so() -> None:
     plain = replace(
-        facts().winner, calibration=Calibration(None, "the probabilities are no better for it", {}, {})
+        facts().model.winner, calibration=Calibration(None, "the probabilities are no better for it", {}, {})
     )
     text = model_card.card(
         facts(
             winner=plain,
-            tried=facts().tried[:2],
-            measured=replace(MEASURED, uncalibrated={}, headline=Interval(0.61, None, None)),
+            trials=facts().model.trials[:2],
+            evaluation=replace(MEASURED, uncalibrated={}, headline=Interval(0.61, None, None)),
             verdict=verdict(git_commit=None, incumbent=Incumbent(version=4, digest=None)),
         )
     )
@@ -199,7 +202,7 @@ def test_every_task_has_a_card(name: str, metric: str, test: dict[str, float], l
     measured = replace(
         MEASURED, metric=metric, train=test, test=test, headline=Interval(0.21, 0.2, 0.22), classes=()
     )
-    text = model_card.card(facts(spec=spec, measured=measured))
+    text = model_card.card(facts(spec=spec, evaluation=measured))
     assert limit in text
     assert "## Probabilities" not in text
     assert f"|  | {metric} | 95 % interval |" in text
@@ -213,7 +216,7 @@ def test_the_summary_fits_where_mlflow_keeps_a_description() -> None:
 
 
 def test_draws_and_metrics_are_named_as_the_docs_name_them() -> None:
-    assert intervals.DRAWS == 400
+    assert bootstrap.DRAWS == 400
     assert {
         "test_balanced_accuracy_low",
         "baseline_balanced_accuracy",

@@ -9,9 +9,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
+from flows.data.splits import Rows
 from flows.evaluation import scores
 from flows.modeling import candidates
-from flows.modeling.candidates import Fitted
+from flows.modeling.candidates import FittedCandidate
 from flows.training import tasks
 from tests.flows.evaluation.test_intervals import width
 
@@ -22,6 +23,11 @@ def narrow(name: str, **changes: Any) -> ModelSpec:
 
 
 Side = tuple[pd.DataFrame, "pd.Series[Any] | None"]
+
+
+def side(table: pd.DataFrame, target: "pd.Series[Any] | None", groups: Any = None) -> Rows:
+    others = pd.DataFrame(index=table.index) if target is None else pd.DataFrame({"target": target})
+    return Rows(table, others, None if target is None else "target", groups)
 
 
 def rows(seed: int, count: int = 300) -> pd.DataFrame:
@@ -42,7 +48,7 @@ def numbered(seed: int) -> Side:
     return table, table["danceability"] + noise
 
 
-def fitted(spec: ModelSpec, train: Side, estimator: str, **params: Any) -> Fitted:
+def fitted(spec: ModelSpec, train: Side, estimator: str, **params: Any) -> FittedCandidate:
     candidate = Candidate(name="one", estimator=estimator, params=params)
     at = np.arange(len(train[0]))
     return candidates.fit(spec, candidate, *train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
@@ -52,7 +58,7 @@ def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None
     spec, train, test = narrow("genre"), labelled(1), labelled(2)
     groups = np.arange(300) // 3
     model = fitted(spec, train, "sklearn.tree.DecisionTreeClassifier", max_depth=4).pipeline
-    found = scores.measure(spec, model, train, test, groups)
+    found = scores.evaluate(spec, model, side(*train), side(*test, groups))
     right = balanced_accuracy_score(test[1], model.predict(test[0]))
     assert found.headline.value == found.test["balanced_accuracy"] == pytest.approx(right)
     assert found.headline.low is not None
@@ -80,7 +86,7 @@ def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None
 def test_a_model_has_no_gain_over_itself() -> None:
     spec, train, test = narrow("energy"), numbered(1), numbered(2)
     forest = scores.default_forest(spec, *train)  # type: ignore[arg-type]
-    found = scores.measure(spec, forest, train, test)
+    found = scores.evaluate(spec, forest, side(*train), side(*test))
     assert found.over_forest is not None
     assert [found.over_forest.value, found.over_forest.low, found.over_forest.high] == pytest.approx(
         [0, 0, 0], abs=1e-12
@@ -93,7 +99,7 @@ def test_a_model_has_no_gain_over_itself() -> None:
 def test_a_metric_that_is_a_loss_is_told_as_one_and_gains_stay_above_zero() -> None:
     spec, train, test = narrow("energy", metric="neg_mean_absolute_error"), numbered(1), numbered(2)
     model = fitted(spec, train, "sklearn.linear_model.Ridge").pipeline
-    found = scores.measure(spec, model, train, test)
+    found = scores.evaluate(spec, model, side(*train), side(*test))
     assert found.metric == "mean_absolute_error"
     off = np.abs(model.predict(test[0]) - test[1]).mean()
     assert found.headline.value == pytest.approx(off)
@@ -108,7 +114,7 @@ def test_a_metric_that_a_draw_may_not_have_is_measured_all_the_same() -> None:
     answers = test[1].mask(test[1] == "country", "rock")  # type: ignore[union-attr]
     answers.iloc[0] = "country"
     model = fitted(spec, train, "sklearn.linear_model.LogisticRegression").pipeline
-    found = scores.measure(spec, model, train, (test[0], answers), np.arange(300))
+    found = scores.evaluate(spec, model, side(*train), side(test[0], answers, np.arange(300)))
     assert found.headline.value == pytest.approx(found.test["log_loss"])
 
 
@@ -117,7 +123,7 @@ def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
     middle = np.repeat([[0.1, 0.1], [0.9, 0.9]], 150, axis=0)
     table = pd.DataFrame(middle + np.random.default_rng(0).normal(0, 0.03, (300, 2)), columns=spec.features)
     model = fitted(spec, (table, None), "sklearn.cluster.KMeans", n_clusters=2, n_init=1).pipeline
-    found = scores.measure(spec, model, (table, None), (table, None))
+    found = scores.evaluate(spec, model, side(table, None), side(table, None))
     assert found.headline.value == pytest.approx(found.test["silhouette"])
     assert found.headline.value > found.baseline.value + 0.2
     assert found.gain is found.forest is found.over_forest is None
@@ -126,7 +132,7 @@ def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
 def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
     spec, train, test = narrow("similar"), labelled(1), labelled(2)
     model = fitted(spec, train, "sklearn.neighbors.NearestNeighbors", metric="euclidean").pipeline
-    found = scores.measure(spec, model, train, test)
+    found = scores.evaluate(spec, model, side(*train), side(*test))
     shares = train[1].value_counts(normalize=True)  # type: ignore[union-attr]
     assert found.baseline.value == pytest.approx(test[1].map(shares).mean())  # type: ignore[union-attr]
     assert found.headline.value == pytest.approx(found.test["agreement_at_10"])
@@ -143,12 +149,8 @@ def test_held_out_rows_have_no_say_in_which_candidate_wins(monkeypatch: pytest.M
     good = fitted(spec, train, "sklearn.linear_model.Ridge")
     poor = fitted(spec, train, "sklearn.dummy.DummyRegressor", strategy="mean")
     turned = -test[1]  # type: ignore[operator]
-    sides = [
-        tasks.Rows(features, pd.DataFrame({"energy": answers}), "energy")
-        for features, answers in (train, (test[0], turned))
-    ]
-    winner, scored = tasks.evaluate.fn(spec, [(poor, 0.1), (good, 0.1)], *sides)
-    held_out = {id(one): test_scores["r2"] for one, _, test_scores, _ in scored}
+    winner, scored = tasks.evaluate.fn(spec, [poor, good], side(*train), side(test[0], turned))
+    held_out = {id(candidate.fitted): candidate.test["r2"] for candidate in scored}
     assert held_out[id(good)] < held_out[id(poor)]
     assert winner is good
 

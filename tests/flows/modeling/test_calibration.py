@@ -14,7 +14,8 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
 from flows.errors import ExportError
-from flows.modeling import calibration, candidates, onnx_export
+from flows.modeling import candidates, onnx_export
+from flows.tasks import calibration
 from registry.model_format.onnx_model import OnnxModel
 
 FEATURES = ("danceability", "energy", "valence", "acousticness")
@@ -43,13 +44,13 @@ class Sample:
         at = np.arange(600)
         self.folds = [(at[at % 3 != n], at[at % 3 == n]) for n in range(3)]
 
-    def fitted(self, estimator: str, params: dict[str, Any]) -> candidates.Fitted:
+    def fitted(self, estimator: str, params: dict[str, Any]) -> candidates.FittedCandidate:
         candidate = Candidate(name="one", estimator=estimator, params=params)
         return candidates.fit(self.spec, candidate, self.rows, self.target, self.folds)
 
     def calibrated(
         self, estimator: str, params: dict[str, Any]
-    ) -> tuple[candidates.Fitted, candidates.Fitted]:
+    ) -> tuple[candidates.FittedCandidate, candidates.FittedCandidate]:
         fitted = self.fitted(estimator, params)
         return fitted, candidates.calibrate(self.spec, fitted, self.rows, self.target)
 
@@ -82,9 +83,9 @@ def test_an_overconfident_model_is_made_less_sure_and_better_on_rows_nobody_saw(
 def test_the_file_answers_the_scaled_probabilities_and_the_same_classes(sample: Sample, kind: Any) -> None:
     before, after = sample.calibrated(*kind)
     # Whether it helps is another matter; here it is applied.
-    folds = [fold.unseen for fold in before.folds if fold.unseen]
+    folds = [fold.predictions for fold in before.folds if fold.predictions]
     worse = [replace(fold, probabilities=np.roll(fold.probabilities, 1, axis=1)) for fold in folds]
-    pipeline, found = calibration.calibrated(before.pipeline, worse, sample.rows, sample.target)
+    pipeline, found = calibration.calibrate(before.pipeline, worse, sample.rows, sample.target)
     assert calibration.is_calibrated(pipeline), found
     model = OnnxModel(onnx_export.export(sample.spec, pipeline, sample.rows))
     agreed = onnx_export.agreement(pipeline, model, sample.asked)
@@ -121,11 +122,13 @@ def test_probabilities_that_are_good_already_are_left_alone() -> None:
         probabilities = np.column_stack([1 - sure, sure])
         target[at] = np.where(random.uniform(size=3000) < sure, "rock", "metal")
         decisions = np.log(sure / (1 - sure))
-        folds.append(calibration.Unseen(at, np.array(["metal", "rock"]), probabilities, decisions))
+        folds.append(
+            calibration.OutOfFoldPredictions(at, np.array(["metal", "rock"]), probabilities, decisions)
+        )
     sample = Sample(2)
     pipeline = sample.fitted(*LINEAR).pipeline
     pipeline[-1].classes_ = np.array(["metal", "rock"])
-    after, found = calibration.calibrated(pipeline, folds, sample.rows, pd.Series(target))
+    after, found = calibration.calibrate(pipeline, folds, sample.rows, pd.Series(target))
     if found.temperature is None:
         assert after is pipeline
         assert "no better" in found.why
@@ -179,5 +182,5 @@ def test_a_file_with_other_probabilities_is_refused(sample: Sample) -> None:
 def test_a_regression_is_not_calibrated() -> None:
     spec = get_model("energy")
     pipeline = Pipeline([("model", "passthrough")])
-    fitted = candidates.Fitted(Candidate(name="one", estimator="x.Y"), pipeline, 0.5, 0.1)
+    fitted = candidates.FittedCandidate(Candidate(name="one", estimator="x.Y"), pipeline, 0.5, 0.1)
     assert candidates.calibrate(spec, fitted, pd.DataFrame(), pd.Series(dtype=float)) is fitted

@@ -9,8 +9,10 @@ from sklearn.cluster import KMeans
 
 from catalog.spec import Candidate
 from flows.errors import TrainingError
-from flows.evaluation import metrics
-from flows.modeling import candidates, clustering, onnx_export
+from flows.evaluation import scores
+from flows.modeling import candidates, onnx_export
+from flows.tasks import clustering
+from flows.tasks.registry import task_of
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.samples import CLUSTERS
 
@@ -28,10 +30,10 @@ def test_every_declared_clustering_is_served_as_it_was_fitted(
     assert onnx_export.agreement(fitted.pipeline, model, sounds).labels == 1.0
     said = model.description
     assert said.task == "clustering"
-    assert len(said.classes) == len(set(said.classes)) == clustering.count(fitted.pipeline)
+    assert len(said.classes) == len(set(said.classes)) == clustering.cluster_count(fitted.pipeline)
     assert said.background == ()
     assert -1 < fitted.cv_mean < 1
-    assert metrics.score(CLUSTERS, fitted.pipeline, sounds, None)["silhouette"] < 1
+    assert scores.score(CLUSTERS, fitted.pipeline, sounds, None)["silhouette"] < 1
 
 
 def test_clusters_are_named_by_what_marks_them() -> None:
@@ -43,7 +45,7 @@ def test_clusters_are_named_by_what_marks_them() -> None:
     rows.loc[200:, "loudness"] = -10.0
     rows.loc[200:, "valence"] = 0.9
     apart = clustering.profile(CLUSTERS, rows, numbers, 3)
-    named = clustering.names(CLUSTERS, apart)
+    named = clustering.cluster_names(CLUSTERS, apart)
     assert set(named[0].split(", ")) == {"acoustic", "quiet"}
     assert named[1].startswith("loud")
     assert "cheerful" in named[2]
@@ -53,7 +55,7 @@ def test_clusters_that_two_features_do_not_tell_apart_have_other_names() -> None
     marks = [[2.0, 1.5, third, 0.1] for third in (0.9, -0.9, 0.9)]
     same = pd.DataFrame(marks, columns=list("abcd"))
     spec = CLUSTERS.model_copy(update={"features": tuple("abcd")})
-    named = clustering.names(spec, same)
+    named = clustering.cluster_names(spec, same)
     assert named[:2] == ("high a, high b", "high a, high b, low c")
     assert len(set(named)) == 3
 
@@ -67,4 +69,7 @@ def test_a_clustering_that_cannot_place_a_new_row_is_refused() -> None:
 def test_clusters_of_everything_in_one_have_the_lowest_score(sounds: pd.DataFrame) -> None:
     pipeline = candidates.build(CLUSTERS, CLUSTERS.candidates[0])
     pipeline.steps[-1] = ("model", KMeans(1))
-    assert clustering.score(pipeline.fit(sounds), sounds) == {"silhouette": -1.0, "clusters": 1.0}
+    assert task_of(CLUSTERS).metrics(CLUSTERS, pipeline.fit(sounds), sounds, None) == {
+        "silhouette": -1.0,
+        "clusters": 1.0,
+    }

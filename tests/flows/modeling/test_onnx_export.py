@@ -9,6 +9,7 @@ from catalog.loader import get_model
 from catalog.spec import Candidate
 from flows.errors import ExportError, TrainingError
 from flows.modeling import candidates, onnx_export
+from flows.tasks.base import MIN_LABEL_AGREEMENT
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.samples import SMALL, Sample
 
@@ -44,7 +45,7 @@ def test_candidate_is_served_as_it_was_fitted(
     if name == "genre":
         assert set(model.description.classes) == set(sample.target)
         assert found.labels is not None
-        assert found.labels >= onnx_export.MIN_LABEL_AGREEMENT
+        assert found.labels >= MIN_LABEL_AGREEMENT
         assert fitted.cv_mean > 1 / 6
     else:
         assert found.labels is None

@@ -32,23 +32,23 @@ def candidate(name: str = "toy", **params: Any) -> Candidate:
 
 def declared(
     one: Candidate, value: float, seconds: float = 3.0, state: search.State = "declared"
-) -> search.Tried:
-    return search.Tried(one, (candidates.Scored(value),) * FOLDS, state, seconds)
+) -> search.Trial:
+    return search.Trial(one, (candidates.FoldScore(value),) * FOLDS, state, seconds)
 
 
-def toy(one: Candidate, _: int) -> candidates.Scored:
+def toy(one: Candidate, _: int) -> candidates.FoldScore:
     """Best at alpha 2."""
-    return candidates.Scored(1 - abs(one.params["alpha"] - 2) / 10)
+    return candidates.FoldScore(1 - abs(one.params["alpha"] - 2) / 10)
 
 
-def run(trials: int, seed: int = 7, **options: Any) -> list[search.Tried]:
+def run(trials: int, seed: int = 7, **options: Any) -> list[search.Trial]:
     first = options.pop("declared", [declared(candidate(), 0.3)])
     return search.search(first, options.pop("score", toy), trials=trials, seed=seed, **options)
 
 
 def test_a_better_point_than_the_declared_one_is_found() -> None:
     start = declared(candidate(), 0.3)
-    found = search.best([start, *run(40)])
+    found = search.best_trial([start, *run(40)])
     assert found.state == "complete"
     assert found.mean > 0.95
     assert found.candidate.params["alpha"] == pytest.approx(2, abs=0.5)
@@ -58,19 +58,19 @@ def test_a_better_point_than_the_declared_one_is_found() -> None:
 @pytest.mark.parametrize("trials", [1, 2, 7, 30])
 def test_there_are_as_many_trials_as_were_asked_for(trials: int) -> None:
     told = list[int]()
-    assert len(run(trials, tell=lambda count, _: told.append(count))) == trials
+    assert len(run(trials, notify=lambda count, _: told.append(count))) == trials
     assert told == list(range(1, trials + 1))
 
 
 def test_what_was_pruned_is_never_chosen() -> None:
-    pruned = search.Tried(candidate(), (candidates.Scored(9.9),), "pruned", 1.0)
+    pruned = search.Trial(candidate(), (candidates.FoldScore(9.9),), "pruned", 1.0)
     start = declared(candidate(), 0.3)
-    assert search.best([start, pruned]) is start
+    assert search.best_trial([start, pruned]) is start
 
 
 @pytest.mark.parametrize("slow", [0.0, 0.02])
 def test_neither_time_nor_load_has_a_say(slow: float) -> None:
-    def score(one: Candidate, number: int) -> candidates.Scored:
+    def score(one: Candidate, number: int) -> candidates.FoldScore:
         time.sleep(slow)
         return toy(one, number)
 
@@ -90,7 +90,7 @@ def test_neither_time_nor_load_has_a_say(slow: float) -> None:
     ids=["better", "little but sure", "luck on one fold", "equal", "worse"],
 )
 def test_a_trial_must_be_better_than_the_folds_are_noisy(scores: tuple[float, ...], better: bool) -> None:
-    trial = search.Tried(candidate(), tuple(map(candidates.Scored, scores)), "complete", 1.0)
+    trial = search.Trial(candidate(), tuple(map(candidates.FoldScore, scores)), "complete", 1.0)
     assert search.is_better(trial, declared(candidate(), 0.5)) is better
 
 
@@ -122,8 +122,8 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
     )
     other = candidate("other")
 
-    def score(one: Candidate, _: int) -> candidates.Scored:
-        return candidates.Scored(0.5)
+    def score(one: Candidate, _: int) -> candidates.FoldScore:
+        return candidates.FoldScore(0.5)
 
     tried = search.search([declared(kinds, 0.5), declared(other, 0.5)], score, trials=50, seed=7)
     assert {one.candidate.name for one in tried} == {"kinds", "other"}
@@ -134,8 +134,8 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
 
 
 def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
-    def score(one: Candidate, _: int) -> candidates.Scored:
-        return candidates.Scored(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
+    def score(one: Candidate, _: int) -> candidates.FoldScore:
+        return candidates.FoldScore(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
 
     tried = search.search([declared(candidate(), 0.3)], score, trials=40, seed=7)
     states = {one.state for one in tried}
@@ -144,13 +144,13 @@ def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
 
 
 def test_a_score_that_is_no_number_is_not_the_best() -> None:
-    def score(one: Candidate, _: int) -> candidates.Scored:
-        return candidates.Scored(float("nan"))
+    def score(one: Candidate, _: int) -> candidates.FoldScore:
+        return candidates.FoldScore(float("nan"))
 
     start = declared(candidate(), 0.3)
     tried = search.search([start], score, trials=6, seed=7)
     assert len(tried) > 3
-    assert search.best([start, *tried]) is start
+    assert search.best_trial([start, *tried]) is start
 
 
 def test_the_table_has_a_line_for_every_trial() -> None:

@@ -11,7 +11,9 @@ from catalog.loader import get_model
 from catalog.spec import MAX_NEIGHBOURS, Candidate
 from flows.data import cleaning, sources, splits
 from flows.errors import ExportError, TrainingError
-from flows.modeling import candidates, onnx_export, similarity
+from flows.modeling import candidates, onnx_export
+from flows.tasks import similarity
+from flows.tasks.registry import task_of
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.samples import CLUSTERS, SIMILAR
@@ -20,7 +22,7 @@ from tests.flows.support.samples import CLUSTERS, SIMILAR
 def search(tracks: pd.DataFrame, metric: str) -> Pipeline:
     candidate = next(c for c in SIMILAR.candidates if c.name == metric)
     pipeline = candidates.build(SIMILAR, candidate)
-    return similarity.fit(pipeline, tracks[list(SIMILAR.features)], tracks["track_genre"])
+    return task_of(SIMILAR).fit(pipeline, tracks[list(SIMILAR.features)], tracks["track_genre"])
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_a_search_that_cannot_be_served_is_refused(estimator: str, params: dict[
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_the_graph_finds_what_scikit_learn_finds(tracks: pd.DataFrame, metric: str) -> None:
     features = tracks[list(SIMILAR.features)]
-    whole = similarity.complete(search(tracks[:500], metric), features)
+    whole = similarity.with_index(search(tracks[:500], metric), features)
     model = OnnxModel(onnx_export.export(SIMILAR, whole, things=tracks))
     places, distances = model.predict(features.to_numpy(np.float32))
     assert places.shape == distances.shape == (700, MAX_NEIGHBOURS + 1)
@@ -105,12 +107,12 @@ def test_a_file_without_its_things_or_names_is_none(tracks: pd.DataFrame, sounds
 
 def test_scores_of_a_search_leave_the_row_itself_out(tracks: pd.DataFrame) -> None:
     pipeline, features = search(tracks, "euclidean"), tracks[list(SIMILAR.features)]
-    found = similarity.score(pipeline, features, tracks["track_genre"])
+    found = task_of(SIMILAR).metrics(SIMILAR, pipeline, features, tracks["track_genre"])
     assert 1 / 6 < found["agreement_at_10"] < 1
     assert found["nearest_distance"] > 0
     # Of everything related to itself alone, nothing is near.
-    alone = similarity.fit(pipeline, features, tracks["track_id"])
-    assert similarity.score(alone, features, tracks["track_id"])["agreement_at_10"] == 0
+    alone = task_of(SIMILAR).fit(pipeline, features, tracks["track_id"])
+    assert task_of(SIMILAR).metrics(SIMILAR, alone, features, tracks["track_id"])["agreement_at_10"] == 0
 
 
 @pytest.mark.parametrize("name", ["clusters", "similar"])

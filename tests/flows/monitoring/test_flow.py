@@ -43,13 +43,17 @@ class Served:
         return {
             "GREENROOM_CATALOG_PATH": str(self.folder),
             "GREENROOM_SERVING_LOG_SECONDS": "0.5",
-            "GREENROOM_MONITOR_MIN_ROWS": "300",
-            "GREENROOM_MONITOR_MIN_FEEDBACK": "100",
             "GREENROOM_MONITOR_TEXTFILES": str(self.folder / "textfiles"),
         }
 
-    def greenroom(self, *arguments: str, **variables: str) -> Any:
-        return self.stack.greenroom(*arguments, **{**self.environment, **variables})
+    def greenroom(self, *arguments: str, repeat_hours: float = 24.0, **variables: str) -> Any:
+        limits = {"MIN_ROWS": 300, "MIN_FEEDBACK": 100, "REPEAT_HOURS": repeat_hours}
+        settings = "flows.monitoring.settings.MonitorSettings"
+        return self.stack.greenroom(
+            *arguments,
+            constants={f"{settings}.{name}": value for name, value in limits.items()},
+            **{**self.environment, **variables},
+        )
 
     def written(self) -> float:
         """How many predictions and outcomes are on the disk, or were sent from there."""
@@ -131,7 +135,7 @@ def test_too_few_rows_are_said_and_not_judged(served: Served) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "too few rows; 20 predictions" in done.stdout
     assert "sounds: too few rows; 0 predictions" in done.stdout
-    assert "GREENROOM_MONITOR_MIN_ROWS=300" in done.stdout
+    assert "at least 300 are needed" in done.stdout
     assert runs(served)[0].data.tags["greenroom.monitor"] == "too few rows"
     assert drift_events(served) == []
 
@@ -162,7 +166,7 @@ def test_wrong_answers_are_found_by_feedback_alone(served: Served) -> None:
     """The rows look as ever, and what comes true is another thing: no drift score could see that."""
     since, rows = now(), like_the_training(ROWS)
     served.ask(rows, np.random.default_rng(1).permutation(rows["diagnosis"]).tolist())
-    done = served.greenroom("monitor", "tumour", "--since", since, GREENROOM_MONITOR_AGAIN_HOURS="0")
+    done = served.greenroom("monitor", "tumour", "--since", since, repeat_hours=0)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "balanced_accuracy is" in done.stdout
     assert "FeatureDrift" not in done.stdout
@@ -178,9 +182,7 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
             "GREENROOM_NOTIFY_EVENTS": "drift",
         }
         # Whatever an earlier test told of the same version is long ago.
-        first = served.greenroom(
-            "monitor", "tumour", "--since", since, **variables, GREENROOM_MONITOR_AGAIN_HOURS="0"
-        )
+        first = served.greenroom("monitor", "tumour", "--since", since, **variables, repeat_hours=0)
         again = served.greenroom("monitor", "tumour", "--since", since, **variables)
         assert (first.returncode, again.returncode) == (1, 1), first.stdout + first.stderr
         assert "FeatureDrift: texture" in first.stdout

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from catalog.loader import load_catalog
-from checks.comparison import NAME
+from checks.comparison import INCUMBENT_COMPARISON
 from flows.monitoring.flow import EVENT
-from flows.monitoring.retrain import may_go_on
+from flows.monitoring.retrain import may_go_to_production
 from flows.monitoring.settings import MonitorSettings
 from registry.evidence.verdict import CheckOutcome, Incumbent, Status, Verdict
 from tests.conftest import ROOT
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 def verdict(status: Status | None, value: float | None = None, *, incumbent: bool = True) -> Verdict:
     """A verdict with a comparison that came to `status`, or with none."""
     compared = CheckOutcome(
-        check=NAME,
+        check=INCUMBENT_COMPARISON,
         suite="model_evaluation",
         required=True,
         status=status or "passed",
@@ -52,7 +52,7 @@ def verdict(status: Status | None, value: float | None = None, *, incumbent: boo
     ],
 )
 def test_policy(found: Verdict, policy: str, goes: bool) -> None:
-    ahead, why = may_go_on(found, policy)
+    ahead, why = may_go_to_production(found, policy)
     assert ahead is goes
     assert why
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration.notifications import tell_outcome
-from flows.training.outcome import Outcome
+from flows.orchestration import notifications
+from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.notify.people import notify, redact
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
@@ -105,7 +105,7 @@ def test_dead_receivers_are_logged_by_their_place_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setenv("GREENROOM_NOTIFY_TIMEOUT", "1")
+    monkeypatch.setattr(notifications, "TIMEOUT", 1.0)
     with silent_receiver() as silent, http_receiver(500) as broken, http_receiver() as well:
         set_urls(
             monkeypatch,
@@ -126,10 +126,15 @@ def test_dead_receivers_are_logged_by_their_place_alone(
 
 
 def test_a_process_ends_though_a_receiver_never_answers() -> None:
-    code = "from registry.notify.people import notify; notify('drift', 'title', 'text'); print('on')"
+    code = (
+        "from flows.orchestration import notifications; notifications.TIMEOUT = 0.5; "
+        "from registry.notify.people import notify; notify('drift', 'title', 'text'); print('on')"
+    )
     with silent_receiver() as silent:
         urls = f"json://127.0.0.1:{silent}/{TOKEN}?rto=600&cto=600"
-        variables = {"GREENROOM_NOTIFY_URLS": urls, "GREENROOM_NOTIFY_TIMEOUT": "0.5"}
+        variables = {
+            "GREENROOM_NOTIFY_URLS": urls,
+        }
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, **variables},
@@ -147,7 +152,7 @@ def test_setting_that_is_wrong_does_not_raise(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     set_urls(monkeypatch, f"json://{TOKEN}.example/")
-    monkeypatch.setenv("GREENROOM_NOTIFY_TIMEOUT", "soon")
+    monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "doomsday")
     notify("drift", "title", "text")
     assert "could not be sent" in caplog.text
     assert TOKEN not in caplog.text
@@ -196,14 +201,14 @@ except ValueError:
 
 
 def test_outcome_of_a_training_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def outcome(stage: str, *refusals: str) -> Outcome:
-        return Outcome("genre", 3, "forest", "accuracy", 0.5, not refusals, stage, refusals)
+    def outcome(stage: str, *refusals: str) -> TrainingOutcome:
+        return TrainingOutcome("genre", 3, "forest", "accuracy", 0.5, not refusals, stage, refusals)
 
     with http_receiver() as receiver:
         set_urls(monkeypatch, f"json://127.0.0.1:{receiver.port}")
-        tell_outcome(outcome("None", "FeatureDrift failed: 0.4"))
-        tell_outcome(outcome("None"))
-        tell_outcome(outcome("Production"))
+        notify_outcome(outcome("None", "FeatureDrift failed: 0.4"))
+        notify_outcome(outcome("None"))
+        notify_outcome(outcome("Production"))
         titles = ["Greenroom: genre version 3 was refused", "Greenroom: genre version 3 is in Production"]
         assert receiver.titles == titles
         assert receiver.bodies[0]["message"] == "FeatureDrift failed: 0.4"

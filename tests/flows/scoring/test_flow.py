@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -24,9 +23,9 @@ import pytest
 from catalog.loader import get_model
 from flows.scoring import manifest
 from flows.scoring import plan as plans
-from flows.scoring.flow import pin, prepare
+from flows.scoring.flow import pin_version, prepare_plan
 from flows.scoring.plan import PLAN, SUCCESS
-from flows.scoring.storage import S3Place, place
+from flows.scoring.storage import S3Store, open_store
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceBytesError, NotFoundError
 from registry.model_format.onnx_model import OnnxModel
@@ -41,6 +40,7 @@ pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("SCORE_KILLS", "1"))
 # More partitions for more kills: a run is killed between any two of them.
 ROWS, GROUP = (3_000 if KILLS > 5 else 1_200), 100
+CONSTANTS = {"flows.scoring.plan.PARTITION_ROWS": GROUP}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,6 @@ def settings(stack: Stack, name: str, tmp_path_factory: pytest.TempPathFactory) 
     return {
         "GREENROOM_CATALOG_PATH": str(declared),
         "GREENROOM_SCORE_WORKERS": "1",
-        "GREENROOM_SCORE_PARTITION_ROWS": str(GROUP),
     }
 
 
@@ -76,14 +75,14 @@ def at_home(stack: Stack, settings: dict[str, str], monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def base(at_home: None) -> S3Place:
+def base(at_home: None) -> S3Store:
     """A prefix of the test's own."""
-    found = place(f"s3://greenroom/tests/score/{uuid4().hex}")
-    assert isinstance(found, S3Place)
+    found = open_store(f"s3://greenroom/tests/score/{uuid4().hex}")
+    assert isinstance(found, S3Store)
     return found
 
 
-def upload(where: S3Place, frames: dict[str, pd.DataFrame], group: int = GROUP) -> None:
+def upload(where: S3Store, frames: dict[str, pd.DataFrame], group: int = GROUP) -> None:
     for key, frame in frames.items():
         file = io.BytesIO()
         pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), file, row_group_size=group)
@@ -91,7 +90,7 @@ def upload(where: S3Place, frames: dict[str, pd.DataFrame], group: int = GROUP) 
         assert where.put_new(key, file)
 
 
-def results(where: S3Place) -> pd.DataFrame:
+def results(where: S3Store) -> pd.DataFrame:
     """Every row of every partition, whatever wrote it."""
     tables = [
         pq.read_table(io.BytesIO(where.read(one.name) or b""))
@@ -103,18 +102,19 @@ def results(where: S3Place) -> pd.DataFrame:
 
 
 def test_rows_of_a_bucket_are_scored_each_once_and_the_broken_ones_marked(
-    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Place
+    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Store
 ) -> None:
     good, bad = tracks(250, 1), tracks(100, 2)
     bad.loc[[3, 4], "tempo"] = 1e9
     upload(base, {"in/a.parquet": good, "in/day=2/b.parquet": bad})
     source, to = f"{base.uri}/in", f"{base.uri}/out"
-    done = stack.greenroom("score", name, source, "--to", to, **{**settings, "GREENROOM_SCORE_WORKERS": "2"})
+    variables = {**settings, "GREENROOM_SCORE_WORKERS": "2"}
+    done = stack.greenroom("score", name, source, "--to", to, constants=CONSTANTS, **variables)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert f"350 rows scored by {name} version 1, 2 of them without an answer; 4 partitions" in done.stdout
     assert "2 rows: tempo: Input should be less than or equal to 300" in done.stdout
 
-    found = results(place(to))  # type: ignore[arg-type]
+    found = results(open_store(to))  # type: ignore[arg-type]
     assert found["source"].tolist() == ["a.parquet"] * 250 + ["day=2/b.parquet"] * 100
     assert found["track_id"].tolist() == [*good["track_id"], *bad["track_id"]]
     answered = found["reason"].isna()
@@ -127,12 +127,12 @@ def test_rows_of_a_bucket_are_scored_each_once_and_the_broken_ones_marked(
     assert found[["model", "version", "digest"]].drop_duplicates().to_numpy().tolist() == [
         [name, 1, one.digest]
     ]
-    manifest = json.loads(place(to).read(SUCCESS) or b"")
+    manifest = json.loads(open_store(to).read(SUCCESS) or b"")
     assert (manifest["rows"], manifest["rejected"], manifest["digest"]) == (350, 2, one.digest)
 
 
 def test_over_the_limit_is_exit_code_1_and_can_be_allowed(
-    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Place
+    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Store
 ) -> None:
     upload(base, {"in/a.parquet": tracks(100).assign(tempo=0.0)})
     command = ("score", name, f"{base.uri}/in", "--to", f"{base.uri}/out")
@@ -141,7 +141,7 @@ def test_over_the_limit_is_exit_code_1_and_can_be_allowed(
     assert done.returncode == 1, done.stdout + done.stderr
     assert seen, "no task came to the cluster"
     assert "100 of 100 rows break the contract" in done.stderr
-    assert place(f"{base.uri}/out").find(SUCCESS) is None
+    assert open_store(f"{base.uri}/out").find(SUCCESS) is None
     done = stack.greenroom(*command, "--max-rejected", "1", **settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 partitions, 1 of them there before" in done.stdout
@@ -179,20 +179,20 @@ def _on_a_cluster(
 
 
 def test_what_cannot_be_scored_is_exit_code_2_and_writes_nothing(
-    stack: Stack, name: str, settings: dict[str, str], base: S3Place
+    stack: Stack, name: str, settings: dict[str, str], base: S3Store
 ) -> None:
     upload(base, {"in/a.parquet": tracks(10).drop(columns=["tempo"])})
     done = stack.greenroom("score", name, f"{base.uri}/in", "--to", f"{base.uri}/out", **settings)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "lacks the columns tempo" in done.stderr
-    assert list(place(f"{base.uri}/out").list()) == []
+    assert list(open_store(f"{base.uri}/out").list()) == []
 
 
 class Job:
     """The command, in a session of its own, so that all its processes can be found and killed."""
 
     def __init__(self, stack: Stack, arguments: tuple[str, ...], settings: dict[str, str]) -> None:
-        command = [str(Path(sys.executable).parent / "greenroom"), "score", *arguments]
+        command = [sys.executable, "-m", "tests.constants", json.dumps(CONSTANTS), "score", *arguments]
         environment = {**stack.environment, **settings}
         self.process = subprocess.Popen(
             command,
@@ -226,22 +226,22 @@ class Job:
         until(lambda: not self.members(), lambda: f"survived: {[one.cmdline() for one in self.members()]}")
 
 
-def consistent(where: S3Place) -> int:
+def consistent(where: S3Store) -> int:
     """Hold what is there against the plan; return how many partitions there are."""
     if where.find(PLAN) is None:
         assert list(where.list()) == []
         return 0
-    plan, plan_digest = plans.begun(where) or pytest.fail("no plan")
-    done = manifest.look(where, plan, plan_digest)
+    plan, plan_digest = plans.existing_plan(where) or pytest.fail("no plan")
+    done = manifest.finished_partitions(where, plan, plan_digest)
     names = {one.name for one in where.list()} - {PLAN, SUCCESS}
-    assert names == {plans.part_name(part) for part in done}
+    assert names == {plans.partition_name(part) for part in done}
     if where.find(SUCCESS):
-        assert manifest.finished(where, plan, plan_digest) is not None
+        assert manifest.read_manifest(where, plan, plan_digest) is not None
     return len(done)
 
 
 def test_killed_at_random_points_and_run_again_each_row_is_there_once(
-    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Place
+    stack: Stack, name: str, one: OnnxModel, settings: dict[str, str], base: S3Store
 ) -> None:
     frame = tracks(ROWS)
     upload(base, {"in/a.parquet": frame})
@@ -250,8 +250,8 @@ def test_killed_at_random_points_and_run_again_each_row_is_there_once(
     seen: list[str] = []
     for kill in range(KILLS):
         if kill % 5 == 0:
-            where = place(f"{base.uri}/out-{kill}")
-            assert isinstance(where, S3Place)
+            where = open_store(f"{base.uri}/out-{kill}")
+            assert isinstance(where, S3Store)
         arguments = (name, f"{base.uri}/in", "--to", where.uri)
         # Any moment from the first thing that is written to the last, and now and then before it.
         have = len(list(where.list()))
@@ -267,7 +267,7 @@ def test_killed_at_random_points_and_run_again_each_row_is_there_once(
         there = consistent(where)
         seen.append(f"{there} of {parts}")
         if kill % 5 == 4 or kill == KILLS - 1:
-            done = stack.greenroom("score", *arguments, **settings)
+            done = stack.greenroom("score", *arguments, constants=CONSTANTS, **settings)
             assert done.returncode == 0, done.stdout + done.stderr
             assert f"{parts} partitions, {there} of them there before" in done.stdout
             assert consistent(where) == parts
@@ -278,26 +278,26 @@ def test_killed_at_random_points_and_run_again_each_row_is_there_once(
 
 
 def test_a_job_goes_on_with_the_version_that_it_began_with(
-    stack: Stack, name: str, one: OnnxModel, base: S3Place
+    stack: Stack, name: str, one: OnnxModel, base: S3Store
 ) -> None:
     upload(base, {"in/a.parquet": tracks(100)})
     spec = get_model(name)
-    first = prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100)
+    first = prepare_plan.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100)
     assert (first[0].version, first[0].digest) == (1, one.digest)
     # Twice the same training would be the same file: the features come in another order.
     other = publish(stack, {name: classifier(tuple(reversed(GENRE.features)))})[name]
-    assert prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100) == first
-    assert pin.fn(spec, first[0].version).digest == one.digest
-    assert pin.fn(spec, None).version == other.number == 2
+    assert prepare_plan.fn(spec, f"{base.uri}/in", f"{base.uri}/out", (), 100) == first
+    assert pin_version.fn(spec, first[0].version).digest == one.digest
+    assert pin_version.fn(spec, None).version == other.number == 2
 
     with TrackingClient() as client:
         uri = client.get("model-versions/get-download-uri", {"name": name, "version": 2})["artifact_uri"]
         client.put_artifact(uri, "model.onnx", classifier(GENRE.features[:3]).SerializeToString())
     with pytest.raises(EvidenceBytesError, match="exchanged"):
-        pin.fn(spec, None)
+        pin_version.fn(spec, None)
     with pytest.raises(EvidenceBytesError, match="exchanged"):
-        prepare.fn(spec, f"{base.uri}/in", f"{base.uri}/another", (), 100)
-    assert list(place(f"{base.uri}/another").list()) == []
+        prepare_plan.fn(spec, f"{base.uri}/in", f"{base.uri}/another", (), 100)
+    assert list(open_store(f"{base.uri}/another").list()) == []
     absent = spec.model_copy(update={"name": f"{name}-absent"})
     with pytest.raises(NotFoundError, match="no version in Production"):
-        pin.fn(absent, None)
+        pin_version.fn(absent, None)

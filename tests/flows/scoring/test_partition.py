@@ -16,9 +16,9 @@ from flows.errors import DataError
 from flows.modeling import candidates, onnx_export
 from flows.scoring import manifest, partition
 from flows.scoring import plan as plans
-from flows.scoring.partition import Scorer, write_part
-from flows.scoring.plan import Pinned, make_plan
-from flows.scoring.storage import FolderPlace
+from flows.scoring.partition import Scorer, write_partition
+from flows.scoring.plan import PinnedVersion, make_plan
+from flows.scoring.storage import LocalStore
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.scoring import expected, model, plan_of, tracks, write
 from tests.serving.support.onnx_parts import divides_by_zero, regression
@@ -32,9 +32,9 @@ def one() -> OnnxModel:
 def results(one: OnnxModel, frame: pd.DataFrame, folder: Path, **options: Any) -> pd.DataFrame:
     """Score a frame in one partition and return what was written."""
     write(frame, folder / "in" / "rows.parquet", 30)
-    out = FolderPlace(folder / "out")
+    out = LocalStore(folder / "out")
     plan, plan_digest = plans.write_plan(out, plan_of(one, folder / "in", rows=10**6, **options))
-    write_part(Scorer(plan, one), out, plan_digest, 0)
+    write_partition(Scorer(plan, one), out, plan_digest, 0)
     table: pd.DataFrame = pq.read_table(folder / "out" / "part-00000.parquet").to_pandas()
     return table
 
@@ -79,11 +79,11 @@ def test_broken_rows_are_marked_and_the_others_scored(one: OnnxModel, tmp_path: 
     assert found.loc[[1, 2, 4], "prediction"].isna().all()
     assert found.loc[[1, 2, 4], "probability_rock"].isna().all()
     assert found["row"].tolist() == list(range(6))
-    note = manifest.check_part(
-        FolderPlace(tmp_path / "out"),
-        *plans.begun(FolderPlace(tmp_path / "out")),  # type: ignore[misc]
+    note = manifest.check_partition(
+        LocalStore(tmp_path / "out"),
+        *plans.existing_plan(LocalStore(tmp_path / "out")),  # type: ignore[misc]
         0,
-        FolderPlace(tmp_path / "out").find("part-00000.parquet"),  # type: ignore[arg-type]
+        LocalStore(tmp_path / "out").find("part-00000.parquet"),  # type: ignore[arg-type]
     )
     assert (note.rows, note.rejected, sum(note.reasons.values())) == (6, 3, 3)
 
@@ -98,17 +98,17 @@ def test_the_same_rows_make_the_same_bytes(one: OnnxModel, tmp_path: Path) -> No
     """Where an S3 server ignores conditions, a second try must not change what is there."""
     write(tracks(100), tmp_path / "in" / "a.parquet", 40)
     plan = plan_of(one, tmp_path / "in", rows=10**6)
-    outs = [FolderPlace(tmp_path / name) for name in ("one", "two")]
+    outs = [LocalStore(tmp_path / name) for name in ("one", "two")]
     for out in outs:
-        write_part(Scorer(plan, one), out, "sha256:0", 0)
+        write_partition(Scorer(plan, one), out, "sha256:0", 0)
     assert outs[0].read("part-00000.parquet") == outs[1].read("part-00000.parquet")
 
 
 def test_a_second_try_leaves_what_is_there(one: OnnxModel, tmp_path: Path) -> None:
     write(tracks(10), tmp_path / "in" / "a.parquet", 40)
-    plan, out = plan_of(one, tmp_path / "in"), FolderPlace(tmp_path / "out")
-    first = write_part(Scorer(plan, one), out, "sha256:0", 0)
-    assert write_part(Scorer(plan, one), out, "sha256:0", 0) == first
+    plan, out = plan_of(one, tmp_path / "in"), LocalStore(tmp_path / "out")
+    first = write_partition(Scorer(plan, one), out, "sha256:0", 0)
+    assert write_partition(Scorer(plan, one), out, "sha256:0", 0) == first
 
 
 def test_metadata_of_the_file_names_the_version(one: OnnxModel, tmp_path: Path) -> None:
@@ -129,9 +129,9 @@ def test_other_tasks(name: str, tmp_path: Path) -> None:
     frame = tracks(50)
     frame.loc[7, "loudness"] = 99.0
     write(frame, tmp_path / "in" / "a.parquet", 40)
-    pinned = Pinned(1, one.digest, spec.task, one.description.classes)
-    plan, _ = make_plan(spec, pinned, str(tmp_path / "in"), keep=(), rows=1000)
-    write_part(Scorer(plan, one), FolderPlace(tmp_path / "out"), "sha256:0", 0)
+    pinned = PinnedVersion(1, one.digest, spec.task, one.description.classes)
+    plan = make_plan(spec, pinned, str(tmp_path / "in"), keep=(), rows=1000)
+    write_partition(Scorer(plan, one), LocalStore(tmp_path / "out"), "sha256:0", 0)
     found = pq.read_table(tmp_path / "out" / "part-00000.parquet").to_pandas()
     said, _ = one.predict(cleaning.features(frame, spec).to_numpy(np.float32))
     column = "cluster" if name == "clusters" else "prediction"
@@ -142,14 +142,14 @@ def test_other_tasks(name: str, tmp_path: Path) -> None:
         assert found["label"][keep].tolist() == [one.description.classes[place] for place in said[keep]]
 
 
-def energy_of(proto: Any, folder: Path) -> manifest.Done:
+def energy_of(proto: Any, folder: Path) -> manifest.FinishedPartition:
     """Score five rows with a made-up model of `energy`."""
     spec = get_model("energy")
     one = OnnxModel(proto.SerializeToString())
     write(tracks(5), folder / "in" / "a.parquet", 40)
-    pinned = Pinned(1, one.digest, spec.task, ())
-    plan, _ = make_plan(spec, pinned, str(folder / "in"), keep=(), rows=1000)
-    return write_part(Scorer(plan, one), FolderPlace(folder / "out"), "sha256:0", 0)
+    pinned = PinnedVersion(1, one.digest, spec.task, ())
+    plan = make_plan(spec, pinned, str(folder / "in"), keep=(), rows=1000)
+    return write_partition(Scorer(plan, one), LocalStore(folder / "out"), "sha256:0", 0)
 
 
 def test_a_model_that_answers_no_number_is_marked(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_model_that_answers_no_number_is_marked(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_answer_row_by_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="answers 1 rows to 5"):
+    with pytest.raises(DataError, match="gives 1 answers to 5 rows"):
         energy_of(divides_by_zero(get_model("energy").features), tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -14,12 +14,12 @@ from catalog.loader import get_model
 from flows.errors import DataError
 from flows.scoring import manifest
 from flows.scoring import plan as plans
-from flows.scoring.flow import TooManyRejectedError, _require_few, _spans, prepare, score
-from flows.scoring.manifest import Done
-from flows.scoring.partition import Scorer, write_part
+from flows.scoring.flow import TooManyRejectedError, _require_few, _spans, prepare_plan, score
+from flows.scoring.manifest import FinishedPartition
+from flows.scoring.partition import Scorer, write_partition
 from flows.scoring.plan import Part, Piece, Plan
 from flows.scoring.settings import ScoreSettings, cores
-from flows.scoring.storage import ChangedError, FolderPlace, place
+from flows.scoring.storage import ChangedError, LocalStore, open_store
 from registry.model_format.onnx_model import OnnxModel
 from tests.conftest import ROOT
 from tests.flows.support.scoring import GENRE, model, plan_of, tracks, write
@@ -91,28 +91,28 @@ def test_results_do_not_go_among_inputs_nor_into_a_folder_with_other_things(
 ) -> None:
     for destination in (source, source / "out", tmp_path):
         with pytest.raises(DataError, match="inside one another"):
-            prepare.fn(GENRE, str(source), str(destination), (), 100)
+            prepare_plan.fn(GENRE, str(source), str(destination), (), 100)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("x")
     with pytest.raises(DataError, match=r"not empty \(letter\.txt\)"):
-        prepare.fn(GENRE, str(source), str(tmp_path / "full"), (), 100)
+        prepare_plan.fn(GENRE, str(source), str(tmp_path / "full"), (), 100)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter.txt"]
 
 
 def test_what_cannot_be_scored_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="similar finds neighbours"):
-        prepare.fn(get_model("similar"), str(source), str(tmp_path / "out"), (), 100)
+        prepare_plan.fn(get_model("similar"), str(source), str(tmp_path / "out"), (), 100)
     with pytest.raises(DataError, match="columns called prediction"):
-        prepare.fn(GENRE, str(source), str(tmp_path / "out"), ("prediction",), 100)
+        prepare_plan.fn(GENRE, str(source), str(tmp_path / "out"), ("prediction",), 100)
     with pytest.raises(DataError, match="only s3://BUCKET/PREFIX and paths"):
-        place("https://example.org/rows")
+        open_store("https://example.org/rows")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_first_plan_is_in_force_and_another_is_refused(
     one: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
-    out = FolderPlace(tmp_path / "out")
+    out = LocalStore(tmp_path / "out")
     first = plan_of(one, source, rows=80)
     plan, plan_digest = plans.write_plan(out, first)
     again, same = plans.write_plan(out, plan_of(one, source, rows=1))
@@ -123,20 +123,20 @@ def test_the_first_plan_is_in_force_and_another_is_refused(
             plans.require_same(plan, **{"model": "genre", "source": str(source), "keep": (), **changed})  # type: ignore[arg-type]
     (tmp_path / "out" / "_plan.json").write_text("{}")
     with pytest.raises(DataError, match="cannot be read"):
-        plans.begun(out)
+        plans.existing_plan(out)
 
 
 def test_an_input_that_changed_is_refused_before_and_while_it_is_read(
     one: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
-    plan, plan_digest = plans.write_plan(FolderPlace(tmp_path / "out"), plan_of(one, source))
+    plan, plan_digest = plans.write_plan(LocalStore(tmp_path / "out"), plan_of(one, source))
     plans.require_unchanged(plan)
     scorer = Scorer(plan, one)
     write(tracks(100, 3), source / "a.parquet", 40)
     with pytest.raises(ChangedError, match=r"a\.parquet was changed"):
         plans.require_unchanged(plan)
     with pytest.raises(ChangedError, match=r"a\.parquet is not what it was"):
-        write_part(scorer, FolderPlace(tmp_path / "out"), plan_digest, 0)
+        write_partition(scorer, LocalStore(tmp_path / "out"), plan_digest, 0)
     (source / "a.parquet").unlink()
     with pytest.raises(ChangedError, match="is gone"):
         plans.require_unchanged(plan)
@@ -149,22 +149,24 @@ def test_a_new_input_is_refused(one: OnnxModel, source: Path) -> None:
         plans.require_unchanged(plan)
 
 
-def scored_folder(one: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str, FolderPlace]:
-    out = FolderPlace(folder)
+def scored_folder(one: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str, LocalStore]:
+    out = LocalStore(folder)
     plan, plan_digest = plans.write_plan(out, plan_of(one, source, rows=80))
     scorer = Scorer(plan, one)
     for part in range(len(plan.parts)):
-        write_part(scorer, out, plan_digest, part)
+        write_partition(scorer, out, plan_digest, part)
     return plan, plan_digest, out
 
 
 def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_path: Path) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    assert {part: done.rows for part, done in manifest.look(out, plan, plan_digest).items()} == {
+    assert {
+        part: done.rows for part, done in manifest.finished_partitions(out, plan, plan_digest).items()
+    } == {
         0: 80,
         1: 70,
     }
-    first, second = (tmp_path / "out" / plans.part_name(part) for part in (0, 1))
+    first, second = (tmp_path / "out" / plans.partition_name(part) for part in (0, 1))
     content = first.read_bytes()
     for wrong in (
         second.read_bytes(),  # another partition
@@ -173,34 +175,34 @@ def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_pa
     ):
         first.write_bytes(wrong)
         with pytest.raises(DataError, match=r"part-00000\.parquet"):
-            manifest.look(out, plan, plan_digest)
+            manifest.finished_partitions(out, plan, plan_digest)
     first.unlink()
-    assert list(manifest.look(out, plan, plan_digest)) == [1]
+    assert list(manifest.finished_partitions(out, plan, plan_digest)) == [1]
 
 
 def test_success_is_written_of_whole_jobs_alone_and_kept_an_eye_on(
     one: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
     plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
-    done = manifest.look(out, plan, plan_digest)
+    done = manifest.finished_partitions(out, plan, plan_digest)
     with pytest.raises(DataError, match=r"lacks part-00001\.parquet"):
-        manifest.write_success(out, plan, plan_digest, {0: done[0]})
-    assert manifest.finished(out, plan, plan_digest) is None
-    written = manifest.write_success(out, plan, plan_digest, done)
-    assert manifest.finished(out, plan, plan_digest) == written
+        manifest.write_manifest(out, plan, plan_digest, {0: done[0]})
+    assert manifest.read_manifest(out, plan, plan_digest) is None
+    written = manifest.write_manifest(out, plan, plan_digest, done)
+    assert manifest.read_manifest(out, plan, plan_digest) == written
     assert (written.rows, written.rejected, written.version) == (150, 0, 3)
     path = tmp_path / "out" / "part-00001.parquet"
     path.write_bytes(path.read_bytes())
     with pytest.raises(DataError, match=r"not whole any more: part-00001\.parquet"):
-        manifest.finished(out, plan, plan_digest)
+        manifest.read_manifest(out, plan, plan_digest)
 
 
 def test_too_many_rejected_rows_fail_the_job(one: OnnxModel, source: Path) -> None:
     plan = plan_of(one, source, rows=80)
-    done = {0: Done(part=0, rows=80, rejected=2, reasons={"key: no": 2})}
-    _require_few(plan, done, 2 / 150)
+    done = FinishedPartition(part=0, rows=80, rejected=2, reasons={"key: no": 2})
+    _require_few(plan, [done], 2 / 150)
     with pytest.raises(TooManyRejectedError, match=r"2 of 150 rows .* 2 times key: no"):
-        _require_few(plan, done, 0.01)
+        _require_few(plan, [done], 0.01)
 
 
 def test_thousands_of_partitions_become_a_few_hundred_tasks() -> None:
@@ -219,7 +221,7 @@ def test_workers_and_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_file_is_put_once(tmp_path: Path) -> None:
-    out = FolderPlace(tmp_path)
+    out = LocalStore(tmp_path)
     assert out.put_new("a/b", io.BytesIO(b"one"))
     assert not out.put_new("a/b", io.BytesIO(b"two"))
     assert out.read("a/b") == b"one"

@@ -9,31 +9,31 @@ import pytest
 from botocore.exceptions import ClientError
 
 from flows.errors import DataError
-from flows.scoring.storage import ChangedError, FolderPlace, S3Place, place
+from flows.scoring.storage import ChangedError, LocalStore, S3Store, open_store
 from registry.errors import StorageUnavailableError
 from tests.conftest import Stack
 from tests.ports import free_port
 
 
 @pytest.fixture
-def s3(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Place]:
+def s3(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
     """An empty prefix of the stack's bucket."""
     monkeypatch.setenv("GREENROOM_HOME", str(stack.home))
-    found = place("s3://greenroom/tests/places")
-    assert isinstance(found, S3Place)
+    found = open_store("s3://greenroom/tests/places")
+    assert isinstance(found, S3Store)
     yield found
     for one in found.list():
         found._client.delete_object(**found._key(one.name))
 
 
-def test_of_many_who_write_one_is_first(s3: S3Place) -> None:
+def test_of_many_who_write_one_is_first(s3: S3Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         wrote = list(pool.map(lambda n: s3.put_new("race", io.BytesIO(b"%d" % n * 50_000)), range(8)))
     assert wrote.count(True) == 1
     assert s3.read("race") == b"%d" % wrote.index(True) * 50_000
 
 
-def test_an_object_is_read_by_ranges_until_it_changes(s3: S3Place) -> None:
+def test_an_object_is_read_by_ranges_until_it_changes(s3: S3Store) -> None:
     s3.put_new("rows", io.BytesIO(bytes(range(256))))
     found = s3.find("rows")
     assert found is not None
@@ -54,7 +54,7 @@ def test_an_object_is_read_by_ranges_until_it_changes(s3: S3Place) -> None:
 
 
 def test_a_server_that_ignores_or_lacks_conditions_is_asked_first(
-    s3: S3Place, monkeypatch: pytest.MonkeyPatch
+    s3: S3Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = s3._client.put_object
 
@@ -70,23 +70,23 @@ def test_a_server_that_ignores_or_lacks_conditions_is_asked_first(
     assert s3.read("plain") == b"one"
 
 
-def test_what_is_refused_and_what_does_not_answer(s3: S3Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused_and_what_does_not_answer(s3: S3Store, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="NoSuchBucket"):
-        list(place("s3://no-such-bucket/rows").list())
+        list(open_store("s3://no-such-bucket/rows").list())
     monkeypatch.setenv("GREENROOM_S3_SECRET_KEY", "wrong-secret-of-nobody")
     with pytest.raises(DataError, match="S3 refused") as refused:
-        place("s3://greenroom/rows").read("a")
+        open_store("s3://greenroom/rows").read("a")
     assert "wrong-secret" not in str(refused.value)
     monkeypatch.setenv("GREENROOM_S3_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(StorageUnavailableError):
-        place("s3://greenroom/rows").find("a")
+        open_store("s3://greenroom/rows").find("a")
     monkeypatch.setenv("GREENROOM_S3_ACCESS_KEY", "")
     with pytest.raises(DataError, match="needs keys"):
-        place("s3://greenroom/rows")
+        open_store("s3://greenroom/rows")
 
 
 def test_a_folder_behaves_the_same(tmp_path: Path) -> None:
-    folder = FolderPlace(tmp_path)
+    folder = LocalStore(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         wrote = list(pool.map(lambda n: folder.put_new("race", io.BytesIO(b"%d" % n)), range(8)))
     assert wrote.count(True) == 1

@@ -105,7 +105,7 @@ def test_what_knows_the_held_out_rows_or_cannot_be_onnx_leaves_nothing_in_the_re
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "biopsy-leaky SeenError biopsy-leaky: on held-out rows the model as fitted has" in done.stdout
+    assert "biopsy-leaky LeakageError biopsy-leaky: on held-out rows the model as fitted has" in done.stdout
     assert "biopsy-inconvertible ExportError" in done.stdout
     assert "HistGradientBoostingClassifier cannot be converted to ONNX" in done.stdout
     assert "biopsy-hasty SubmissionError A model that was fitted elsewhere is not promoted" in done.stdout

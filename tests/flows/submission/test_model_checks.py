@@ -21,11 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from catalog.spec import ModelSpec
-from flows.errors import ExportError, SeenError, SubmissionError
+from flows.errors import ExportError, LeakageError, SubmissionError
 from flows.modeling import onnx_export
 from flows.submission import flow, model_checks, model_sources, plain_table
-from flows.submission.leakage import require_unseen
-from flows.submission.model_sources import Brought
+from flows.submission.leakage import require_no_leakage
+from flows.submission.model_sources import SubmittedModel
 from registry.model_format.onnx_model import OnnxModel
 
 _SIZE = 600
@@ -78,7 +78,7 @@ def to_bytes(fitted: Any, rows: pd.DataFrame, *, zipmap: bool = False) -> bytes:
 
 def describe(spec: ModelSpec, content: bytes, table: pd.DataFrame, *classes: str) -> OnnxModel:
     target = table[str(spec.target)]
-    return OnnxModel(model_checks.described(spec, content, table[list(spec.features)], target, classes))
+    return OnnxModel(model_checks.with_metadata(spec, content, table[list(spec.features)], target, classes))
 
 
 def graph(width: int, outputs: list[Any], nodes: list[Any], rows: Any = "n") -> bytes:
@@ -97,7 +97,7 @@ def test_a_good_onnx_file_gets_metadata_of_ours_alone(
 ) -> None:
     proto = onnx.load_model_from_string(converted)
     helper.set_model_props(proto, {"greenroom.features": '["other"]', "secret": "x"})
-    content = model_checks.described(
+    content = model_checks.with_metadata(
         spec, proto.SerializeToString(), table[list(spec.features)], table["kind"], ()
     )
     model = OnnxModel(content)
@@ -247,7 +247,7 @@ def test_a_forest_that_is_sure_of_everything_has_probabilities(table: pd.DataFra
 )
 def test_another_task_is_refused(spec: ModelSpec, table: pd.DataFrame, estimator: Any, words: str) -> None:
     with pytest.raises(SubmissionError, match=words):
-        model_checks.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
+        model_checks.as_pipeline(spec, SubmittedModel(estimator), as_fitted=False, target=table["kind"])
 
 
 @pytest.mark.parametrize("estimator", [LinearSVC(), SVC(), make_pipeline(StandardScaler(), LinearSVC())])
@@ -266,7 +266,7 @@ class Uncloneable(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def test_what_cannot_be_cloned_is_refused_unless_as_fitted(spec: ModelSpec, table: pd.DataFrame) -> None:
     with pytest.raises(SubmissionError, match=r"cannot be cloned.*--as-fitted"):
-        model_checks.as_pipeline(spec, Brought(Uncloneable()), as_fitted=False, target=table["kind"])
+        model_checks.as_pipeline(spec, SubmittedModel(Uncloneable()), as_fitted=False, target=table["kind"])
 
 
 def test_as_fitted_it_must_be_fitted_on_these_features_and_classes(
@@ -274,7 +274,7 @@ def test_as_fitted_it_must_be_fitted_on_these_features_and_classes(
 ) -> None:
     def refused(estimator: Any, words: str) -> None:
         with pytest.raises(SubmissionError, match=words):
-            model_checks.as_pipeline(spec, Brought(estimator), as_fitted=True, target=table["kind"])
+            model_checks.as_pipeline(spec, SubmittedModel(estimator), as_fitted=True, target=table["kind"])
 
     kinds = table["kind"]
     refused(LogisticRegression(), "is not fitted")
@@ -289,7 +289,7 @@ def test_what_onnx_cannot_hold_is_refused(spec: ModelSpec, table: pd.DataFrame, 
     class Mine(LogisticRegression):  # type: ignore[misc]
         pass
 
-    pipeline = model_checks.as_pipeline(spec, Brought(Mine()), as_fitted=False, target=table["kind"])
+    pipeline = model_checks.as_pipeline(spec, SubmittedModel(Mine()), as_fitted=False, target=table["kind"])
     pipeline.fit(rows, table["kind"])
     with pytest.raises(ExportError, match="Mine cannot be converted to ONNX"):
         onnx_export.export(spec, pipeline, rows)
@@ -317,17 +317,19 @@ def test_what_onnx_cannot_hold_is_refused(spec: ModelSpec, table: pd.DataFrame, 
 def test_what_people_bring_becomes_an_onnx_model_that_agrees(
     spec: ModelSpec, table: pd.DataFrame, rows: pd.DataFrame, estimator: Any
 ) -> None:
-    pipeline = model_checks.as_pipeline(spec, Brought(estimator), as_fitted=False, target=table["kind"])
+    pipeline = model_checks.as_pipeline(
+        spec, SubmittedModel(estimator), as_fitted=False, target=table["kind"]
+    )
     pipeline.fit(rows, table["kind"])
     expected = pipeline.predict_proba(rows)
-    model_checks.by_position(pipeline, spec.features)
+    model_checks.use_column_positions(pipeline, spec.features)
     np.testing.assert_allclose(pipeline.predict_proba(rows), expected)
     model = OnnxModel(onnx_export.export(spec, pipeline, rows))
     found = onnx_export.agreement(pipeline, model, rows)
     assert found.labels == 1.0
     assert found.max_difference < 1e-5
-    assert "sklearn." in Brought(estimator).kind
-    assert "._" not in Brought(estimator).kind
+    assert "sklearn." in SubmittedModel(estimator).kind
+    assert "._" not in SubmittedModel(estimator).kind
 
 
 # Held-out rows that were seen
@@ -346,25 +348,30 @@ def exported(spec: ModelSpec, table: pd.DataFrame, seed: int, leaf: int = 1) -> 
 def test_a_model_that_has_seen_the_held_out_rows_is_refused(spec: ModelSpec, table: pd.DataFrame) -> None:
     train, test = sides(table)
     fresh, knows_all = exported(spec, train, 1), exported(spec, table, 2)
-    with pytest.raises(SeenError, match="it has seen held-out rows, or rows that are not in the data"):
-        require_unseen(spec, knows_all, fresh, train, test)
+    with pytest.raises(LeakageError, match="it has seen held-out rows, or rows that are not in the data"):
+        require_no_leakage(spec, knows_all, fresh, train, test)
 
 
 def test_a_model_that_learned_from_the_training_rows_alone_is_not(
     spec: ModelSpec, table: pd.DataFrame
 ) -> None:
     train, test = sides(table)
-    assert abs(require_unseen(spec, exported(spec, train, 2), exported(spec, train, 1), train, test)) < 0.05
+    assert (
+        abs(require_no_leakage(spec, exported(spec, train, 2), exported(spec, train, 1), train, test)) < 0.05
+    )
 
 
 def test_a_worse_model_is_the_gates_to_refuse(spec: ModelSpec, table: pd.DataFrame) -> None:
     train, test = sides(table)
     shuffled = train.assign(kind=train["kind"].sample(frac=1, random_state=3).to_numpy())
-    assert require_unseen(spec, exported(spec, shuffled, 1, 10), exported(spec, train, 1), train, test) < -0.1
+    assert (
+        require_no_leakage(spec, exported(spec, shuffled, 1, 10), exported(spec, train, 1), train, test)
+        < -0.1
+    )
 
 
 def test_a_submission_says_where_it_learned(spec: ModelSpec) -> None:
-    assert flow.Submission(spec, Brought(LogisticRegression())).tags["greenroom.fitted"] == "here"
-    made = flow.Submission(spec, Brought(onnx=b"", source="model.onnx"), as_fitted=True)
+    assert flow.Submission(spec, SubmittedModel(LogisticRegression())).tags["greenroom.fitted"] == "here"
+    made = flow.Submission(spec, SubmittedModel(onnx=b"", source="model.onnx"), as_fitted=True)
     assert made.tags["greenroom.fitted"] == "elsewhere"
     assert made.tags["greenroom.submitted_from"] == "model.onnx"

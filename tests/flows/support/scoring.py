@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from catalog.loader import get_model
 from flows.data import sources
-from flows.scoring.plan import Pinned, Plan, make_plan
+from flows.scoring.plan import PinnedVersion, Plan, make_plan
 from registry.model_format.onnx_model import OnnxModel
 from tests.serving.support.onnx_parts import classifier
 
@@ -41,14 +41,14 @@ def model() -> OnnxModel:
     return OnnxModel(classifier(GENRE.features).SerializeToString())
 
 
-def pinned(one: OnnxModel) -> Pinned:
+def pinned(one: OnnxModel) -> PinnedVersion:
     """The version that a plan names."""
-    return Pinned(3, one.digest, one.description.task, one.description.classes)
+    return PinnedVersion(3, one.digest, one.description.task, one.description.classes)
 
 
 def plan_of(one: OnnxModel, source: Path, rows: int = 100, **options: Any) -> Plan:
     """A plan for `genre`."""
-    return make_plan(GENRE, pinned(one), str(source), keep=options.get("keep", ()), rows=rows)[0]
+    return make_plan(GENRE, pinned(one), str(source), keep=options.get("keep", ()), rows=rows)
 
 
 def expected(one: OnnxModel, frame: pd.DataFrame) -> tuple[list[str], Any]:

@@ -17,7 +17,7 @@ from prefect.states import Failed
 
 from flows import environment
 from flows.errors import DataError, ExportError
-from flows.orchestration.retries import may_pass
+from flows.orchestration.retries import is_transient
 from flows.settings import FlowSettings
 from registry.errors import RegistryRefusedError, RegistryUnavailableError
 from tests.conftest import Stack
@@ -145,7 +145,7 @@ def test_environment_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def asked_again(error: Exception) -> bool:
     state: State[object] = Failed(data=error)
-    return asyncio.run(may_pass(None, None, state))  # type: ignore[arg-type]
+    return asyncio.run(is_transient(None, None, state))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from mlflow import MlflowClient
 
-from flows.training.outcome import Ended, Outcome, exit_code
-from flows.training.parallel import train_each
+from flows.training.outcome import TrainingOutcome, TrainingResult, exit_code
+from flows.training.parallel import train_in_parallel
 from tests.conftest import Stack
 from tests.waiting import until
 
@@ -196,21 +196,21 @@ def test_a_second_version_is_compared_with_the_first_and_takes_its_place(
     until(lambda: served(stack)[SOUNDS] == 1, "version 1 is not served again")
 
 
-def outcome(stage: str = "Production", refusals: tuple[str, ...] = ()) -> Outcome:
-    return Outcome("m", 1, "best", "r2", 0.5, not refusals, stage, refusals)
+def outcome(stage: str = "Production", refusals: tuple[str, ...] = ()) -> TrainingOutcome:
+    return TrainingOutcome("m", 1, "best", "r2", 0.5, not refusals, stage, refusals)
 
 
 def test_how_it_ended_in_one_word_and_as_an_exit_code(tmp_path: Path) -> None:
     ended = {
-        "promoted": Ended("m", outcome()),
-        "passed": Ended("m", outcome("None")),
-        "refused": Ended("m", outcome("None", ("FeatureDrift failed: 0.4",))),
-        "failed": Ended("m", problem="DataError: no file"),
+        "promoted": TrainingResult("m", outcome()),
+        "passed": TrainingResult("m", outcome("None")),
+        "refused": TrainingResult("m", outcome("None", ("FeatureDrift failed: 0.4",))),
+        "failed": TrainingResult("m", problem="DataError: no file"),
     }
     assert {word: one.result for word, one in ended.items()} == {word: word for word in ended}
     for one in ended.values():
         one.write(tmp_path / "told.json")
-        assert Ended.read(tmp_path / "told.json") == one
+        assert TrainingResult.read(tmp_path / "told.json") == one
     assert exit_code([ended["promoted"], ended["passed"]]) == 0
     assert exit_code([ended["promoted"], ended["refused"]]) == 1
     assert exit_code([ended["refused"], ended["failed"]]) == 2
@@ -229,7 +229,7 @@ def test_a_process_that_dies_is_a_failure_of_its_model_alone(
     )
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
-    killed, silent, well = train_each(["killed", "silent", "well"], promote=True, jobs=2)
+    killed, silent, well = train_in_parallel(["killed", "silent", "well"], promote=True, jobs=2)
     assert (killed.result, silent.result, well.result) == ("failed", "failed", "failed")
     assert "signal SIGKILL" in killed.problem
     assert "exit code 3" in silent.problem

@@ -3,17 +3,17 @@
 import subprocess
 import sys
 
-from flows.orchestration.retries import explained
+from flows.orchestration.retries import explain
 from tests.conftest import Stack
 
 HANGS = """
 import socket, sys
 from prefect import flow, task
 from prefect.task_engine import TaskRunTimeoutError
-from flows.orchestration.retries import BOUNDED, explained
+from flows.orchestration.retries import BOUNDED, explain
 tries = []
 
-@task(**BOUNDED)
+@task(**{**BOUNDED, "timeout_seconds": 1})
 def hang():
     tries.append(1)
     here, there = socket.socketpair()
@@ -26,7 +26,7 @@ def hanging():
 try:
     hanging()
 except TaskRunTimeoutError as error:
-    print(len(tries), explained(error))
+    print(len(tries), explain(error))
 """
 
 
@@ -35,7 +35,6 @@ def test_a_step_that_hangs_is_ended_with_a_clear_word_and_not_tried_again(stack:
         [sys.executable, "-c", HANGS],
         env={
             **stack.environment,
-            "GREENROOM_STEP_TIMEOUT": "1",
             "PREFECT_API_URL": f"{stack.prefect_url}/api",
             "PREFECT_HOME": str(stack.home / "prefect"),
             "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -46,8 +45,8 @@ def test_a_step_that_hangs_is_ended_with_a_clear_word_and_not_tried_again(stack:
         check=True,
     )
     assert done.stdout.startswith("1 A step took too long and was ended"), done.stdout + done.stderr
-    assert "GREENROOM_STEP_TIMEOUT is 1" in done.stdout
+    assert "may take 900 seconds" in done.stdout
 
 
 def test_other_errors_are_said_as_they_are() -> None:
-    assert explained(ValueError("no")) == "ValueError: no"
+    assert explain(ValueError("no")) == "ValueError: no"

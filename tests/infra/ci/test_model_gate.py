@@ -18,7 +18,7 @@ from registry.names import Stage
 from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
 
-DECLARATION = ROOT / "tests" / "flows" / "tumours.py"
+DECLARATION = ROOT / "tests" / "flows" / "support" / "tumours.py"
 
 
 def version(number: int, score: float, stage: Stage = Stage.NONE) -> Version:

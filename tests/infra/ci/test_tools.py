@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.ci import gate_key, vulnerabilities
+from infra.ci import gate_key
 from registry.errors import KeyFileError
 from registry.evidence import keys
 from registry.settings import KeySettings
@@ -30,21 +30,42 @@ def tool(name: str, *arguments: str, **variables: str) -> "subprocess.CompletedP
 # audit
 
 
+ACCEPTED = ROOT / "infra" / "requirements" / "audit-accepted.txt"
+
+
+def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["make", "-s", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
 def test_package_that_cannot_be_looked_up_is_no_pass(tmp_path: Path) -> None:
     """pip-audit by itself passes what pypi.org does not know, and there may be no pypi.org at all."""
     file = tmp_path / "requirements.txt"
     file.write_text(f"greenroom-there-is-no-such-package==1.0 --hash=sha256:{'0' * 64}\n")
-    done = tool("vulnerabilities", str(file))
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Not every package could be looked up" in done.stderr
+    done = make("audit", f"AUDITED={file}")
+    assert done.returncode, done.stdout + done.stderr
+    assert "greenroom-there-is-no-such-package" in done.stdout + done.stderr
+
+
+def test_audit_reads_every_hashed_file_and_lets_pass_what_the_list_names() -> None:
+    commands = make("--dry-run", "audit").stdout
+    for file in ("app", "dev", "checks", "bootstrap", "serving", "flows", "build"):
+        assert f"infra/requirements/{file}.txt" in commands
+    assert f"--ignore-vuln {' --ignore-vuln '.join(accepted())} " in commands
+    assert "--strict --require-hashes" in commands
+
+
+def accepted() -> list[str]:
+    return [line.split()[0] for line in ACCEPTED.read_text().splitlines() if not line.startswith("#")]
 
 
 def test_each_accepted_vulnerability_says_why() -> None:
-    lines = vulnerabilities.ACCEPTED.read_text().splitlines()
+    lines = ACCEPTED.read_text().splitlines()
     for number, line in enumerate(lines):
-        if line and not line.startswith("#"):
+        if not line.startswith("#"):
             assert lines[number - 1].startswith("# "), line
-    assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in vulnerabilities.accepted())
+    assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in accepted())
 
 
 # the gate's key

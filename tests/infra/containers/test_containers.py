@@ -19,6 +19,8 @@ import yaml
 from catalog.loader import load_catalog
 from infra.containers import bucket_backup, healthcheck
 from infra.containers.settings import PreflightSettings
+from registry.storage.s3 import s3_client
+from registry.storage.settings import StorageSettings
 from tests.conftest import ROOT, Stack
 
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -227,7 +229,7 @@ def bucket(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.setenv("GREENROOM_S3_ACCESS_KEY", secret["GREENROOM_S3_ACCESS_KEY"])
     monkeypatch.setenv("GREENROOM_S3_SECRET_KEY", secret["GREENROOM_S3_SECRET_KEY"])
     monkeypatch.setenv("GREENROOM_S3_BUCKET", "backups-under-test")
-    client = bucket_backup.bucket_client(bucket_backup.StorageSettings())
+    client = s3_client(StorageSettings())
     client.create_bucket(Bucket="backups-under-test")
     yield client
     for one in client.list_objects_v2(Bucket="backups-under-test").get("Contents", []):

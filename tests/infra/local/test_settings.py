@@ -114,11 +114,11 @@ def test_a_stack_without_a_worker_stays_without(home: Path, monkeypatch: pytest.
 def test_the_worker_is_given_no_secret_of_the_stack(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads them from the home; a caller's own settings for flows are handed on, a predictor's are not."""
     monkeypatch.setenv("GREENROOM_NOTIFY_EVENTS", "failed")
-    monkeypatch.setenv("GREENROOM_SERVING_POLL", "5")
+    monkeypatch.setenv("GREENROOM_SERVING_MAX_ROWS", "5")
     monkeypatch.setenv("GREENROOM_CATALOG_PATH", "models")
     settings = load_or_create()
     env = worker(settings).env
     assert not set(secrets_of(settings)) & set(env.values())
     assert env["GREENROOM_NOTIFY_EVENTS"] == "failed"
-    assert "GREENROOM_SERVING_POLL" not in env
+    assert "GREENROOM_SERVING_MAX_ROWS" not in env
     assert Path(env["GREENROOM_CATALOG_PATH"]) == Path.cwd() / "models"

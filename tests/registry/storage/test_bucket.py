@@ -7,7 +7,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from registry.errors import StorageMissingError, StorageUnavailableError
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 from tests.conftest import Stack
 from tests.ports import free_port
 

@@ -84,8 +84,7 @@ def promising(start: Start, stack: Stack, tmp_path_factory: pytest.TempPathFacto
         stack.tracking_url,
         GREENROOM_TRUSTED_KEYS=str(stack.home / "keys" / "trusted"),
         GREENROOM_CATALOG_PATH=str(folder),
-        GREENROOM_SERVING_EXPLAIN_ROWS="256",
-        GREENROOM_SERVING_ADMIN_TOKEN="a-token-of-this-test",
+        limits={"EXPLAIN_ROWS": 256},
     )
     running.loaded()
     return running

@@ -11,15 +11,15 @@ import httpx
 import numpy as np
 import onnx
 import pytest
-from fastapi import FastAPI
 from onnx import helper
 from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestClassifier
 
 from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import Description, OnnxModel, Rows
-from serving.api import explain_routes
-from serving.app import create_app
+from serving import limits
+from serving.api.explain import EXPLANATIONS
+from serving.app import PredictorApp, create_app
 from serving.http_errors import ErrorBody
 from serving.inference import explain
 from serving.inference.predictor import Served
@@ -65,7 +65,7 @@ def forest() -> OnnxModel:
 class Http:
     """Asks the app, without a process between."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: PredictorApp) -> None:
         self._app = app
 
     def post(self, path: str, **options: Any) -> httpx.Response:
@@ -76,24 +76,24 @@ class Http:
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app)
+            transport = httpx.ASGITransport(app=self._app.asgi)
             async with httpx.AsyncClient(transport=transport, base_url="http://predictor") as client:
                 return await client.request(method, path, **options)
 
         return asyncio.run(ask())
 
 
-def serving(home: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> FastAPI:
+def serving(home: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> PredictorApp:
     monkeypatch.setenv("GREENROOM_HOME", str(home))
     return create_app(ServingSettings(**settings))
 
 
-def put(app: FastAPI, name: str, model: OnnxModel, version: int = 3) -> None:
-    app.state.predictor.swap(name, Served(version, model, datetime.now(UTC)))
+def put(app: PredictorApp, name: str, model: OnnxModel, version: int = 3) -> None:
+    app.predictor.swap(name, Served(version, model, datetime.now(UTC)))
 
 
 @pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictorApp:
     """The app as it runs, with models put where the watcher would put them."""
     made = serving(tmp_path, monkeypatch)
     put(made, "genre", forest())
@@ -102,7 +102,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 
 
 @pytest.fixture
-def http(app: FastAPI) -> Http:
+def http(app: PredictorApp) -> Http:
     return Http(app)
 
 
@@ -158,7 +158,7 @@ def test_the_same_row_gets_the_same_answer(http: Http, track: dict[str, Any]) ->
     assert first == second
 
 
-def test_few_features_are_enumerated(app: FastAPI, http: Http, track: dict[str, Any]) -> None:
+def test_few_features_are_enumerated(app: PredictorApp, http: Http, track: dict[str, Any]) -> None:
     features = ("tempo", "energy", "valence")
     put(app, "genre", with_background(classifier(features), background(features, 4)))
     body = json_of(http.post("/api/explain/genre", json=track).text)
@@ -170,7 +170,8 @@ def test_few_features_are_enumerated(app: FastAPI, http: Http, track: dict[str, 
 def test_more_rows_err_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: dict[str, Any]) -> None:
     errors = []
     for rows in (1700, 20_000):
-        app = serving(tmp_path, monkeypatch, serving_explain_rows=rows)
+        monkeypatch.setattr(limits, "EXPLAIN_ROWS", rows)
+        app = serving(tmp_path, monkeypatch)
         put(app, "genre", forest())
         body = Http(app).post("/api/explain/genre", json=track).json()
         assert body["rows_evaluated"] <= rows
@@ -179,7 +180,7 @@ def test_more_rows_err_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tra
 
 
 def test_a_model_without_background_predicts_and_says_what_to_do(
-    app: FastAPI, http: Http, track: dict[str, Any]
+    app: PredictorApp, http: Http, track: dict[str, Any]
 ) -> None:
     put(app, "genre", OnnxModel(classifier(FEATURES).SerializeToString()))
     said = refused(http.post("/api/explain/genre", json=track), 409, "not_explainable")
@@ -189,13 +190,13 @@ def test_a_model_without_background_predicts_and_says_what_to_do(
 
 
 def test_a_model_of_too_many_features_is_not_explained(
-    app: FastAPI, http: Http, track: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    app: PredictorApp, http: Http, track: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(explain, "_MOST_FEATURES", 13)
     assert "reads 14 features" in refused(http.post("/api/explain/genre", json=track), 409, "not_explainable")
 
 
-def test_a_model_that_is_not_served_says_why(app: FastAPI, http: Http) -> None:
+def test_a_model_that_is_not_served_says_why(app: PredictorApp, http: Http) -> None:
     said = refused(http.post("/api/explain/popularity", json={}), 503, "model_unavailable")
     assert "being loaded" in said
 
@@ -240,7 +241,7 @@ def test_a_misspelt_field_is_named(http: Http, track: dict[str, Any]) -> None:
 
 
 def test_a_model_that_fails_is_reported_as_such(
-    app: FastAPI, http: Http, track_without_energy: dict[str, Any]
+    app: PredictorApp, http: Http, track_without_energy: dict[str, Any]
 ) -> None:
     put(app, "energy", with_background(divides_by_zero(READS), background(READS)))
     said = refused(http.post("/api/explain/energy", json=track_without_energy), 500, "prediction_failed")
@@ -292,17 +293,18 @@ def test_explanations_take_turns_of_their_own_and_nobody_elses(
     track: dict[str, Any],
     track_without_energy: dict[str, Any],
 ) -> None:
-    app = serving(tmp_path, monkeypatch, serving_max_queue=1, serving_queue_timeout=0.2)
+    monkeypatch.setattr(limits, "QUEUE_TIMEOUT", 0.2)
+    app = serving(tmp_path, monkeypatch, serving_max_queue=1)
     stuck = Stuck(forest())
     put(app, "genre", stuck)  # type: ignore[arg-type]
     put(app, "energy", OnnxModel(regression(READS, WEIGHTS, BIAS).SerializeToString()))
 
     async def flood() -> None:
-        transport = httpx.ASGITransport(app=app)
+        transport = httpx.ASGITransport(app=app.asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://predictor") as client:
             asking = [asyncio.ensure_future(client.post("/api/explain/genre", json=track)) for _ in range(20)]
             while (
-                sum(one.done() for one in asking) < 20 - explain_routes._AT_ONCE
+                sum(one.done() for one in asking) < 20 - EXPLANATIONS
             ):  # the queue fills, then its time is up
                 await asyncio.sleep(0.01)
             assert stuck.asked.is_set()

@@ -20,14 +20,15 @@ from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import OnnxModel
-from serving.api.predict import Predicting
-from serving.api.schemas import ClassPrediction, ClassPredictions, NumberPredictions
+from serving.api.predict import PredictMiddleware
 from serving.errors import InvalidInputError, PredictionFailedError
 from serving.http_errors import ErrorBody
-from serving.inference.parsing import is_list, object_bytes
-from serving.inference.predictor import Asked, Predictor, Served
-from serving.inference.response import plain
+from serving.inference.predictor import ParsedRequest, Predictor, Served
+from serving.inference.response import shortest_decimals
+from serving.parsing import is_list, object_bytes
 from serving.settings import ServingSettings
+from serving.tasks.classification import ClassPrediction, ClassPredictions
+from serving.tasks.regression import NumberPredictions
 from tests.serving.support.onnx_parts import classifier, divides_by_zero, json_of, regression
 from tests.serving.support.predictor_process import Published, Running, Start
 
@@ -395,7 +396,7 @@ def test_a_row_is_answered_while_a_long_list_is_worked_on(track: dict[str, Any])
     answered = Event()
 
     class Waits(Predictor):
-        def read(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> Asked:
+        def read(self, name: str, body: bytes | bytearray, max_rows: int = 1000) -> ParsedRequest:
             if is_list(body):
                 assert answered.wait(10), "the list kept the event loop from the row"
             else:
@@ -405,7 +406,7 @@ def test_a_row_is_answered_while_a_long_list_is_worked_on(track: dict[str, Any])
     predictor = Waits({"genre": GENRE})
     model = OnnxModel(classifier(FEATURES).SerializeToString())
     predictor.swap("genre", Served(1, model, datetime.now(UTC)))
-    app = Predicting(FastAPI(), predictor, ServingSettings())
+    app = PredictMiddleware(FastAPI(), predictor, ServingSettings())
 
     async def both() -> list[int]:
         transport = httpx.ASGITransport(app)
@@ -427,6 +428,6 @@ def test_numbers_are_the_shortest_that_mean_them() -> None:
         np.array([0.0, -0.0, 0.1, 0.8, 1.0, 1e-9, 2**23, 2**24 + 2, 1e30, np.inf] * 10, dtype=np.float32),
     ):
         expected = np.array([float(str(value)) for value in values])
-        np.testing.assert_array_equal(plain(values), expected)
-        np.testing.assert_array_equal(np.signbit(plain(values)), np.signbit(expected))
-    assert plain(np.array([0.8], dtype=np.float32)).tolist() == [0.8]
+        np.testing.assert_array_equal(shortest_decimals(values), expected)
+        np.testing.assert_array_equal(np.signbit(shortest_decimals(values)), np.signbit(expected))
+    assert shortest_decimals(np.array([0.8], dtype=np.float32)).tolist() == [0.8]

@@ -178,9 +178,7 @@ def test_thousands_of_wrong_fields_get_a_short_answer(predictor: Running, names:
 def test_a_body_that_does_not_come_is_not_waited_for(
     start: Start, published: Published, names: dict[str, str]
 ) -> None:
-    running = start(
-        published.url, GREENROOM_TRUSTED_KEYS=published.trusted, GREENROOM_SERVING_BODY_TIMEOUT="0.3"
-    )
+    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, limits={"BODY_TIMEOUT": 0.3})
     running.loaded()
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:

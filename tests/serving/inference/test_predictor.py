@@ -17,9 +17,9 @@ from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Registry
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
+from serving import limits
 from serving.api.openapi import OpenApi
 from serving.api.routes import describe_predict
-from serving.api.schemas import NumberPrediction
 from serving.errors import (
     InvalidInputError,
     ModelUnavailableError,
@@ -33,6 +33,7 @@ from serving.models.cache import ModelCache
 from serving.models.loader import loaded as from_file
 from serving.models.watcher import Watcher
 from serving.settings import ServingSettings
+from serving.tasks.regression import NumberPrediction
 from tests.serving.support.onnx_parts import CLASSES, classifier, divides_by_zero, regression
 
 
@@ -195,7 +196,8 @@ def test_the_watcher_outlives_what_nobody_foresaw(tmp_path: Path, monkeypatch: p
             looks.set()
         raise OSError("no room")
 
-    settings = ServingSettings(tracking_uri="http://127.0.0.1:9", serving_poll=0.01)
+    monkeypatch.setattr(limits, "POLL", 0.01)
+    settings = ServingSettings(tracking_uri="http://127.0.0.1:9")
     watcher = Watcher(predictor, settings, Metrics(["genre"]), fails)
     monkeypatch.setattr(Registry, "production_versions", lambda _: 1 / 0)
     watcher.start()

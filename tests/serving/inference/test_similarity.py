@@ -11,7 +11,6 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from fastapi import FastAPI
 from schemathesis import GenerationMode
 from schemathesis.config import SchemathesisConfig
 from schemathesis.openapi import from_asgi
@@ -21,12 +20,13 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES
 from flows.data import cleaning, sources
-from flows.modeling import candidates, onnx_export, similarity
+from flows.modeling import candidates, onnx_export
+from flows.tasks.registry import task_of
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
-from serving.app import create_app
+from serving.app import PredictorApp, create_app
 from serving.inference.contracts import declared
-from serving.inference.predictor import Made, Served
+from serving.inference.predictor import PredictionRecord, Served
 from serving.models.loader import loaded
 from serving.recording.recorder import _predictions
 from serving.settings import ServingSettings
@@ -59,7 +59,7 @@ def tracks() -> pd.DataFrame:
 
 def index(tracks: pd.DataFrame) -> bytes:
     search: Pipeline = candidates.build(SIMILAR, SIMILAR.candidates[0])
-    similarity.fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
+    task_of(SIMILAR).fit(search, tracks[list(SIMILAR.features)], tracks["track_genre"])
     return onnx_export.export(SIMILAR, search, things=tracks)
 
 
@@ -77,15 +77,17 @@ def clusters(tracks: pd.DataFrame) -> bytes:
 
 
 @pytest.fixture
-def made() -> list[Made]:
+def made() -> list[PredictionRecord]:
     return []
 
 
 @pytest.fixture
-def app(clusters: bytes, similar: bytes, made: list[Made], tmp_path: Path, monkeypatch: Any) -> FastAPI:
+def app(
+    clusters: bytes, similar: bytes, made: list[PredictionRecord], tmp_path: Path, monkeypatch: Any
+) -> PredictorApp:
     monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
     app = create_app(ServingSettings())
-    predictor = app.state.predictor
+    predictor = app.predictor
     predictor.record = made.append
     for spec, content, version in ((CLUSTERS, clusters, 2), (SIMILAR, similar, 3)):
         model, _ = loaded(declared(spec), spec.name, content)
@@ -94,12 +96,12 @@ def app(clusters: bytes, similar: bytes, made: list[Made], tmp_path: Path, monke
 
 
 @pytest.fixture
-def ask(app: FastAPI) -> Ask:
+def ask(app: PredictorApp) -> Ask:
     """Ask the app: `ask(path, body)`."""
 
     def send(path: str, body: Any = None, *, method: str = "POST") -> httpx.Response:
         async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(app.asgi, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, json=body)
 
@@ -220,8 +222,8 @@ def test_other_methods_and_paths(ask: Ask) -> None:
         error(ask(f"{path}/x", {}), 404, "not_found")
 
 
-def test_which_model_where_there_are_several(app: FastAPI, ask: Ask, tracks: pd.DataFrame) -> None:
-    predictor = app.state.predictor
+def test_which_model_where_there_are_several(app: PredictorApp, ask: Ask, tracks: pd.DataFrame) -> None:
+    predictor = app.predictor
     model, contract = loaded(None, "mine", index(tracks[:50]), [SIMILAR.dataset])
     predictor.swap("mine", Served(1, model, datetime.now(UTC), contract=contract))
     row = features_of(tracks, 70)
@@ -235,9 +237,9 @@ def test_which_model_where_there_are_several(app: FastAPI, ask: Ask, tracks: pd.
     assert ask("/api/cluster", features_of(tracks, 70, CLUSTERS)).status_code == 200
 
 
-def test_no_version_in_production_says_so(app: FastAPI, ask: Ask) -> None:
-    fresh = create_app(ServingSettings()).state.predictor
-    app.state.predictor.swap("similar", fresh.states["similar"])
+def test_no_version_in_production_says_so(app: PredictorApp, ask: Ask) -> None:
+    fresh = create_app(ServingSettings()).predictor
+    app.predictor.swap("similar", fresh.states["similar"])
     error(ask("/api/similar", {"track_id": "x"}), 503, "model_unavailable")
 
 
@@ -269,7 +271,7 @@ def test_they_are_listed_and_described(ask: Ask) -> None:
     assert schemas["SimilarById"]["properties"]["k"]["maximum"] == 100
 
 
-def test_the_examples_of_the_page_are_valid(ask: Ask, app: FastAPI) -> None:
+def test_the_examples_of_the_page_are_valid(ask: Ask, app: PredictorApp) -> None:
     page = ask("/openapi.json", method="GET").json()
     for path in ("/api/cluster", "/api/similar"):
         body = page["paths"][path]["post"]["requestBody"]["content"]["application/json"]
@@ -280,11 +282,13 @@ def test_the_examples_of_the_page_are_valid(ask: Ask, app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
-def test_the_page_is_kept(app: FastAPI, mode: GenerationMode) -> None:
+def test_the_page_is_kept(app: PredictorApp, mode: GenerationMode) -> None:
     """Each rule that the page has of the two paths, kept and broken."""
     refusals = {"expected-statuses": ["400", "404", "405", "413", "415", "422"]}
     config = SchemathesisConfig.from_dict({"checks": {"negative_data_rejection": refusals}})
-    schema = from_asgi("/openapi.json", app, config=config).include(path_regex="^/api/(cluster|similar)$")
+    schema = from_asgi("/openapi.json", app.asgi, config=config).include(
+        path_regex="^/api/(cluster|similar)$"
+    )
     tried = 0
     for operation in (result.ok() for result in schema.get_all_operations()):
         for case in schema.iter_coverage_cases(
@@ -303,7 +307,7 @@ def test_what_was_answered_is_counted_by_model(ask: Ask, tracks: pd.DataFrame) -
     assert 'greenroom_requests_total{key="(none)",model="clusters"} 1.0' in metrics
 
 
-def test_what_was_answered_is_recorded(ask: Ask, made: list[Made], tracks: pd.DataFrame) -> None:
+def test_what_was_answered_is_recorded(ask: Ask, made: list[PredictionRecord], tracks: pd.DataFrame) -> None:
     row = features_of(tracks, 9)
     answer = ask("/api/similar", {**row, "k": 100}).json()
     ask("/api/similar", {"track_id": tracks["track_id"][9], "k": 3})
@@ -312,7 +316,7 @@ def test_what_was_answered_is_recorded(ask: Ask, made: list[Made], tracks: pd.Da
     assert json.loads(log[0]["prediction"]) == [one["track_id"] for one in answer["neighbours"][:10]]
     assert log[0]["distance"] == pytest.approx(answer["neighbours"][0]["distance"])
     assert len(json.loads(log[1]["prediction"])) == 3
-    # Asked by its id, the features that the index has of it are what the model read.
+    # ParsedRequest by its id, the features that the index has of it are what the model read.
     assert {k: v for k, v in log[0].items() if k.startswith("input_")} == {
         k: v for k, v in log[1].items() if k.startswith("input_")
     }

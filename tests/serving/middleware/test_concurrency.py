@@ -11,7 +11,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.http_errors import ErrorBody
-from serving.middleware.concurrency import LimitConcurrency, Turns
+from serving.middleware.concurrency import ConcurrencyLimiter, LimitConcurrency, Limits
 from tests.serving.support.onnx_parts import json_of
 from tests.serving.support.predictor_process import Published, Running, Start
 from tests.serving.support.scraped import Scraped
@@ -49,20 +49,20 @@ def answer(connection: socket.socket) -> tuple[int, str, dict[str, str]]:
     return int(lines[0].split()[1]), error.code, headers
 
 
-def scrape(running: Running) -> Scraped:
-    return Scraped(running.get("/metrics").text)
+def scrape(running: Running, headers: dict[str, str] | None = None) -> Scraped:
+    return Scraped(running.get("/metrics", headers=headers).text)
 
 
-def under_way(running: Running) -> tuple[float, float]:
+def under_way(running: Running, headers: dict[str, str] | None = None) -> tuple[float, float]:
     """How many requests are worked at, and how many wait."""
-    seen = scrape(running)
+    seen = scrape(running, headers)
     return seen.get("greenroom_requests_in_flight"), seen.get("greenroom_queue_length")
 
 
-def settles(running: Running, *, working: int, waiting: int) -> None:
+def settles(running: Running, *, working: int, waiting: int, headers: dict[str, str] | None = None) -> None:
     """Wait until so many requests are worked at and so many wait."""
     wanted = (working, waiting)
-    until(lambda: under_way(running) == wanted, lambda: f"{under_way(running)}, not {wanted}")
+    until(lambda: under_way(running, headers) == wanted, lambda: f"{under_way(running)}, not {wanted}")
 
 
 def refusals(running: Running) -> dict[str, float]:
@@ -75,8 +75,7 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
         NOWHERE,
         GREENROOM_SERVING_MAX_CONCURRENCY="2",
         GREENROOM_SERVING_MAX_QUEUE="3",
-        GREENROOM_SERVING_QUEUE_TIMEOUT="15",
-        GREENROOM_SERVING_BODY_TIMEOUT="60",
+        limits={"QUEUE_TIMEOUT": 15, "BODY_TIMEOUT": 60},
         **LARGE,
     )
     running.loaded()
@@ -114,8 +113,8 @@ def test_a_full_house_refuses_goes_on_answering_and_recovers(start: Start) -> No
 
 
 def test_nobody_waits_longer_than_the_timeout(start: Start) -> None:
-    limits = {"GREENROOM_SERVING_MAX_CONCURRENCY": "1", "GREENROOM_SERVING_QUEUE_TIMEOUT": "0.3"}
-    running = start(NOWHERE, **limits, **LARGE)
+    one = {"GREENROOM_SERVING_MAX_CONCURRENCY": "1", **LARGE}
+    running = start(NOWHERE, limits={"QUEUE_TIMEOUT": 0.3}, **one)
     running.loaded()
     with connect(running, BODY[:5]) as slow:
         settles(running, working=1, waiting=0)
@@ -137,8 +136,7 @@ def test_callers_who_leave_take_no_turn_with_them(start: Start) -> None:
         NOWHERE,
         GREENROOM_SERVING_MAX_CONCURRENCY="3",
         GREENROOM_SERVING_MAX_QUEUE="5",
-        GREENROOM_SERVING_QUEUE_TIMEOUT="30",
-        GREENROOM_SERVING_BODY_TIMEOUT="60",
+        limits={"QUEUE_TIMEOUT": 30, "BODY_TIMEOUT": 60},
         **LARGE,
     )
     running.loaded()
@@ -164,8 +162,7 @@ def test_a_body_that_never_comes_gives_its_turn_back(start: Start) -> None:
     running = start(
         NOWHERE,
         GREENROOM_SERVING_MAX_CONCURRENCY="1",
-        GREENROOM_SERVING_QUEUE_TIMEOUT="10",
-        GREENROOM_SERVING_BODY_TIMEOUT="1.5",
+        limits={"QUEUE_TIMEOUT": 10, "BODY_TIMEOUT": 1.5},
         **LARGE,
     )
     running.loaded()
@@ -182,7 +179,7 @@ def test_small_bodies_that_come_slowly_take_no_turn(start: Start) -> None:
         NOWHERE,
         GREENROOM_SERVING_MAX_CONCURRENCY="1",
         GREENROOM_SERVING_MAX_QUEUE="0",
-        GREENROOM_SERVING_BODY_TIMEOUT="60",
+        limits={"BODY_TIMEOUT": 60},
     )
     running.loaded()
     slow = [connect(running, BODY[:5]) for _ in range(100)]
@@ -202,7 +199,7 @@ def test_a_flood_of_good_requests_is_answered_or_refused_but_never_lost(
         GREENROOM_TRUSTED_KEYS=published.trusted,
         GREENROOM_SERVING_MAX_CONCURRENCY="2",
         GREENROOM_SERVING_MAX_QUEUE="4",
-        GREENROOM_SERVING_QUEUE_TIMEOUT="0.5",
+        limits={"QUEUE_TIMEOUT": 0.5},
     )
     running.loaded()
     body = json.dumps(track).encode()
@@ -245,14 +242,11 @@ async def _receive() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-def limited(app: Callable[[Scope, Receive, Send], object], turns: Turns) -> Callable[[], object]:
+def limited(app: Callable[[Scope, Receive, Send], object], turns: ConcurrencyLimiter) -> Callable[[], object]:
     """Return a call of `app` behind `turns`; it answers the status."""
     guard = LimitConcurrency(
         app,  # type: ignore[arg-type]
-        turns=turns,
-        reading=Turns(1, 0, 1.0),
-        small=10,
-        timeout=1.0,
+        bounds=Limits(("/api/predict/",), turns, ConcurrencyLimiter(1, 0, 1.0), small=10),
         rejected=lambda _: None,
     )
     scope = {"type": "http", "path": "/api/predict/genre", "method": "POST", "headers": []}
@@ -271,7 +265,7 @@ def test_a_handler_that_raises_gives_its_turn_back() -> None:
         raise RuntimeError("out of order")
 
     async def run() -> None:
-        turns = Turns(1, 0, 1.0)
+        turns = ConcurrencyLimiter(1, 0, 1.0)
         call = limited(broken, turns)
         for _ in range(3):
             with pytest.raises(RuntimeError, match="out of order"):
@@ -283,7 +277,7 @@ def test_a_handler_that_raises_gives_its_turn_back() -> None:
 
 def test_whole_requests_beyond_the_turns_are_refused_while_one_is_worked_on() -> None:
     async def run() -> None:
-        turns, go = Turns(1, 0, 1.0), asyncio.Event()
+        turns, go = ConcurrencyLimiter(1, 0, 1.0), asyncio.Event()
 
         async def slow(_: Scope, receive: Receive, send: Send) -> None:
             await receive()
@@ -305,7 +299,7 @@ def test_whole_requests_beyond_the_turns_are_refused_while_one_is_worked_on() ->
 
 def test_a_turn_that_comes_to_one_who_is_cancelled_goes_on_to_the_next() -> None:
     async def run() -> None:
-        turns = Turns(1, 5, 10.0)
+        turns = ConcurrencyLimiter(1, 5, 10.0)
         assert turns.take_free()
         first, second = (asyncio.ensure_future(turns.wait()) for _ in range(2))
         await asyncio.sleep(0)
@@ -323,7 +317,7 @@ def test_a_turn_that_comes_to_one_who_is_cancelled_goes_on_to_the_next() -> None
 
 def test_turns_come_in_the_order_of_arrival() -> None:
     async def run() -> None:
-        turns, came = Turns(1, 10, 10.0), []
+        turns, came = ConcurrencyLimiter(1, 10, 10.0), []
         assert turns.take_free()
 
         async def one(number: int) -> None:
@@ -346,7 +340,7 @@ def test_no_turn_is_lost_whoever_leaves_or_fails() -> None:
     chance = random.Random(7)
 
     async def run() -> None:
-        turns, most, served = Turns(4, 30, 0.005), 0, 0
+        turns, most, served = ConcurrencyLimiter(4, 30, 0.005), 0, 0
 
         async def one() -> None:
             nonlocal most, served
@@ -378,7 +372,7 @@ def test_no_turn_is_lost_whoever_leaves_or_fails() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("MAX_CONCURRENCY", "0"), ("MAX_QUEUE", "-1"), ("QUEUE_TIMEOUT", "0")],
+    [("MAX_CONCURRENCY", "0"), ("MAX_QUEUE", "-1")],
 )
 def test_limits_that_limit_nothing_are_refused(start: Start, setting: str, value: str) -> None:
     with pytest.raises(AssertionError, match=f"GREENROOM_SERVING_{setting}: Input should be greater"):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from serving.ids import new_id
-from serving.inference.response import Answer, Outputs
+from serving.inference.response import PredictionResponse
 from serving.middleware.metrics import Metrics, note_answer
+from serving.tasks.base import ModelOutputs
+from serving.tasks.registry import TASKS
 from tests.serving.support.predictor_process import Published, Running, Start
 from tests.serving.support.scraped import Scraped
 
@@ -149,8 +151,8 @@ def test_the_version_that_answered_counts_whatever_is_served_now() -> None:
     metrics = Metrics(["genre"])
     metrics.swapped("genre", 2)
     scope: dict[str, Any] = {"state": {"api_key_name": "shop"}}
-    found = Outputs(np.full(40, 0.5, dtype=np.float32), None, ())
-    note_answer(scope, Answer(new_id(), "genre", 1, found, listed=True))
+    found = ModelOutputs(np.full(40, 0.5, dtype=np.float32), None, ())
+    note_answer(scope, PredictionResponse(new_id(), "genre", 1, found, listed=True, task=TASKS["regression"]))
     metrics.answered("genre", 200, 0.01, scope["state"])
     metrics.answered("genre", 503, 0.01, {})
     seen = Scraped(metrics.text().decode())

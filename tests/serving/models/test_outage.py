@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 
@@ -18,9 +18,9 @@ from registry.client.registry import Version
 from registry.client.tracking_client import TrackingClient
 from registry.model_format.onnx_model import OnnxModel
 from registry.settings import RegistrySettings
-from serving.inference.batching import Together
-from serving.inference.predictor import Asked, Predictor, Served
-from serving.inference.response import Outputs
+from serving.inference.batching import MicroBatcher
+from serving.inference.predictor import ParsedRequest, Predictor, Served
+from serving.tasks.base import ModelOutputs
 from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.registry.support.registered import Registrar
@@ -31,7 +31,6 @@ from tests.stack_processes import kill
 from tests.waiting import until
 
 READS = tuple(name for name in FEATURES if name != "energy")
-TOKEN = "a-token-of-this-test"
 # Each version's file is so large, by text that says nothing: who keeps what was replaced grows by that.
 PADDING = 2 << 20
 _DECLARE = """
@@ -142,7 +141,7 @@ def test_twenty_swaps_under_load_lose_and_mix_up_nothing_and_keep_nothing(
     that is what the allocator may not have given back yet, and what counting the new versions takes.
     """
     model.promote()
-    running = start(stack.tracking_url, **model.settings(GREENROOM_SERVING_POLL="0.2"))
+    running = start(stack.tracking_url, **model.settings(), limits={"POLL": 0.2})
     served(running, model, 1)
     with Load(running.url, model.name, bodies, connections=8) as warm:
         goes_on(warm, 1)
@@ -183,8 +182,8 @@ def test_rows_of_one_moment_are_answered_by_the_version_that_each_was_read_for(
     track_without_energy: dict[str, Any],
 ) -> None:
     """A swap between two requests that are answered together: rare under load, so it is made here."""
-    predictor, together = Predictor({"energy": ENERGY}), Together()
-    asked: list[Asked] = []
+    predictor, together = Predictor({"energy": ENERGY}), MicroBatcher()
+    asked: list[ParsedRequest] = []
     for number in range(12):
         version = number // 2 % 3 + 1  # 1 1 2 2 3 3 1 1 ..
         if number % 2 == 0:
@@ -193,7 +192,7 @@ def test_rows_of_one_moment_are_answered_by_the_version_that_each_was_read_for(
         row = {**track_without_energy, "duration_ms": 1000 * (number + 1)}
         asked.append(predictor.read("energy", json.dumps([row] * (number % 3 + 1)).encode()))
 
-    async def ask() -> list[Outputs]:
+    async def ask() -> list[ModelOutputs]:
         return await asyncio.gather(*map(together.outputs, asked))
 
     counted = Counted()
@@ -216,12 +215,6 @@ def mend(stack: Stack) -> Iterator[Callable[[], None]]:
     up()
 
 
-def look(running: Running) -> None:
-    """Have the predictor look at the registry, as a promotion does."""
-    answer = httpx.post(f"{running.url}/api/admin/refresh", headers={"Authorization": f"Bearer {TOKEN}"})
-    assert answer.status_code == 202
-
-
 def registry_is(running: Running, status: str) -> None:
     until(lambda: running.get("/readyz").json()["registry"]["status"] == status, f"it is not {status}")
 
@@ -231,21 +224,21 @@ def test_kills_of_everything_around_it_lose_nothing_and_it_catches_up(
 ) -> None:
     """kill -9 of S3, of PostgreSQL, of MLflow, of all; a start among the ruins; and back."""
     model.promote()
-    # It looks when told to, so that version 2 is in Production and not loaded yet when the storage dies.
-    told = {"GREENROOM_SERVING_POLL": "3600", "GREENROOM_SERVING_ADMIN_TOKEN": TOKEN}
-    running = start(stack.tracking_url, **model.settings(**told))
+    running = start(stack.tracking_url, **model.settings())
     served(running, model, 1)
+    # Version 2 is in Production and not loaded yet when the storage dies: it does not run meanwhile.
+    running.process.send_signal(signal.SIGSTOP)
+    model.promote()
+    kill(stack, "s3", whole=True)
+    running.process.send_signal(signal.SIGCONT)
+    registry_is(running, "unreachable")
     with Load(running.url, model.name, bodies) as load:
-        model.promote()
-        _dies("s3", stack, running)
         goes_on(load, 1)
         mend()
-        look(running)
         served(running, model, 2)
         _dies("postgres", stack, running)
         goes_on(load, 2)
         mend()
-        look(running)
         registry_is(running, "reachable")
         # Each once more, and then none is left.
         for service in ("mlflow", "postgres", "s3"):
@@ -255,9 +248,7 @@ def test_kills_of_everything_around_it_lose_nothing_and_it_catches_up(
     assert running.stop() == 0
 
     cache = str(running.log.parent / "serving-cache")
-    again = start(
-        stack.tracking_url, **model.settings(GREENROOM_SERVING_POLL="0.5", GREENROOM_SERVING_CACHE=cache)
-    )
+    again = start(stack.tracking_url, **model.settings(GREENROOM_SERVING_CACHE=cache), limits={"POLL": 0.5})
     served(again, model, 2)
     assert state(again, model)["source"] == "cache"
     with Load(again.url, model.name, bodies) as load:
@@ -277,5 +268,4 @@ def test_kills_of_everything_around_it_lose_nothing_and_it_catches_up(
 def _dies(service: str, stack: Stack, running: Running) -> None:
     """Kill a service, and wait until the predictor has looked and seen that something is wrong."""
     kill(stack, service, whole=True)
-    look(running)
     registry_is(running, "unreachable")

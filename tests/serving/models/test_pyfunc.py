@@ -26,11 +26,12 @@ from registry.client.registry import Version
 from registry.errors import EvidenceBytesError, ModelFormatError
 from registry.model_format.onnx_model import OnnxModel, Rows
 from registry.names import Stage
+from serving import limits
 from serving.app import create_app
 from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.inference.contracts import declared
 from serving.inference.predictor import Served
-from serving.inference.served_model import Lanes
+from serving.inference.served_model import ModelExecutors
 from serving.models import loader
 from serving.models.cache import ModelCache
 from serving.models.pyfunc import PyfuncFiles, PyfuncModel
@@ -42,7 +43,6 @@ from tests.serving.support.pyfunc_parts import (
     neighbours,
     save_moody,
     save_sklearn,
-    settings,
     signed,
 )
 from tests.waiting import until
@@ -65,14 +65,15 @@ def moody_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def moody(moody_folder: Path) -> PyfuncModel:
     os.environ["SECRET"] = "not for models"
-    made = PyfuncModel(signed(moody_folder, settings(serving_pyfunc_timeout=2.0)), "regression")
+    made = PyfuncModel(signed(moody_folder), "regression")
     del os.environ["SECRET"]
     return made
 
 
 @pytest.fixture
-def calm(moody: PyfuncModel) -> PyfuncModel:
+def calm(moody: PyfuncModel, monkeypatch: pytest.MonkeyPatch) -> PyfuncModel:
     """The same without a history of failures: otherwise the tests would wait for each other."""
+    monkeypatch.setattr(limits, "PYFUNC_TIMEOUT", 2.0)
     moody._failures, moody._not_before = 0, 0.0
     return moody
 
@@ -130,26 +131,24 @@ def test_what_is_no_pyfunc_and_a_python_that_is_none_are_said(moody_folder: Path
     (tmp_path / "MLmodel").write_text("flavors: {}\n")
     with pytest.raises(ModelFormatError, match=r"mine version 1 cannot be run as pyfunc: .*python_function"):
         PyfuncModel(signed(tmp_path), "regression")
-    no_python = settings().model_copy(update={"serving_pyfunc_python": str(tmp_path / "python")})
     with pytest.raises(ModelFormatError, match="python cannot be started"):
-        PyfuncModel(signed(moody_folder, no_python), "regression")
-    other = settings().model_copy(update={"serving_pyfunc_python": "/bin/false"})
+        PyfuncModel(signed(moody_folder, str(tmp_path / "python")), "regression")
     with pytest.raises(ModelFormatError, match="ended with exit code 1"):
-        PyfuncModel(signed(moody_folder, other), "regression")
+        PyfuncModel(signed(moody_folder, "/bin/false"), "regression")
 
 
 # What was signed
 
 
 def test_a_file_that_is_not_as_it_was_signed_is_never_written(tmp_path: Path) -> None:
-    files = PyfuncFiles("mine version 1", {"MLmodel": sha256(b"good").hexdigest()}, settings())
+    files = PyfuncFiles("mine version 1", {"MLmodel": sha256(b"good").hexdigest()}, sys.executable)
     for path, content in (("MLmodel", b"bad"), ("more.py", b"good"), ("../MLmodel", b"good")):
         with pytest.raises(EvidenceBytesError, match="does not hold the bytes that were checked"):
             files.put(path, content)
     assert list(files.model.iterdir()) == []
     with pytest.raises(EvidenceBytesError, match="its MLmodel was exchanged, added or removed"):
         files.require_whole()
-    outside = PyfuncFiles("mine version 1", {"../x": sha256(b"good").hexdigest()}, settings())
+    outside = PyfuncFiles("mine version 1", {"../x": sha256(b"good").hexdigest()}, sys.executable)
     with pytest.raises(ModelFormatError, match="outside of its folder"):
         outside.put("../x", b"good")
     assert files.model.parent.stat().st_mode & 0o777 == 0o700
@@ -267,7 +266,7 @@ def test_nobody_is_left_when_the_predictor_is_killed(moody_folder: Path) -> None
 
 
 def test_it_works_in_a_lane_of_its_own_where_few_may_wait() -> None:
-    lanes, go = Lanes(), threading.Event()
+    lanes, go = ModelExecutors(), threading.Event()
 
     async def ask() -> None:
         waiting = [asyncio.ensure_future(lanes.run("mine", go.wait, 20)) for _ in range(8)]
@@ -286,13 +285,13 @@ def test_while_it_hangs_the_others_are_answered(
 ) -> None:
     monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
     app = create_app(ServingSettings())
-    app.state.predictor.swap("energy", Served(1, calm, datetime.now(UTC)))
+    app.predictor.swap("energy", Served(1, calm, datetime.now(UTC)))
     onnx = OnnxModel(classifier(FEATURES).SerializeToString())
-    app.state.predictor.swap("genre", Served(1, onnx, datetime.now(UTC)))
+    app.predictor.swap("genre", Served(1, onnx, datetime.now(UTC)))
     without_energy = {name: value for name, value in track.items() if name != "energy"}
 
     async def ask() -> None:
-        transport = httpx.ASGITransport(app=app)
+        transport = httpx.ASGITransport(app=app.asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://predictor", timeout=60) as client:
             hangs = {**without_energy, "tempo": 21.0}
             hanging = asyncio.ensure_future(client.post("/api/predict/energy", json=hangs))

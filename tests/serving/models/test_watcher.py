@@ -4,7 +4,6 @@ import json
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from catalog.spotify_tracks import FEATURES
@@ -114,7 +112,7 @@ def test_exchanged_bytes_are_not_taken_by_a_running_predictor(
     start: Start, model: Model, track_without_energy: dict[str, Any]
 ) -> None:
     model.promote()
-    running = start(model.stack.tracking_url, **model.settings(GREENROOM_SERVING_POLL="30"))
+    running = start(model.stack.tracking_url, **model.settings(), limits={"POLL": 30})
     until(lambda: serves(running, model, 1), "version 1 is not served")
     running.stop()
     second = model.promote()
@@ -328,51 +326,18 @@ def test_only_what_is_served_is_kept(start: Start, kept: tuple[Model, Path]) -> 
     running.stop()
 
 
-TOKEN = "a-token-of-this-test"
-
-
-def test_a_nudge_is_for_those_who_have_the_token(start: Start, model: Model) -> None:
-    model.promote()
-    slow = model.settings(GREENROOM_SERVING_POLL="60", GREENROOM_SERVING_ADMIN_TOKEN=TOKEN)
-    running = start(model.stack.tracking_url, **slow)
-    until(lambda: serves(running, model, 1), "version 1 is not served")
-    model.promote()
-    url = f"{running.url}/api/admin/refresh"
-    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN[:-1]}):
-        answer = httpx.post(url, headers=headers)
-        assert answer.status_code == 401
-        assert answer.json()["error"]["code"] == "unauthorized"
-    time.sleep(1.5)
-    assert serves(running, model, 1)
-    assert httpx.post(url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 202
-    until(lambda: serves(running, model, 2), "the nudge did nothing")
-    assert TOKEN not in running.log.read_text()
-    running.stop()
-
-
-def test_without_a_token_there_is_no_admin_route(start: Start, model: Model) -> None:
-    running = start(model.stack.tracking_url, **model.settings())
-    for headers in ({}, {"Authorization": "Basic eDo="}, {"Authorization": "Bearer x"}):
-        assert httpx.post(f"{running.url}/api/admin/refresh", headers=headers).status_code == 404
-    running.stop()
-
-
-def test_rollback_by_command_is_served_at_once_and_status_shows_who_disagrees(
-    start: Start, model: Model
-) -> None:
+def test_rollback_by_command_is_served_and_status_shows_who_disagrees(start: Start, model: Model) -> None:
     for _ in range(2):
         model.promote()
-    slow = model.settings(GREENROOM_SERVING_POLL="60", GREENROOM_SERVING_ADMIN_TOKEN=TOKEN)
-    running, deaf = (start(model.stack.tracking_url, **slow) for _ in range(2))
+    running = start(model.stack.tracking_url, **model.settings())
+    deaf = start(model.stack.tracking_url, **model.settings(), limits={"POLL": 3600})
     for one in (running, deaf):
         until(lambda r=one: serves(r, model, 2), "version 2 is not served")  # type: ignore[misc]
-    told = {"GREENROOM_SERVING_ADMIN_TOKEN": TOKEN, "GREENROOM_CATALOG_PATH": model.catalog}
-    done = model.stack.greenroom(
-        "rollback", model.name, "--reason", "it hums", GREENROOM_PREDICTORS=running.url, **told
-    )
+    catalog = {"GREENROOM_CATALOG_PATH": model.catalog}
+    done = model.stack.greenroom("rollback", model.name, "--reason", "it hums", **catalog)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    until(lambda: serves(running, model, 1), "the nudge did nothing")
+    until(lambda: serves(running, model, 1), "the rollback is not served")
     both = {"GREENROOM_PREDICTORS": f"{running.url},{deaf.url}", "GREENROOM_CATALOG_PATH": model.catalog}
     status = model.stack.greenroom("status", "--json", **both)
     found = next(m for m in json.loads(status.stdout)["models"] if m["name"] == model.name)
@@ -386,8 +351,3 @@ def test_rollback_by_command_is_served_at_once_and_status_shows_who_disagrees(
     assert status.returncode == 1
     running.stop()
     deaf.stop()
-    done = model.stack.greenroom(
-        "promote", model.name, "1", "--to", "Archived", GREENROOM_PREDICTORS=running.url, **told
-    )
-    assert done.returncode == 0, done.stderr
-    assert "could not be told" in done.stderr

@@ -12,17 +12,13 @@ import pytest
 from tests.serving.support.predictor_process import Published, Running, Start
 from tests.waiting import answers, until
 
-LIMITS = {
-    "GREENROOM_SERVING_MAX_CONNECTIONS": "20",
-    "GREENROOM_SERVING_HEAD_TIMEOUT": "1",
-    "GREENROOM_SERVING_READ_TIMEOUT": "1",
-    "GREENROOM_SERVING_MAX_ROWS": "10000",
-}
+SETTINGS = {"GREENROOM_SERVING_MAX_CONNECTIONS": "20", "GREENROOM_SERVING_MAX_ROWS": "10000"}
+LIMITS = {"HEAD_TIMEOUT": 1, "READ_TIMEOUT": 1}
 
 
 @pytest.fixture(scope="module")
 def strict(start: Start, published: Published) -> Running:
-    running = start(published.url, GREENROOM_TRUSTED_KEYS=published.trusted, **LIMITS)
+    running = start(published.url, limits=LIMITS, GREENROOM_TRUSTED_KEYS=published.trusted, **SETTINGS)
     running.loaded()
     return running
 

@@ -20,11 +20,13 @@ from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spotify_tracks import FEATURES
 from registry.model_format.onnx_model import OnnxModel
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
+from serving import limits
 from serving.inference.predictor import Predictor, Served
-from serving.recording.recorder import Outcome, Recorder
+from serving.recording.recorder import FeedbackRecord, Recorder
 from serving.recording.spool import Spool, SpoolFullError
-from serving.settings import RecordSettings
+from serving.settings import ServingSettings
 from tests.conftest import Stack
 from tests.ports import free_port
 from tests.serving.support.onnx_parts import CLASSES, classifier, regression
@@ -184,8 +186,8 @@ def test_nothing_is_lost_on_a_stop_and_what_the_bucket_missed_goes_later(
     common = {
         "GREENROOM_TRUSTED_KEYS": published.trusted,
         "GREENROOM_SERVING_SPOOL": str(spool),
-        "GREENROOM_SERVING_LOG_SECONDS": "60",
         "GREENROOM_SERVING_SPOOL_TIMEOUT": "1",
+        "GREENROOM_SERVING_LOG_SECONDS": "60",
     }
     away = {**keys(storage), "GREENROOM_S3_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
     running = start(published.url, **common, **away)
@@ -218,17 +220,17 @@ class Counted:
         pass
 
 
-def settings(folder: Path, **values: Any) -> RecordSettings:
+def settings(folder: Path, **values: Any) -> ServingSettings:
     nowhere = f"http://127.0.0.1:{free_port()}"
     given = {
         "s3_endpoint_url": nowhere,
         "s3_access_key": "a",
         "s3_secret_key": "b",
         "serving_spool": str(folder),
-        "serving_log_seconds": 60,
         "serving_spool_timeout": 0,
+        "serving_log_seconds": 60,
     }
-    return RecordSettings(**{**given, **values})
+    return ServingSettings(**{**given, **values})
 
 
 @pytest.fixture
@@ -246,27 +248,29 @@ def spooled(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_what_does_not_fit_is_answered_not_kept_and_counted(
-    predicting: Predictor, track: dict[str, Any], tmp_path: Path
+    predicting: Predictor, track: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "LOG_ROWS", 5)
     counted = Counted()
-    recorder = Recorder(settings(tmp_path, serving_log_rows=5), counted)
+    recorder = Recorder(settings(tmp_path), counted)
     predicting.record = recorder.record
     for _ in range(8):
         assert predicting.predict("genre", json.dumps(track).encode()).rows == 1
     assert counted.dropped == {"memory": 3}
-    assert not recorder.outcomes([Outcome(str(uuid4()), 0, 1.0, time.time_ns(), None)])
+    assert not recorder.outcomes([FeedbackRecord(str(uuid4()), 0, 1.0, time.time_ns(), None)])
     recorder.start()
     recorder.stop()
     assert (counted.written, len(spooled(tmp_path))) == (5, 5)
 
 
 def test_a_full_folder_takes_no_more_and_that_is_counted(
-    predicting: Predictor, track: dict[str, Any], tmp_path: Path
+    predicting: Predictor, track: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "SPOOL_BYTES", 100)
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "old.parquet").write_bytes(b"x" * 100)
     counted = Counted()
-    recorder = Recorder(settings(tmp_path, serving_spool_bytes=100), counted)
+    recorder = Recorder(settings(tmp_path), counted)
     predicting.record = recorder.record
     predicting.predict("genre", json.dumps([track] * 7).encode())
     recorder.start()
@@ -274,11 +278,14 @@ def test_a_full_folder_takes_no_more_and_that_is_counted(
     assert (counted.written, counted.dropped) == (0, {"spool": 7})
 
 
-def test_feedback_that_was_accepted_is_kept_in_a_full_folder_and_more_is_refused(tmp_path: Path) -> None:
+def test_feedback_that_was_accepted_is_kept_in_a_full_folder_and_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SPOOL_BYTES", 100)
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "old.parquet").write_bytes(b"x" * 100)
-    recorder = Recorder(settings(tmp_path, serving_spool_bytes=100, serving_log_seconds=0.05), Counted())
-    accepted = Outcome(str(uuid4()), 0, "rock", time.time_ns(), None)
+    recorder = Recorder(settings(tmp_path, serving_log_seconds=0.05), Counted())
+    accepted = FeedbackRecord(str(uuid4()), 0, "rock", time.time_ns(), None)
     assert recorder.outcomes([accepted])
     recorder.start()
     until(lambda: not recorder.outcomes([]))
@@ -323,7 +330,7 @@ def test_models_of_several_forms_and_kinds_are_kept_apart(
     smaller = OnnxModel(classifier(("tempo", "energy")).SerializeToString())
     predicting.swap("genre", Served(2, smaller, datetime.now(UTC)))
     predicting.predict("genre", json.dumps([track, track]).encode())
-    recorder.outcomes([Outcome(str(uuid4()), 0, "rock", time.time_ns(), "shop")])
+    recorder.outcomes([FeedbackRecord(str(uuid4()), 0, "rock", time.time_ns(), "shop")])
     recorder.start()
     recorder.stop()
     forms = {frozenset(row): row for row in spooled(tmp_path)}

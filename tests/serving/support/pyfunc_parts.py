@@ -17,14 +17,9 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from catalog.spotify_tracks import FEATURES
 from serving.models.pyfunc import PyfuncFiles
-from serving.settings import PyfuncSettings
 
 READS = tuple(name for name in FEATURES if name != "energy")
 WHOLE = ("key", "mode", "duration_ms", "time_signature")
-
-
-def settings(**changed: Any) -> PyfuncSettings:
-    return PyfuncSettings(serving_pyfunc_python=sys.executable, **changed)
 
 
 def frame(features: tuple[str, ...], rows: int = 60) -> pd.DataFrame:
@@ -50,11 +45,11 @@ def save_sklearn(folder: Path, fitted: Any, rows: pd.DataFrame) -> None:
     )
 
 
-def signed(folder: Path, changed: PyfuncSettings | None = None) -> PyfuncFiles:
+def signed(folder: Path, python: str = sys.executable) -> PyfuncFiles:
     """Bring the files of a saved model in, as if they had been fetched and were signed as they are."""
     contents = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
     digests = {path: sha256(content).hexdigest() for path, content in contents.items()}
-    files = PyfuncFiles("mine version 1", digests, changed or settings())
+    files = PyfuncFiles("mine version 1", digests, python)
     for path, content in contents.items():
         files.put(path, content)
     return files
@@ -63,7 +58,7 @@ def signed(folder: Path, changed: PyfuncSettings | None = None) -> PyfuncFiles:
 class Moody(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Does what `tempo` says."""
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # noqa: ARG002
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         tempo = float(model_input["tempo"].iloc[0])
         if tempo == 21:
             time.sleep(600)

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from catalog.spotify_tracks import Track
-from registry.storage.bucket import Bucket, StorageSettings
+from registry.storage.bucket import Bucket
+from registry.storage.settings import StorageSettings
 from serving.http_errors import ErrorBody
 from tests.serving.support.predictor_process import Running
 

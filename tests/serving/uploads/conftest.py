@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from registry.storage.bucket import StorageSettings
+from registry.storage.settings import StorageSettings
 from tests.conftest import Stack
 from tests.serving.support.predictor_process import Start
 from tests.serving.support.uploading import NOWHERE, Launch, Uploading

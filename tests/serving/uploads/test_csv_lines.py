@@ -167,6 +167,15 @@ def test_a_broken_gzip_file_is_refused(content: bytes, words: str) -> None:
     assert words in error.message
 
 
+def test_a_form_larger_than_a_chunk_is_unpacked_in_place() -> None:
+    table = [{**track, "track_name": f"a\r\n--{number}\r\n--y"} for number, track in enumerate(varied(2000))]
+    content = to_csv(table, lineterminator="\r\n")
+    part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + content
+    assert len(content) > 4 * 64 * 1024
+    assert read(part + b"\r\n--x--\r\n", boundary="x") == table
+    assert read(part.replace(content, gzip.compress(content)) + b"\r\n--x--\r\n", boundary="x") == table
+
+
 def test_a_form_has_exactly_one_file() -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + to_csv(TABLE) + b"\r\n"
     assert read(part + b"--x--\r\n", boundary="x") == TABLE

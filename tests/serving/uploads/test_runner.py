@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-from registry.storage.bucket import StorageSettings
 from registry.storage.datasets import dataset_key
+from registry.storage.settings import StorageSettings
 from tests.ports import free_port
 from tests.serving.support.uploading import (
     MIB,

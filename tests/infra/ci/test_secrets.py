@@ -1,7 +1,7 @@
 """The scan for secrets on real git checkouts."""
 
+import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ PLANTED = {
 
 def scan(folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "infra.ci.secret_scan", str(folder)],
+        ["make", "-s", "secrets", f"CHECKOUT={folder}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -46,17 +46,17 @@ def test_planted_secret_is_refused_and_not_repeated(checkout: Path, kind: str) -
     for name in ("settings.yml", "tests/test_it.py"):
         (checkout / name).write_text(f"one: line\n{PLANTED[kind]}\n")
     done = scan(checkout)
-    assert done.returncode == 1
-    assert f"settings.yml:2: {kind}" in done.stdout
-    assert f"tests/test_it.py:2: {kind}" in done.stdout
+    assert done.returncode
+    for name in ("settings.yml", "tests/test_it.py"):
+        assert re.search(rf"Secret Type: {kind}\nLocation: +{name}:2\n", done.stdout), done.stdout
     assert PLANTED[kind][-12:] not in done.stdout + done.stderr
 
 
 def test_password_is_refused_outside_of_tests(checkout: Path) -> None:
     (checkout / "settings.py").write_text("db_password = '" + "wX7pQ2mZ'\n")
     done = scan(checkout)
-    assert done.returncode == 1
-    assert "settings.py:1: Secret Keyword" in done.stdout
+    assert done.returncode
+    assert re.search(r"Secret Type: Secret Keyword\nLocation: +settings.py:1\n", done.stdout), done.stdout
 
 
 def test_what_git_ignores_is_left_alone_and_a_marked_line_passes(checkout: Path) -> None:
@@ -67,5 +67,5 @@ def test_what_git_ignores_is_left_alone_and_a_marked_line_passes(checkout: Path)
 
 def test_folder_that_is_no_checkout_is_no_pass(tmp_path: Path) -> None:
     done = scan(tmp_path)
-    assert done.returncode == 2
-    assert "git could not list" in done.stderr
+    assert done.returncode
+    assert "not a git repository" in done.stderr

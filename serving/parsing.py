@@ -28,6 +28,7 @@ _MANY_FIELDS = 10_000
 # A number's longest text is 24 characters; around it stand quotes, a colon, a comma, and white space.
 _BYTES_PER_FIELD = 40
 _BYTES_PER_ROW = 32
+_LARGEST = float(np.finfo(np.float32).max)
 _REPEATED = "It is there more than once"
 _TOO_LARGE = "Input should be a number that fits 32-bit floating point"
 
@@ -40,6 +41,11 @@ def object_bytes(fields: Iterable[str]) -> int:
 def is_list(body: bytes | bytearray) -> bool:
     """Whether a body is a JSON list, if it is JSON at all; its beginning is enough to say so."""
     return _LIST.match(body) is not None
+
+
+def most_fields_of(body: bytes | bytearray) -> int:
+    """Return an upper bound of the fields in a JSON text, without parsing it: each field has a colon."""
+    return body.count(b":")
 
 
 def read_object(name: str, request: type[BaseModel], body: bytes | bytearray) -> list[BaseModel]:
@@ -64,7 +70,7 @@ def read_list(
     from 0 (`3.energy`), or `TooManyRowsError`.
     """
     most_fields = most_fields or len(request.model_fields)
-    if body.count(b":") > max(_MANY_FIELDS, max_rows * most_fields):
+    if most_fields_of(body) > max(_MANY_FIELDS, max_rows * most_fields):
         _refuse_crowded(name, most_fields, body, max_rows)
     try:
         rows = _list_of(request, max_rows).validate_json(body)
@@ -96,6 +102,8 @@ def to_matrix(
         return numbers[row] if numbers else row
 
     values = list(map(itemgetter(*(attributes or features)), map(vars, requests)))
+    if len(values) == 1 and len(features) > 1 and all(map(_fits, values[0])):
+        return np.array(values, dtype=np.float32)
     try:
         exact = np.array(values, dtype=np.float64).reshape(len(requests), len(features))
     except OverflowError:  # an integer beyond float64, where a contract sets no bound
@@ -110,6 +118,11 @@ def to_matrix(
         fields = [f"{at(row)}.{features[column]}" if listed else features[column] for row, column in bad]
         raise InvalidInputError.of(name, [Detail(field, _TOO_LARGE) for field in fields])
     return rows
+
+
+def _fits(number: float) -> bool:
+    # For one row comparing is faster than NumPy's functions. NaN fits nowhere.
+    return -_LARGEST <= number <= _LARGEST
 
 
 @lru_cache(256)  # what a swap made useless is forgotten
@@ -129,13 +142,12 @@ def _require_each_once(
     name: str, rows: Sequence[BaseModel], body: bytes | bytearray, *, listed: bool
 ) -> None:
     """Refuse a field that an object has twice: Pydantic takes the last, other parsers the first."""
-    # Every field costs a colon, so that counting them is enough for nearly all requests.
-    objects = (row.root if isinstance(row, RootModel) else row for row in rows)
-    if body.count(b":") <= sum(len(row.model_fields_set) for row in objects):
+    fields = sum([len((row.root if isinstance(row, RootModel) else row).model_fields_set) for row in rows])
+    if most_fields_of(body) <= fields:
         return
-    found = json.loads(body, object_pairs_hook=list)
+    parsed = json.loads(body, object_pairs_hook=list)
     details: list[Detail] = []
-    for index, pairs in enumerate(found if listed else [found]):
+    for index, pairs in enumerate(parsed if listed else [parsed]):
         times = Counter(field for field, _ in pairs)
         where = f"{index}." if listed else ""
         details += [Detail(f"{where}{field}", _REPEATED) for field, count in times.items() if count > 1]

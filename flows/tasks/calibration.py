@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a classifier's temperature, learned from rows it had not seen.
+"""Calibration of a classifier's probabilities: its temperature, learned from rows it was not fitted on.
 
 Temperature scaling (Guo, Pleiss, Sun and Weinberger, On Calibration of Modern Neural Networks, ICML 2017) as
 scikit-learn has it: one number, which changes how sure a model is and never which class it names.
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.pipeline import Pipeline
+
+from checks.precomputed import PrecomputedClassifier, PrecomputedDecisions, PrecomputedEstimator
 
 Floats = npt.NDArray[np.float64]
 # The number of bins of Guo et al.
@@ -27,8 +28,8 @@ _SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """What a classifier said of rows of a fold that it was not fitted on.
+class OutOfFoldPredictions:
+    """A classifier's predictions for rows of a fold that it was not fitted on.
 
     `positions` are those of the rows; `probabilities` have a column for each of `classes`; `decisions` are
     the decision values, which scikit-learn calibrates rather than probabilities where an estimator has them.
@@ -58,36 +59,12 @@ class Calibration:
     after: dict[str, float]
 
 
-class _Known(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose responses are known already; rows are named by their position."""
-
-    def __init__(self, responses: Any, classes: Any) -> None:
-        self.responses, self.classes, self.classes_ = responses, classes, classes
-
-    def fit(self, *_: Any) -> "_Known":
-        return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def predict(self, rows: Any) -> Any:
-        raise NotImplementedError("scikit-learn asks for it to be there, and calibrates without it")
-
-
-class _KnownDecisions(_Known):
-    def decision_function(self, rows: Any) -> Any:
-        return self.responses[rows]
-
-
-class _KnownProbabilities(_Known):
-    def predict_proba(self, rows: Any) -> Any:
-        return self.responses[rows]
-
-
-def unseen(pipeline: Pipeline, rows: pd.DataFrame, positions: npt.NDArray[np.intp]) -> Unseen:
-    """Return what a fitted classifier says of rows, which are at `positions` among all training rows."""
+def out_of_fold(
+    pipeline: Pipeline, rows: pd.DataFrame, positions: npt.NDArray[np.intp]
+) -> OutOfFoldPredictions:
+    """Return a fitted classifier's predictions for rows, which are at `positions` among all training rows."""
     decisions = pipeline.decision_function(rows) if hasattr(pipeline, "decision_function") else None
-    return Unseen(positions, pipeline.classes_, pipeline.predict_proba(rows), decisions)
+    return OutOfFoldPredictions(positions, pipeline.classes_, pipeline.predict_proba(rows), decisions)
 
 
 def quality(actual: npt.NDArray[Any], probabilities: Floats, classes: npt.NDArray[Any]) -> dict[str, float]:
@@ -119,72 +96,83 @@ def reliability(
     actual: npt.NDArray[Any], probabilities: Floats, classes: npt.NDArray[Any], bins: int = BINS
 ) -> tuple[npt.NDArray[np.int64], Floats, Floats, Floats]:
     """Return, for each bin that has rows: its number, mean confidence, accuracy, and share of the rows."""
-    sure = probabilities.max(axis=1)
-    right = (classes[probabilities.argmax(axis=1)] == actual).astype(np.float64)
-    of = np.minimum((sure * bins).astype(np.int64), bins - 1)
-    numbers, where, counts = np.unique(of, return_inverse=True, return_counts=True)
-    confidence, accuracy = (np.bincount(where, weights=of_rows) / counts for of_rows in (sure, right))
+    confidences = probabilities.max(axis=1)
+    correct = (classes[probabilities.argmax(axis=1)] == actual).astype(np.float64)
+    bin_of_row = np.minimum((confidences * bins).astype(np.int64), bins - 1)
+    numbers, places, counts = np.unique(bin_of_row, return_inverse=True, return_counts=True)
+    confidence, accuracy = (np.bincount(places, weights=rows) / counts for rows in (confidences, correct))
     return numbers, confidence, accuracy, counts / len(actual)
 
 
-def calibrated(
+def calibrate(
     pipeline: Pipeline,
-    folds: Sequence[Unseen],
+    folds: Sequence[OutOfFoldPredictions],
     rows: pd.DataFrame,
     target: "pd.Series[Any]",
 ) -> tuple[Pipeline, Calibration]:
-    """Return a fitted classifier with its probabilities scaled, if that makes them better, and what was
-    found.
+    """Return a fitted classifier with its probabilities scaled, if that makes them better, and why.
 
-    The temperature is that of `folds`, so of rows that the classifier had not seen, by whatever they are
-    grouped. Whether it helps is judged by the log loss of each fold under the temperature of the others.
+    `rows` and `target` are those of the whole training side. The temperature is learned from `folds`, so from
+    rows that the classifier was not fitted on. Whether it helps is judged by the log loss of each fold under
+    the temperature of the other folds.
     """
-    usual, actual = pipeline.classes_, target.to_numpy()
-    if not _enough(folds, actual, usual):
+    classes, actual = pipeline.classes_, target.to_numpy()
+    if not _sufficient(folds, actual, classes):
         return pipeline, Calibration(None, "a class has too few rows in the folds", {}, {})
     known = np.concatenate([fold.positions for fold in folds])
-    before = quality(actual[known], np.concatenate([fold.probabilities for fold in folds]), usual)
-    fitted = [_scaling([f for f in folds if f is not fold], actual, usual) for fold in folds]
-    scaled = [one.calibrated_classifiers_[0].calibrators[0] for one in fitted]
-    after = quality(
-        actual[known],
-        np.concatenate([one.predict(fold.responses) for one, fold in zip(scaled, folds, strict=True)]),
-        usual,
+    before = quality(actual[known], np.concatenate([fold.probabilities for fold in folds]), classes)
+    scaled = np.concatenate(
+        [
+            _temperature([other for other in folds if other is not fold], actual, classes).predict(
+                fold.responses
+            )
+            for fold in folds
+        ]
     )
+    after = quality(actual[known], scaled, classes)
     if after["log_loss"] >= before["log_loss"]:
         return pipeline, Calibration(None, "the probabilities are no better for it", before, after)
-    # scikit-learn would fit the classifier once more for each fold to come to the same responses.
-    space = pipeline[:-1].transform(rows)
-    whole = CalibratedClassifierCV(FrozenEstimator(pipeline[-1]), method="temperature", ensemble=False, cv=2)
-    whole.fit(space, actual)
-    whole.calibrated_classifiers_[0].calibrators = (
-        _scaling(folds, actual, usual).calibrated_classifiers_[0].calibrators
-    )
-    found = Pipeline([*pipeline.steps[:-1], ("model", whole)])
-    exact, ours = whole.predict_proba(space), _scaled(pipeline.predict_proba(rows), exponent(found))
-    if np.abs(exact - ours).max() > _SAME:
+    # scikit-learn would fit the classifier once more for each fold to get the same responses.
+    encoded = pipeline[:-1].transform(rows)
+    scaling = CalibratedClassifierCV(
+        FrozenEstimator(pipeline[-1]), method="temperature", ensemble=False, cv=2
+    ).fit(encoded, actual)
+    temperature = _temperature(folds, actual, classes)
+    scaling.calibrated_classifiers_[0].calibrators = [temperature]
+    calibrated = Pipeline([*pipeline.steps[:-1], ("model", scaling)])
+    served = _scaled(pipeline.predict_proba(rows), probability_exponent(calibrated))
+    if np.abs(scaling.predict_proba(encoded) - served).max() > _SAME:
         return pipeline, Calibration(
             None, "its decision values are not the logarithms of its probabilities", before, after
         )
-    beta = float(whole.calibrated_classifiers_[0].calibrators[0].beta_)
-    return found, Calibration(1 / beta, "log loss on training folds is lower for it", before, after)
+    why = "log loss on training folds is lower for it"
+    return calibrated, Calibration(1 / float(temperature.beta_), why, before, after)
 
 
-def _enough(folds: Sequence[Unseen], actual: npt.NDArray[Any], classes: npt.NDArray[Any]) -> bool:
-    """Whether every fold knows every class, and the other folds have two rows of it, as scikit-learn asks."""
+def _sufficient(
+    folds: Sequence[OutOfFoldPredictions], actual: npt.NDArray[Any], classes: npt.NDArray[Any]
+) -> bool:
+    """Whether every fold knows every class, and the other folds have two rows of it: scikit-learn's rule."""
     if len(folds) < 2 or any(not np.array_equal(fold.classes, classes) for fold in folds):
         return False
     by_fold = np.array([[np.sum(actual[f.positions] == label) for label in classes] for f in folds])
     return bool((by_fold.sum(axis=0) - by_fold >= 2).all())
 
 
-def _scaling(folds: Sequence[Unseen], actual: npt.NDArray[Any], classes: npt.NDArray[Any]) -> Any:
-    """Fit a temperature to what folds say."""
+def _temperature(
+    folds: Sequence[OutOfFoldPredictions], actual: npt.NDArray[Any], classes: npt.NDArray[Any]
+) -> Any:
+    """Return scikit-learn's temperature scaling, fitted to the predictions of folds."""
     positions = np.concatenate([fold.positions for fold in folds])
-    kind = _KnownProbabilities if folds[0].decisions is None else _KnownDecisions
-    known = kind(np.concatenate([fold.responses for fold in folds]), classes)
-    scaling = CalibratedClassifierCV(FrozenEstimator(known), method="temperature", ensemble=False, cv=2)
-    return scaling.fit(np.arange(len(positions)), actual[positions])
+    responses = np.concatenate([fold.responses for fold in folds])
+    estimator: PrecomputedEstimator
+    if folds[0].decisions is None:
+        estimator = PrecomputedClassifier(None, responses, classes)
+    else:
+        estimator = PrecomputedDecisions(None, responses, classes)
+    scaling = CalibratedClassifierCV(FrozenEstimator(estimator), method="temperature", ensemble=False, cv=2)
+    scaling.fit(np.arange(len(positions)), actual[positions])
+    return scaling.calibrated_classifiers_[0].calibrators[0]
 
 
 def is_calibrated(pipeline: Pipeline) -> bool:
@@ -192,7 +180,7 @@ def is_calibrated(pipeline: Pipeline) -> bool:
     return isinstance(pipeline[-1], CalibratedClassifierCV)
 
 
-def bare(pipeline: Pipeline) -> Pipeline:
+def uncalibrated(pipeline: Pipeline) -> Pipeline:
     """Return the pipeline without its scaling."""
     if not is_calibrated(pipeline):
         return pipeline
@@ -200,13 +188,13 @@ def bare(pipeline: Pipeline) -> Pipeline:
     return Pipeline([*pipeline.steps[:-1], ("model", getattr(inner, "estimator", inner))])
 
 
-def exponent(pipeline: Pipeline) -> float:
+def probability_exponent(pipeline: Pipeline) -> float:
     """Return the power that a calibrated pipeline raises probabilities to before they sum to 1 again.
 
     It is one over the temperature; of two classes' decision values, which scikit-learn takes for one class
     and negated for the other, it is twice that.
     """
-    inner = bare(pipeline)
+    inner = uncalibrated(pipeline)
     twice = len(inner.classes_) == 2 and hasattr(inner, "decision_function")
     return float(pipeline[-1].calibrated_classifiers_[0].calibrators[0].beta_) * (2 if twice else 1)
 
@@ -214,5 +202,5 @@ def exponent(pipeline: Pipeline) -> float:
 def _scaled(probabilities: Floats, power: float) -> Floats:
     logs = np.log(probabilities + TINY) * power
     raised = np.exp(logs - logs.max(axis=1, keepdims=True))
-    found: Floats = raised / raised.sum(axis=1, keepdims=True)
-    return found
+    scaled: Floats = raised / raised.sum(axis=1, keepdims=True)
+    return scaled

@@ -4,29 +4,26 @@ import os
 from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Request, Response
 
+from serving import limits
 from serving.api.body import read_json
-from serving.api.openapi import Describe, OpenApi, RequestSchemas
+from serving.api.openapi import Describe, RequestSchemas
 from serving.api.routes import described
 from serving.errors import UnknownModelNameError
 from serving.http_errors import EXPLAIN, documented
-from serving.inference.contracts import Contract
 from serving.inference.explain import explain
-from serving.inference.explanation import ClassExplanation, NumberExplanation
 from serving.inference.predictor import Predictor
-from serving.middleware.concurrency import LimitConcurrency, Turns
-from serving.middleware.metrics import Metrics
 from serving.settings import ServingSettings
+from serving.tasks.base import Contract
+from serving.tasks.registry import TASKS
 
-# An explanation is thousands of predictions. These have turns of their own, so that a flood of them can take
-# none of those of predictions: as many at work as leave a processor free, and some whose body is being read.
+# An explanation is thousands of predictions. It takes turns of its own, so that a flood of them takes none of
+# the predictions' turns: as many at work as leave a processor free, and some whose body is being read.
 _THREADS = max(1, min(3, (os.cpu_count() or 1) - 1))
-_AT_ONCE = _THREADS + 6
-_ANSWERS: dict[str, Any] = {"classification": ClassExplanation, "regression": NumberExplanation}
+EXPLANATIONS = _THREADS + 6
 _WORDS = """\
 How much each feature of one object moves {what} away from the base value, its mean over the {rows} \
 training rows that travel in the model's file (the background).
@@ -40,49 +37,34 @@ independently of each other.
 """
 
 
-def install(
-    app: FastAPI, predictor: Predictor, settings: ServingSettings, metrics: Metrics, docs: OpenApi
-) -> None:
-    """Add the route to `app`, and what limits it; nothing if GREENROOM_SERVING_EXPLAIN is off."""
-    if not settings.serving_explain:
-        return
+def explain_routes(predictor: Predictor, settings: ServingSettings) -> APIRouter:
+    """Return the route; its description is `describe_explain`'s."""
     router = APIRouter()
     threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="explain")
-    most, max_bytes = settings.serving_explain_rows, settings.serving_max_body_bytes
+    max_bytes = settings.serving_max_body_bytes
 
     def answer(name: str, body: bytearray) -> Response:
-        found = explain(predictor, name, body, most)
-        return Response(found.model_dump_json(), media_type="application/json")
+        explanation = explain(predictor, name, body, limits.EXPLAIN_ROWS)
+        return Response(explanation.model_dump_json(), media_type="application/json")
 
     @router.post(EXPLAIN + "{model:path}", include_in_schema=False)
     async def explain_one(model: str, request: Request) -> Response:
         if model not in predictor.states:
             raise UnknownModelNameError.of(model, predictor.states)
-        timeout = settings.serving_body_timeout
-        body = await read_json(
-            request.scope, request.receive, max_bytes=max_bytes, max_list_bytes=max_bytes, timeout=timeout
-        )
+        body = await read_json(request.scope, request.receive, max_bytes=max_bytes, max_list_bytes=max_bytes)
         return await get_running_loop().run_in_executor(threads, copy_context().run, answer, model, body)
 
-    app.include_router(router)
-    docs.describe.append(_describe_explain(predictor, most))
-    app.add_middleware(
-        LimitConcurrency,
-        turns=Turns(_AT_ONCE, settings.serving_max_queue, settings.serving_queue_timeout),
-        reading=Turns(_AT_ONCE, settings.serving_max_queue, settings.serving_queue_timeout),
-        small=max_bytes,
-        timeout=settings.serving_queue_timeout,
-        rejected=metrics.rejected,
-        prefix=EXPLAIN,
-    )
+    return router
 
 
-def _describe_explain(predictor: Predictor, most: int) -> Describe:
+def describe_explain(predictor: Predictor) -> Describe:
+    """Return what describes the explanation of a model's predictions for the OpenAPI page."""
+
     def describe(router: APIRouter, contract: Contract, schemas: RequestSchemas) -> None:
-        if contract.task not in _ANSWERS:
-            return  # asked all the same, it says why not
+        task = TASKS[contract.task]
+        if task.explanation is None:
+            return  # a request for it all the same is answered with the reason
         spec = predictor.specs.get(contract.name)
-        what = "the probability of the predicted class"
         router.add_api_route(
             EXPLAIN + quote(contract.name, safe=""),
             described,
@@ -91,11 +73,11 @@ def _describe_explain(predictor: Predictor, most: int) -> Describe:
             operation_id=f"explain_{contract.name}",
             summary=f"Explain a prediction of {contract.name}",
             description=_WORDS.format(
-                what=what if contract.task == "classification" else "the prediction",
+                what=task.explains,
                 rows=spec.background if spec else "",
-                most=most,
+                most=limits.EXPLAIN_ROWS,
             ),
-            response_model=_ANSWERS[contract.task],
+            response_model=task.explanation,
             responses={
                 200: {"description": "What each feature contributes, the largest first."},
                 **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),

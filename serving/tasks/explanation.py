@@ -1,8 +1,10 @@
 """What an explanation looks like. Each class appears in the OpenAPI page as it stands here."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.inference.shapley import Method
+Method = Literal["shapley_exact", "shapley_permutations"]
 
 
 class Contribution(BaseModel):
@@ -22,7 +24,9 @@ class Contribution(BaseModel):
     )
 
 
-class _Explanation(BaseModel):
+class Explanation(BaseModel):
+    """What the explanations of all tasks have in common."""
+
     # `model` is this domain's word; Pydantic would keep the prefix `model_` for itself.
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -39,19 +43,3 @@ class _Explanation(BaseModel):
     contributions: tuple[Contribution, ...] = Field(description="One per feature, the largest first.")
     background_rows: int = Field(description="Training rows that it is explained against.")
     rows_evaluated: int = Field(description="Rows that the model answered for this.")
-
-
-class ClassExplanation(_Explanation):
-    """Why a classifier gives its class the probability that it does."""
-
-    prediction: str = Field(description="The predicted class.")
-    probability: float = Field(description="Its probability, 0..1: this is what is explained.")
-
-
-class NumberExplanation(_Explanation):
-    """Why a regression answers what it does."""
-
-    prediction: float = Field(description="The predicted number: this is what is explained.")
-
-
-Explanation = ClassExplanation | NumberExplanation

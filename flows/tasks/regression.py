@@ -1,0 +1,69 @@
+"""Regression: a number for each row."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.dummy import DummyRegressor
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.pipeline import Pipeline
+
+from catalog.spec import ModelSpec
+from checks.precomputed import PrecomputedEstimator, PrecomputedRegressor
+from flows.data.splits import Rows
+from flows.tasks.base import MAX_RELATIVE_DIFFERENCE, Agreement, SupervisedTask, required
+from registry.model_format.onnx_model import OnnxModel
+
+
+class Regression(SupervisedTask):
+    """Models that predict a number."""
+
+    name = "regression"
+    scorers = ("r2", "neg_mean_absolute_error", "neg_root_mean_squared_error")
+    forest = RandomForestRegressor
+    baseline_name = "always the mean"
+    dummy = DummyRegressor(strategy="mean")
+
+    def precomputed(
+        self, pipeline: Pipeline, rows: pd.DataFrame, actual: npt.NDArray[Any]
+    ) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
+        return PrecomputedRegressor(pipeline.predict(rows)), actual
+
+    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
+        expected = pipeline.predict(rows)
+        predicted, _ = model.predict(rows.to_numpy(dtype=np.float32))
+        differences = np.abs(predicted.astype(float) - expected)
+        # The mean, against the predictions' own spread: single rows may cross a threshold.
+        spread = float(np.std(expected)) or 1.0
+        sufficient = float(differences.mean()) / spread <= MAX_RELATIVE_DIFFERENCE
+        return Agreement(None, float(differences.max()), sufficient)
+
+    def plots(
+        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
+    ) -> Iterator[tuple[str, Any]]:
+        actual = required(test.target).to_numpy()
+        yield "pictures/residuals.png", residuals(actual, pipeline.predict(test.features), spec.unit)
+
+    def limits(self, spec: ModelSpec, metrics: Mapping[str, float]) -> Iterator[str]:
+        yield (
+            f"It explains {max(metrics['r2'], 0):.0%} of the spread of {spec.target}; an answer is off by "
+            f"{metrics['root_mean_squared_error']:.3g} (root mean square) and comes without an interval of "
+            "its own."
+        )
+
+
+def residuals(actual: npt.NDArray[Any], predicted: npt.NDArray[Any], unit: str | None) -> Figure:
+    """Draw predictions of held-out rows against the true values, and the histogram of the residuals."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.scatter(actual, predicted, s=6, alpha=0.4)
+    low, high = float(min(actual.min(), predicted.min())), float(max(actual.max(), predicted.max()))
+    left.plot([low, high], [low, high], color="black", linewidth=1)
+    suffix = f" ({unit})" if unit else ""
+    left.set(xlabel=f"true{suffix}", ylabel=f"predicted{suffix}", title="Held-out rows")
+    right.hist(predicted - actual, bins=40)
+    right.set(xlabel=f"predicted - true{suffix}", ylabel="rows", title="Residuals")
+    return figure
