@@ -1,6 +1,7 @@
 """Roles and databases of the stack on a PostgreSQL server, made where they are missing."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg2
@@ -12,8 +13,8 @@ from pydantic import SecretStr
 class Database:
     """A database and the role of the same name that uses it.
 
-    A role that owns its database can do anything in it. MLflow's does not: what it owned, it could take the
-    guard from (docs/promotion.md); `greenroom migrate` gives it its rights.
+    MLflow's role does not own its database, since it could remove the guard then (docs/promotion.md);
+    `greenroom migrate` gives it its rights.
     """
 
     name: str
@@ -22,22 +23,21 @@ class Database:
 
 
 def ensure(connection: "psycopg2.extensions.connection", databases: Sequence[Database], owner: str) -> None:
-    """Create what is missing, and give each role the password of now; `owner` owns what no role owns.
+    """Create what is missing, set each role's password, and close the connection.
 
-    Safe to run again: a changed password is a rotation. Nobody else may connect to these databases.
+    `owner` owns the databases that are not `owned`. Safe to run again: a changed password is a rotation. No
+    other role may connect to these databases.
     """
     connection.autocommit = True
-    with connection.cursor() as cursor:
-        for one in databases:
-            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (one.name,))
+    with closing(connection), connection.cursor() as cursor:
+        for database in databases:
+            role = sql.Identifier(database.name)
+            cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (database.name,))
             verb = "ALTER" if cursor.fetchone() else "CREATE"
-            cursor.execute(
-                sql.SQL(f"{verb} ROLE {{}} LOGIN PASSWORD {{}}").format(
-                    sql.Identifier(one.name), sql.Literal(one.password.get_secret_value())
-                )
-            )
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (one.name,))
+            password = sql.Literal(database.password.get_secret_value())
+            cursor.execute(sql.SQL(f"{verb} ROLE {{}} LOGIN PASSWORD {{}}").format(role, password))
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (database.name,))
             if not cursor.fetchone():
-                name, owned_by = sql.Identifier(one.name), sql.Identifier(one.name if one.owned else owner)
-                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(name, owned_by))
-                cursor.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+                owned_by = role if database.owned else sql.Identifier(owner)
+                cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, owned_by))
+                cursor.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(role))

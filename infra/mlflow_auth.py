@@ -3,9 +3,8 @@
 
 def basic_auth_ini(database_url: str) -> str:
     """Return the content of basic-auth.ini. It holds a password: write it for its owner alone."""
-    # Everybody with an account may read; what they make is theirs; the rest is granted. The cache spares
-    # several slow password hashes for each request; a changed password counts after that many seconds. A
-    # percent sign begins a reference in such a file.
+    # Every account may read and owns what it creates; the rest is granted. The cache saves slow password
+    # hashes; a changed password counts after its seconds. A percent sign begins a reference in this format.
     return (
         "[mlflow]\n"
         "default_permission = READ\n"

@@ -1,17 +1,17 @@
-"""Is a secret fit to protect something?"""
+"""Rules for secrets: no examples, none that is easy to guess."""
 
 import re
 
 SHORTEST = 16
 _DISTINCT = 8
-# What examples are made of.
+# Words of examples.
 _EXAMPLE = re.compile(r"change.?me|example|your.?|<.*>|password|secret", re.IGNORECASE)
-# What people type to get past a form. Names may well hold these; secrets may not.
+# Common names: a user name may hold them, a secret may not.
 _NAMES = re.compile(r"minioadmin|greenroom|postgres", re.IGNORECASE)
 
 
 def is_example(value: str) -> bool:
-    """Whether a value is empty, one character alone, or made of words that stand in examples."""
+    """Whether a value is empty, repeats one character, or contains a word of examples."""
     return len(set(value)) < 2 or bool(_EXAMPLE.search(value))
 
 

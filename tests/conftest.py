@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deepchecks_server import DeepChecksServer
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,9 +43,9 @@ LONG = (
     "flows/training/test_flow.py",
     "registry/server/test_migration.py",
     "serving/models/test_outage.py",
-    "checks/test_gate.py",
     "registry/server/test_races.py",
     "infra/local/test_stack.py",
+    "checks/test_drift.py",
     "flows/submission/test_flow.py",
     "flows/submission/test_notebook.py",
     "infra/local/test_cli.py",
@@ -56,6 +57,7 @@ LONG = (
     "flows/monitoring/test_flow.py",
     "infra/ci/test_model_gate.py",
     "flows/scoring/test_flow.py",
+    "checks/test_gate.py",
 )
 
 
@@ -90,6 +92,16 @@ def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield
     tempfile.tempdir = before
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deepchecks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeepChecksServer]:
+    """Import DeepChecks once for all gate runs of this process and of what it starts."""
+    server = DeepChecksServer(tmp_path_factory.mktemp("deepchecks"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GREENROOM_CHECKS_PYTHON", str(server.python))
+        yield server
+    server.end()
 
 
 @dataclass

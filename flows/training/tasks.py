@@ -71,12 +71,14 @@ def validate(spec: ModelSpec, table: sources.Table | pd.DataFrame) -> tuple[pd.D
 
 @task(name="split")
 def split_rows(spec: ModelSpec, rows: pd.DataFrame) -> SplitRows:
-    """Choose held-out rows, and the folds of the others."""
+    """Bring the features into the model's form; choose held-out rows, and the folds of the others."""
+    with log_step(spec, "features") as note:
+        note(f"{len(spec.features)} features")
     with log_step(spec, "split") as note:
         data = splits.split_rows(rows, spec)
         by = f", by {spec.dataset.group}" if spec.dataset.group else ""
         train, test = len(data.train.features), len(data.test.features)
-        note(f"{train:,} rows to train on, {test:,} held out{by}; {len(spec.features)} features")
+        note(f"{train:,} rows to train on, {test:,} held out{by}")
     return data
 
 

@@ -18,48 +18,45 @@ _PAIRS = "GREENROOM_SERVING_API_KEYS"
 
 
 def main(example: Path, target: Path) -> int:
-    """Write `target`, for its owner alone; print what was made, never a value."""
-    have = dict(_pairs(target.read_text())) if target.exists() else {}
-    made = []
-    lines = []
-    values: dict[str, str] = {}
+    """Write `target`, for its owner alone; print how many secrets it made, never a value."""
+    old = _pairs(target.read_text()) if target.exists() else {}
+    new: dict[str, str] = {}
+    lines: list[str] = []
+    made = 0
     for line in example.read_text().splitlines():
-        match = _LINE.fullmatch(line)
-        if not match:
+        if match := _LINE.fullmatch(line):
+            name = match[1]
+            new[name] = old.pop(name, "") or match[2]
+            # `[secret]` in the comment above marks the values to be made.
+            if not new[name] and lines and lines[-1].startswith("#") and "[secret]" in lines[-1]:
+                new[name] = _new_secret(name, new)
+                made += 1
+            lines.append(f"{name}={new[name]}")
+        else:
             lines.append(line)
-            continue
-        name, value = match[1], have.pop(match[1], "") or match[2]
-        # `[secret]` in the comment above says which are to be made.
-        if not value and lines and lines[-1].startswith("#") and "[secret]" in lines[-1]:
-            value = _new(name, values)
-            made.append(name)
-        values[name] = value
-        lines.append(f"{name}={value}")
-    if have:
-        lines += ["", "# Not in .env.example", *(f"{name}={value}" for name, value in have.items())]
+    if old:
+        lines += ["", "# Not in .env.example", *(f"{name}={value}" for name, value in old.items())]
     text = "\n".join(lines) + "\n"
     if not target.exists() or target.read_text() != text:
-        new = target.with_suffix(".new")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        part = target.with_suffix(".new")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(text)
-        new.replace(target)
-    sys.stdout.write(f"{target.name}: {f'{len(made)} secrets made' if made else 'nothing was missing'}\n")
+        part.replace(target)
+    sys.stdout.write(f"{target.name}: {f'{made} secrets made' if made else 'nothing was missing'}\n")
     return 0
 
 
-def _new(name: str, values: dict[str, str]) -> str:
+def _new_secret(name: str, values: dict[str, str]) -> str:
     if name == _PAIRS:
-        return ",".join(
-            f"{who}:{hashlib.sha256(values[variable].encode()).hexdigest()}"
-            for who, variable in _API_KEYS.items()
-        )
+        digests = {who: hashlib.sha256(values[key].encode()).hexdigest() for who, key in _API_KEYS.items()}
+        return ",".join(f"{who}:{digest}" for who, digest in digests.items())
     if name in _API_KEYS.values():
         return "greenroom_" + secrets.token_urlsafe(32)
     return secrets.token_hex(20)
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
-    return [(match[1], match[2]) for match in map(_LINE.fullmatch, text.splitlines()) if match]
+def _pairs(text: str) -> dict[str, str]:
+    return {match[1]: match[2] for match in map(_LINE.fullmatch, text.splitlines()) if match}
 
 
 if __name__ == "__main__":

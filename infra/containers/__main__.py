@@ -24,29 +24,26 @@ def preflight() -> None:
 @click.option("--databases-only", is_flag=True, help="Roles and empty databases, for a restore.")
 def setup(databases_only: bool) -> None:
     """Make databases, bucket, guard and the gate's key, where they are missing."""
-    from infra.containers import setup as making  # noqa: PLC0415
+    from infra.containers.setup import bucket, databases, gate_key, guard  # noqa: PLC0415
 
-    making.databases()
-    making.bucket()
-    if not databases_only:
-        making.guard()
-        making.gate_key()
+    for step in (databases, bucket) if databases_only else (databases, bucket, guard, gate_key):
+        step()
 
 
 @jobs.command()
 def accounts() -> None:
-    """Make MLflow's accounts, or give them the passwords of now."""
-    from infra.containers import accounts as making  # noqa: PLC0415
+    """Make MLflow's accounts, and set their passwords."""
+    from infra.containers.accounts import ensure  # noqa: PLC0415
 
-    making.ensure()
+    ensure()
 
 
 @jobs.command()
 def mlflow() -> None:
     """Run MLflow's tracking server with the guard and a login."""
-    from infra.containers import mlflow_server  # noqa: PLC0415
+    from infra.containers.mlflow_server import run  # noqa: PLC0415
 
-    mlflow_server.run()
+    run()
 
 
 @jobs.command()
@@ -70,13 +67,13 @@ def objects(direction: str) -> None:
 @click.argument("models", nargs=-1)
 def demo(models: tuple[str, ...]) -> None:
     """Train, gate and promote MODELS, all of the catalogue without names, through the running stack."""
-    from infra.containers import demo as showing  # noqa: PLC0415
+    from infra.containers.demo import run  # noqa: PLC0415
 
-    showing.run(models)
+    run(models)
 
 
 def main() -> None:
-    """Run a job; a setting that is wrong becomes one sentence, without what stood there."""
+    """Run a job; a wrong setting becomes one sentence, without its value."""
     try:
         jobs()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""All objects of the bucket as one tar stream, and back: the half of a backup that is not PostgreSQL."""
+"""All objects of the bucket as one tar stream, and back: a backup's second half, beside PostgreSQL's."""
 
 import hashlib
 import io
@@ -12,7 +12,7 @@ import click
 from registry.storage.s3 import s3_client
 from registry.storage.settings import StorageSettings
 
-# The last member: what the others must be, so that a stream that was cut off does not pass for a whole one.
+# The last member, with the others' digests: a stream that was cut off has none.
 _MANIFEST = "greenroom-manifest.json"
 _FOLDER = "objects/"
 
@@ -24,24 +24,24 @@ def dump(target: IO[bytes]) -> int:
     manifest: dict[str, str] = {}
     with tarfile.open(fileobj=target, mode="w|") as tar:
         for page in client.get_paginator("list_objects_v2").paginate(Bucket=storage.s3_bucket):
-            for one in page.get("Contents", []):
-                found = client.get_object(Bucket=storage.s3_bucket, Key=one["Key"])
-                entry = tarfile.TarInfo(_FOLDER + one["Key"])
-                entry.size = found["ContentLength"]
-                reader = _Hashing(found["Body"])
-                tar.addfile(entry, reader)
-                manifest[one["Key"]] = reader.digest.hexdigest()
-        content = json.dumps(manifest, indent=0, sort_keys=True).encode()
+            for key in (entry["Key"] for entry in page.get("Contents", [])):
+                content = client.get_object(Bucket=storage.s3_bucket, Key=key)
+                member = tarfile.TarInfo(_FOLDER + key)
+                member.size = content["ContentLength"]
+                reader = _HashingReader(content["Body"])
+                tar.addfile(member, reader)
+                manifest[key] = reader.digest.hexdigest()
+        text = json.dumps(manifest, indent=0, sort_keys=True).encode()
         last = tarfile.TarInfo(_MANIFEST)
-        last.size = len(content)
-        tar.addfile(last, io.BytesIO(content))
+        last.size = len(text)
+        tar.addfile(last, io.BytesIO(text))
     return len(manifest)
 
 
 def load(source: IO[bytes]) -> int:
-    """Put every object of a tar stream into the bucket; return how many. What else is there stays.
+    """Put every object of a tar stream into the bucket, beside its other objects; return how many.
 
-    Raises `click.ClickException` when the stream is cut off or an object is not what its manifest says.
+    Raises `click.ClickException` when the stream is cut off or an object differs from its manifest.
     """
     storage = StorageSettings()
     client = s3_client(storage)
@@ -57,7 +57,7 @@ def load(source: IO[bytes]) -> int:
                     manifest = json.load(file)
                     continue
                 key = entry.name.removeprefix(_FOLDER)
-                reader = _Hashing(file)
+                reader = _HashingReader(file)
                 client.upload_fileobj(reader, storage.s3_bucket, key)
                 read[key] = reader.digest.hexdigest()
     except (tarfile.TarError, EOFError) as error:
@@ -72,8 +72,8 @@ def load(source: IO[bytes]) -> int:
     return len(read)
 
 
-class _Hashing(io.RawIOBase):
-    """Passes a stream on and hashes what passes."""
+class _HashingReader(io.RawIOBase):
+    """Reads a stream and hashes what is read."""
 
     def __init__(self, source: Any) -> None:
         super().__init__()

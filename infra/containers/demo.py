@@ -1,5 +1,4 @@
-"""The demo of a stack of containers: Prefect's worker trains and gates, the operator promotes, the predictor
-serves. Through the doors that everybody uses; nothing here has rights of its own."""
+"""The demo of a stack of containers: trains, promotes, waits for the predictor; without special rights."""
 
 import sys
 import time
@@ -28,13 +27,13 @@ def run(names: tuple[str, ...]) -> None:
         _train(missing)
         for name in models:
             _promote(registry, name)
-        wanted = {v.model: v.number for v in registry.production_versions().values() if v.model in models}
-    served = _served(wanted)
+        production = {v.model: v.number for v in registry.production_versions().values() if v.model in models}
+    served = _served(production)
     for name in models:
-        number = wanted.get(name)
+        number = production.get(name)
         state = f"version {number} in Production" if number else "not in Production"
         click.echo(f"{name:<11} {state}; served: {served.get(name) or 'no'}")
-    sys.exit(0 if wanted.keys() == set(models) and served == wanted else 1)
+    sys.exit(0 if production.keys() == set(models) and served == production else 1)
 
 
 def _train(names: list[str]) -> None:
@@ -70,16 +69,16 @@ def _promote(registry: Registry, name: str) -> None:
         click.echo(f"{newest} was not promoted. {error}")
 
 
-def _served(wanted: dict[str, int]) -> dict[str, int]:
-    """Return what every predictor serves of what is wanted, once that is all of it or a minute has passed."""
+def _served(production: dict[str, int]) -> dict[str, int]:
+    """Return what every predictor serves of `production`, once that is all of it or a minute has passed."""
     deadline = time.monotonic() + _LOADING
     while True:
         replicas = [v for url in PredictorSettings().predictor_urls for v in served_versions(url).values()]
         served = {
             name: number
-            for name, number in wanted.items()
+            for name, number in production.items()
             if replicas and all(versions.get(name) == number for versions in replicas)
         }
-        if served == wanted or time.monotonic() > deadline:
+        if served == production or time.monotonic() > deadline:
             return served
         time.sleep(0.5)

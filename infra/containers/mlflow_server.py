@@ -11,7 +11,7 @@ from infra.mlflow_auth import basic_auth_ini
 
 
 def run() -> NoReturn:
-    """Become `mlflow server`. Secrets go to it by its environment and a file for its owner alone."""
+    """Become `mlflow server`. It gets secrets by its environment and a file for its owner alone."""
     settings = MlflowSettings()
     os.environ.update(
         {

@@ -1,4 +1,4 @@
-"""Settings of a stack of containers. No secret has a default; each is asked to be long and plain."""
+"""Settings of a stack of containers. No secret has a default; each must be long, of plain characters."""
 
 import re
 from typing import Annotated
@@ -20,11 +20,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
 def strong(value: SecretStr) -> SecretStr:
-    """Return a secret that is fit to protect something; `ValueError` for any other.
-
-    Letters, digits, `_` and `-` alone, since most secrets also stand in URLs and shells, and not weak
-    (infra/secrets.py).
-    """
+    """Return a secret; `ValueError` for a weak one (infra/secrets.py), or other characters than URLs take."""
     text = value.get_secret_value()
     if not _PLAIN.fullmatch(text):
         raise ValueError("it must be 16 to 128 letters, digits, '_' or '-'")
@@ -37,35 +33,31 @@ Secret = Annotated[SecretStr, AfterValidator(strong)]
 
 
 class ContainerSettings(GreenroomSettings):
-    """Base: an input that is refused may be a password, and is not shown."""
+    """Base class: a refused value may be a password, and is not shown."""
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)
 
 
 class PostgresSettings(ContainerSettings):
-    """PostgreSQL's port, and what MLflow's server logs in with."""
+    """PostgreSQL's port, and the passwords of MLflow's server there."""
 
-    postgres_port: int = Field(
-        default=5432, ge=1, le=65535, description="GREENROOM_POSTGRES_PORT: PostgreSQL's port."
-    )
-    mlflow_db_password: Secret = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: of the role `mlflow`.")
-    mlflow_auth_db_password: Secret = Field(
-        description="GREENROOM_MLFLOW_AUTH_DB_PASSWORD: of the role `mlflow_auth`, MLflow's accounts."
-    )
+    postgres_port: int = Field(default=5432, ge=1, le=65535, description="PostgreSQL's port.")
+    mlflow_db_password: Secret = Field(description="of the role `mlflow`.")
+    mlflow_auth_db_password: Secret = Field(description="of the role `mlflow_auth`, MLflow's accounts.")
 
     def url(self, name: str, password: SecretStr, role: str = "") -> str:
-        """Return the URL of a database, as the role of the same name or another. Never log it."""
+        """Return a database's URL, for `role` or the role of the same name. It holds a password."""
         secret = quote(password.get_secret_value(), safe="")
         # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-        at = f"{POSTGRES_HOST}:{self.postgres_port}"
-        return f"postgresql+psycopg2://{role or name}:{secret}@{at}/{name}"
+        server = f"{POSTGRES_HOST}:{self.postgres_port}"
+        return f"postgresql+psycopg2://{role or name}:{secret}@{server}/{name}"
 
 
 class DatabaseSettings(PostgresSettings):
-    """What makes the databases: passwords of the role that may, and of those that will use them."""
+    """Passwords of the role that makes the databases, and of the roles that use them."""
 
-    postgres_password: Secret = Field(description="GREENROOM_POSTGRES_PASSWORD: of the role `postgres`.")
-    prefect_db_password: Secret = Field(description="GREENROOM_PREFECT_DB_PASSWORD: of the role `prefect`.")
+    postgres_password: Secret = Field(description="of the role `postgres`.")
+    prefect_db_password: Secret = Field(description="of the role `prefect`.")
 
     @property
     def databases(self) -> list[Database]:
@@ -80,44 +72,29 @@ class DatabaseSettings(PostgresSettings):
 class MlflowSettings(PostgresSettings):
     """What MLflow's server needs beside its own variables."""
 
-    mlflow_admin_password: Secret = Field(
-        description="GREENROOM_MLFLOW_ADMIN_PASSWORD: of the account `admin`, when it is made."
-    )
-    mlflow_secret_key: Secret = Field(
-        description="GREENROOM_MLFLOW_SECRET_KEY: what MLflow's server signs its forms with."
-    )
-    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="GREENROOM_MLFLOW_PORT: port.")
-    mlflow_workers: int = Field(
-        default=2, ge=1, le=32, description="GREENROOM_MLFLOW_WORKERS: processes of MLflow's server."
-    )
+    mlflow_admin_password: Secret = Field(description="of the account `admin`.")
+    mlflow_secret_key: Secret = Field(description="key that MLflow's server signs its forms with.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="MLflow's port.")
+    mlflow_workers: int = Field(default=2, ge=1, le=32, description="processes of MLflow's server.")
 
 
 class AccountSettings(ContainerSettings):
     """The accounts of MLflow's server that a stack of containers has from the start."""
 
-    tracking_uri: str = Field(
-        default="http://mlflow:5000", description="GREENROOM_TRACKING_URI: MLflow's server."
-    )
-    mlflow_admin_password: Secret = Field(description="GREENROOM_MLFLOW_ADMIN_PASSWORD: of `admin`.")
+    tracking_uri: str = Field(default="http://mlflow:5000", description="MLflow's server.")
+    mlflow_admin_password: Secret = Field(description="of the account `admin`.")
     mlflow_admin_old_password: SecretStr = Field(
-        default=SecretStr(""),
-        description="GREENROOM_MLFLOW_ADMIN_OLD_PASSWORD: `admin`'s password until now, to rotate it.",
+        default=SecretStr(""), description="`admin`'s password until now, to rotate it."
     )
-    mlflow_worker_password: Secret = Field(
-        description="GREENROOM_MLFLOW_WORKER_PASSWORD: of `worker`, who trains and gates."
-    )
-    mlflow_operator_password: Secret = Field(
-        description="GREENROOM_MLFLOW_OPERATOR_PASSWORD: of `operator`, who promotes."
-    )
-    mlflow_predictor_password: Secret = Field(
-        description="GREENROOM_MLFLOW_PREDICTOR_PASSWORD: of `predictor`, who reads."
-    )
+    mlflow_worker_password: Secret = Field(description="of `worker`, who trains and gates.")
+    mlflow_operator_password: Secret = Field(description="of `operator`, who promotes.")
+    mlflow_predictor_password: Secret = Field(description="of `predictor`, who reads.")
 
 
 class PreflightSettings(DatabaseSettings, MlflowSettings, AccountSettings, StorageSettings):
-    """Every secret of the stack, looked at together before anything starts."""
+    """Every secret of the stack, checked together before anything starts."""
 
-    s3_access_key: Secret = Field(description="GREENROOM_S3_ACCESS_KEY: access key ID.")
-    s3_secret_key: Secret = Field(description="GREENROOM_S3_SECRET_KEY: secret access key.")
-    prefect_password: Secret = Field(description="GREENROOM_PREFECT_PASSWORD: of `greenroom` at Prefect.")
-    grafana_admin_password: Secret = Field(description="GREENROOM_GRAFANA_ADMIN_PASSWORD: of `admin`.")
+    s3_access_key: Secret = Field(description="access key ID.")
+    s3_secret_key: Secret = Field(description="secret access key.")
+    prefect_password: Secret = Field(description="of `greenroom` at Prefect.")
+    grafana_admin_password: Secret = Field(description="of `admin` at Grafana.")

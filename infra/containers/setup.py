@@ -1,19 +1,13 @@
-"""Makes what the services of a stack of containers stand on: databases, bucket, guard, the gate's key.
-
-Safe to run again at any time; it changes only what is missing or has another password now.
-"""
+"""Makes databases, bucket, guard and the gate's key for a stack of containers. Safe to run again."""
 
 import os
-import subprocess
-import sys
 
 import click
 import psycopg2
 
+from infra import registry_guard
 from infra.containers.settings import POSTGRES_HOST, POSTGRES_ROLE, DatabaseSettings
 from infra.databases import ensure
-from registry.evidence import keys
-from registry.settings import KeySettings
 from registry.storage.s3 import s3_client
 from registry.storage.settings import StorageSettings
 
@@ -36,11 +30,8 @@ def databases() -> None:
             f"{str(error).strip().splitlines()[-1]}. The password is the one of the server's first start, "
             "unless it was changed there too (docs/operations.md)."
         ) from error
-    try:
-        ensure(connection, settings.databases, owner=POSTGRES_ROLE)
-    finally:
-        connection.close()
-    click.echo("Databases: " + ", ".join(one.name for one in settings.databases))
+    ensure(connection, settings.databases, owner=POSTGRES_ROLE)
+    click.echo("Databases: " + ", ".join(database.name for database in settings.databases))
 
 
 def bucket() -> None:
@@ -50,38 +41,25 @@ def bucket() -> None:
     storage = StorageSettings()
     client = s3_client(storage)
     try:
-        names = [one["Name"] for one in client.list_buckets().get("Buckets", [])]
+        names = [bucket["Name"] for bucket in client.list_buckets().get("Buckets", [])]
         if storage.s3_bucket not in names:
             client.create_bucket(Bucket=storage.s3_bucket)
     except (BotoCoreError, ClientError) as error:
         raise click.ClickException(
-            f"The S3 server at {storage.s3_url} did not take it: {error}. Look at "
-            "GREENROOM_S3_ACCESS_KEY and _S3_SECRET_KEY, and whether they may list and create buckets."
+            f"The S3 server at {storage.s3_url} refused to list or create buckets: {error}. Look at "
+            "GREENROOM_S3_ACCESS_KEY and GREENROOM_S3_SECRET_KEY, and at their rights."
         ) from error
     click.echo(f"Bucket: {storage.s3_bucket}")
 
 
 def gate_key() -> None:
     """Make the gate's key if there is none."""
-    settings = KeySettings()
-    if not keys.private_path("gate", settings).exists():
-        keys.create("gate", settings)
-    click.echo(f"Gate's key: {', '.join(one.keyid[:12] for one in keys.trusted('gate', settings))}")
+    click.echo(f"Gate's key: {', '.join(keyid[:12] for keyid in registry_guard.ensure_gate_key())}")
 
 
 def guard() -> None:
     """Install or update the guard in MLflow's database."""
     settings = DatabaseSettings()
-    done = subprocess.run(
-        [sys.executable, "-m", "registry", "migrate"],
-        env={
-            **os.environ,
-            "GREENROOM_DATABASE_URL": settings.url("mlflow", settings.mlflow_db_password),
-            "GREENROOM_DATABASE_ADMIN_URL": settings.url(
-                "mlflow", settings.postgres_password, role=POSTGRES_ROLE
-            ),
-        },
-        check=False,
-    )
-    if done.returncode:
-        raise click.ClickException("MLflow's database could not be made ready: see above.")
+    server = settings.url("mlflow", settings.mlflow_db_password)
+    owner = settings.url("mlflow", settings.postgres_password, role=POSTGRES_ROLE)
+    click.echo(registry_guard.migrate(server, owner, os.environ))

@@ -36,7 +36,7 @@ def rendered(folder: Path, command: list[str]) -> list[Document]:
     done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RenderError(f"{folder} cannot be rendered: {(done.stderr or done.stdout).strip()}")
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    return _documents(done.stdout)
 
 
 def resources(folder: Path) -> list[Document]:
@@ -45,26 +45,22 @@ def resources(folder: Path) -> list[Document]:
     Patches are left out: they are parts of objects.
     """
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    found: list[Document] = []
-    for name in kustomization.get("resources", []):
-        path = (folder / name).resolve()
-        found += resources(path) if path.is_dir() else _documents(path)
-    return found
+    paths = [(folder / name).resolve() for name in kustomization.get("resources", [])]
+    return [d for p in paths for d in (resources(p) if p.is_dir() else _documents(p.read_text()))]
 
 
-def _documents(path: Path) -> list[Document]:
-    return [one for one in yaml.safe_load_all(path.read_text()) if one]
+def _documents(text: str) -> list[Document]:
+    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def flow_run_job(image: str, namespace: str) -> Document:
     """Return the Job of a flow run: Prefect's base job template with its defaults.
 
-    The placeholders whose variables have no default (labels, annotations, name) become what Prefect's worker
-    makes of them at the least.
+    Variables without a default (labels, annotations, name) get the least that Prefect's worker gives them.
     """
     path = ROOT / "base" / "prefect" / "base-job-template.json"
     template = json.loads(path.read_text())
-    values = {name: one.get("default") for name, one in template["variables"]["properties"].items()}
+    values = {name: variable.get("default") for name, variable in template["variables"]["properties"].items()}
     values |= {"image": image, "namespace": namespace, "name": "run", "labels": {}, "annotations": {}}
     filled: Document = _filled(template["job_configuration"]["job_manifest"], values)
     filled["spec"]["template"]["spec"]["containers"][0]["args"] = ["prefect", "flow-run", "execute"]
@@ -83,15 +79,13 @@ def _filled(part: Any, values: dict[str, Any]) -> Any:
         return part
     if whole := _PLACEHOLDER.fullmatch(part):
         return values[whole[1]]
-    return _PLACEHOLDER.sub(lambda found: str(values[found[1]]), part)
+    return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), part)
 
 
 def pods(documents: list[Document]) -> dict[str, Document]:
     """Return the pod templates (metadata and spec) of everything that makes pods, by KIND/NAME."""
     return {
-        f"{one['kind']}/{one['metadata'].get('name') or one['metadata']['generateName']}": one["spec"][
-            "template"
-        ]
-        for one in documents
-        if one["kind"] in ("Deployment", "Job", "StatefulSet", "DaemonSet")
+        f"{d['kind']}/{d['metadata'].get('name') or d['metadata']['generateName']}": d["spec"]["template"]
+        for d in documents
+        if d["kind"] in ("Deployment", "Job", "StatefulSet", "DaemonSet")
     }

@@ -9,7 +9,7 @@ from infra.k8s.secrets import SECRETS
 
 # Seconds in which a predictor that stops sends the last rows of its prediction log (serving/limits.py).
 SPOOL_TIMEOUT = 10.0
-# What whoever installs brings besides Secrets (docs/kubernetes.md): the public keys that are believed.
+# What the cluster's owner brings besides Secrets (docs/kubernetes.md): the trusted public keys.
 _BROUGHT = {"greenroom-trusted-gate", "greenroom-trusted-operator"}
 _TOKENS = {"Deployment/prefect-worker"}
 _SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|API_KEYS|ACCESS_KEY|AUTH_STRING|DATABASE|STORE_URI|PRIVATE")
@@ -20,14 +20,15 @@ _LOGIN_IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 
 def problems(documents: list[Document]) -> list[str]:
     """Return everything that is wrong with the objects of one overlay."""
-    found: list[str] = []
+    wrong: list[str] = []
     for name, pod in pods(documents).items():
-        found += [f"{name}: {problem}" for problem in (*_pod(name, pod), *_references(pod, documents))]
-    found += _secrets(documents)
-    found += _services(documents)
-    found += _network(documents)
-    found += _rollout(documents)
-    return found
+        wrong += [f"{name}: {problem}" for problem in (*_pod(name, pod), *_references(pod, documents))]
+    return [*wrong, *_secrets(documents), *_services(documents), *_network(documents), *_rollout(documents)]
+
+
+def _named(documents: list[Document], kind: str) -> dict[str, Document]:
+    """Return the objects of a kind, by name."""
+    return {d["metadata"].get("name"): d for d in documents if d["kind"] == kind}
 
 
 def _pod(name: str, pod: Document) -> Iterator[str]:
@@ -95,11 +96,10 @@ def _probes(container: Document) -> Iterator[str]:
 
 
 def _references(pod: Document, documents: list[Document]) -> Iterator[str]:
-    """ConfigMaps, Secrets and service accounts that it names are there, or brought by whoever installs."""
-    maps = {one["metadata"]["name"]: one["data"] for one in documents if one["kind"] == "ConfigMap"}
-    accounts = {one["metadata"]["name"] for one in documents if one["kind"] == "ServiceAccount"}
+    """What it names (ConfigMaps, Secrets, service account) exists, or the cluster's owner brings it."""
+    maps = {name: document["data"] for name, document in _named(documents, "ConfigMap").items()}
     spec = pod["spec"]
-    if spec.get("serviceAccountName") not in accounts:
+    if spec.get("serviceAccountName") not in _named(documents, "ServiceAccount"):
         yield "its service account is not there"
     for container in spec["containers"]:
         for variable in container.get("env", []):
@@ -116,8 +116,8 @@ def _references(pod: Document, documents: list[Document]) -> Iterator[str]:
         if (ref := volume.get("configMap")) and ref["name"] not in maps.keys() | _BROUGHT:
             yield f"there is no ConfigMap {ref['name']}"
         if ref := volume.get("secret"):
-            wanted = {item["key"] for item in ref.get("items", [])}
-            if not secret_keys(ref["secretName"]) or wanted - secret_keys(ref["secretName"]):
+            keys = secret_keys(ref["secretName"])
+            if not keys or {item["key"] for item in ref.get("items", [])} - keys:
                 yield f"Secret {ref['secretName']} is not one of those that are brought"
 
 
@@ -128,132 +128,110 @@ def secret_keys(name: str) -> set[str]:
 
 
 def _secrets(documents: list[Document]) -> Iterator[str]:
-    for one in documents:
-        name = f"{one['kind']}/{one['metadata'].get('name')}"
-        if one["kind"] == "Secret":
+    for document in documents:
+        name = f"{document['kind']}/{document['metadata'].get('name')}"
+        if document["kind"] == "Secret":
             yield f"{name}: Secrets are not kept here"
-        if any(_LOGIN_IN_URL.search(text) for text in _texts(one)):
+        if any(_LOGIN_IN_URL.search(text) for text in _texts(document)):
             yield f"{name}: it holds a URL with a password"
 
 
 def _texts(part: object) -> Iterator[str]:
-    if isinstance(part, dict):
-        for value in part.values():
-            yield from _texts(value)
-    elif isinstance(part, list):
-        for value in part:
-            yield from _texts(value)
-    elif isinstance(part, str):
+    if isinstance(part, str):
         yield part
+    elif isinstance(part, (dict, list)):
+        for value in part.values() if isinstance(part, dict) else part:
+            yield from _texts(value)
 
 
 def selects(selector: Document, labels: dict[str, str]) -> bool:
     """Whether a label selector, with matchLabels and matchExpressions of `In`, selects these labels."""
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items()) and all(
-        one["operator"] == "In" and labels.get(one["key"]) in one["values"]
-        for one in selector.get("matchExpressions", [])
+        rule["operator"] == "In" and labels.get(rule["key"]) in rule["values"]
+        for rule in selector.get("matchExpressions", [])
     )
 
 
-def _labels(documents: list[Document]) -> dict[str, dict[str, str]]:
-    return {name: pod["metadata"]["labels"] for name, pod in pods(documents).items()}
+def _selected(selector: Document, all_pods: dict[str, Document]) -> list[str]:
+    return [name for name, pod in all_pods.items() if selects(selector, pod["metadata"]["labels"])]
 
 
 def _ports(pod: Document) -> set[Any]:
-    found = [port for one in pod["spec"]["containers"] for port in one.get("ports", [])]
-    return {port["name"] for port in found} | {port["containerPort"] for port in found}
+    ports = [port for container in pod["spec"]["containers"] for port in container.get("ports", [])]
+    return {port[key] for port in ports for key in ("name", "containerPort")}
 
 
 def _services(documents: list[Document]) -> Iterator[str]:
-    labels, all_pods = _labels(documents), pods(documents)
-    for one in documents:
-        name = f"{one['kind']}/{one['metadata'].get('name')}"
-        if one["kind"] == "Service":
-            chosen = [
-                pod for pod, has in labels.items() if selects({"matchLabels": one["spec"]["selector"]}, has)
-            ]
+    all_pods = pods(documents)
+    for kind in ("Service", "Deployment", "PodDisruptionBudget"):
+        for name, document in _named(documents, kind).items():
+            selector = document["spec"]["selector"]
+            chosen = _selected({"matchLabels": selector} if kind == "Service" else selector, all_pods)
             if len(chosen) != 1:
-                yield f"{name}: it selects {chosen or 'no pods'}"
-            for port in one["spec"]["ports"] if chosen else ():
+                yield f"{kind}/{name}: it selects {chosen or 'no pods'}"
+            for port in document["spec"]["ports"] if kind == "Service" and chosen else ():
                 if port["targetPort"] not in _ports(all_pods[chosen[0]]):
-                    yield f"{name}: its pods have no port {port['targetPort']}"
-        if one["kind"] in ("Deployment", "PodDisruptionBudget"):
-            chosen = [pod for pod, has in labels.items() if selects(one["spec"]["selector"], has)]
-            if len(chosen) != 1:
-                yield f"{name}: it selects {chosen or 'no pods'}"
+                    yield f"{kind}/{name}: its pods have no port {port['targetPort']}"
 
 
 def _network(documents: list[Document]) -> Iterator[str]:
-    """Everything is denied, every pod has a policy of its own, and what policies name is there."""
-    labels, all_pods = _labels(documents), pods(documents)
-    policies = [one for one in documents if one["kind"] == "NetworkPolicy"]
-    everywhere = [one for one in policies if not one["spec"]["podSelector"]]
-    denies = [one for one in everywhere if not {"ingress", "egress"} & one["spec"].keys()]
-    if not any(set(one["spec"]["policyTypes"]) == {"Ingress", "Egress"} for one in denies):
+    """One policy denies all traffic, each pod has a policy of its own, and policies name what exists."""
+    all_pods = pods(documents)
+    policies = {name: document["spec"] for name, document in _named(documents, "NetworkPolicy").items()}
+    if {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} not in policies.values():
         yield "NetworkPolicy: nothing denies what is not allowed"
     covered: set[str] = set()
-    for one in policies:
-        name = f"NetworkPolicy/{one['metadata']['name']}"
-        chosen = {pod for pod, has in labels.items() if selects(one["spec"]["podSelector"], has)}
+    for name, spec in policies.items():
+        chosen = _selected(spec["podSelector"], all_pods)
         if not chosen:
-            yield f"{name}: it selects no pods"
-        if one not in everywhere:
-            covered |= chosen
-        for rule in one["spec"].get("ingress", []):
-            yield from (f"{name}: {problem}" for problem in _rule(rule, "from", labels))
+            yield f"NetworkPolicy/{name}: it selects no pods"
+        if spec["podSelector"]:
+            covered |= set(chosen)
+        problems = [problem for rule in spec.get("egress", []) for problem in _rule(rule, "to", all_pods)]
+        for rule in spec.get("ingress", []):
+            problems += _rule(rule, "from", all_pods)
             for port in rule.get("ports", []):
                 if any(port["port"] not in _ports(all_pods[pod]) for pod in chosen):
-                    yield f"{name}: not all of its pods have a port {port['port']}"
-        for rule in one["spec"].get("egress", []):
-            yield from (f"{name}: {problem}" for problem in _rule(rule, "to", labels))
-            yield from (f"{name}: {problem}" for problem in _reached(rule, labels, all_pods))
+                    problems.append(f"not all of its pods have a port {port['port']}")
+        yield from (f"NetworkPolicy/{name}: {problem}" for problem in problems)
     for pod in all_pods.keys() - covered:
         yield f"{pod}: no NetworkPolicy is about it"
 
 
-def _rule(rule: Document, direction: str, labels: dict[str, dict[str, str]]) -> Iterator[str]:
+def _rule(rule: Document, direction: str, all_pods: dict[str, Document]) -> Iterator[str]:
     if not rule.get(direction) or not rule.get("ports"):
         yield "a rule lets everybody in or out, or by every port"
     for peer in rule.get(direction, []):
         if peer.get("ipBlock", {}).get("cidr") in ("0.0.0.0/0", "::/0"):
             yield "a rule lets everything out or in"
+        if peer.get("namespaceSelector") == {}:
+            yield "a rule is about every namespace"
         if "namespaceSelector" in peer or "podSelector" not in peer:
-            if peer.get("namespaceSelector") == {}:
-                yield "a rule is about every namespace"
-        elif not any(selects(peer["podSelector"], has) for has in labels.values()):
+            continue
+        chosen = _selected(peer["podSelector"], all_pods)
+        if not chosen:
             yield f"a rule is about pods that are not there: {peer['podSelector']}"
-
-
-def _reached(
-    rule: Document, labels: dict[str, dict[str, str]], all_pods: dict[str, Document]
-) -> Iterator[str]:
-    for peer in rule.get("to", []):
-        if "podSelector" in peer and "namespaceSelector" not in peer:
-            chosen = [pod for pod, has in labels.items() if selects(peer["podSelector"], has)]
-            for port in rule["ports"]:
-                if any(port["port"] not in _ports(all_pods[pod]) for pod in chosen):
-                    yield f"{chosen} have no port {port['port']}"
+        for port in rule.get("ports", []) if direction == "to" else ():
+            if any(port["port"] not in _ports(all_pods[pod]) for pod in chosen):
+                yield f"{chosen} have no port {port['port']}"
 
 
 def _rollout(documents: list[Document]) -> Iterator[str]:
-    """The predictor is never fewer than it should be, and a pod that goes has the time that it needs."""
-    by_name = {f"{one['kind']}/{one['metadata'].get('name')}": one for one in documents}
-    predictor = by_name["Deployment/predictor"]["spec"]
+    """The predictor keeps its replicas during an update, and a pod that ends has the time that it needs."""
+    predictor = _named(documents, "Deployment")["predictor"]["spec"]
     if predictor["strategy"].get("rollingUpdate", {}).get("maxUnavailable") != 0:
         yield "Deployment/predictor: an update takes pods away before others are there"
     if "replicas" in predictor:
         yield "Deployment/predictor: replicas are the autoscaler's"
-    scaler, budget = (
-        by_name.get("HorizontalPodAutoscaler/predictor"),
-        by_name.get("PodDisruptionBudget/predictor"),
-    )
+    scaler = _named(documents, "HorizontalPodAutoscaler").get("predictor")
+    budget = _named(documents, "PodDisruptionBudget").get("predictor")
     if not scaler or not budget:
         yield "Deployment/predictor: it has no autoscaler, or no disruption budget"
     elif not 0 < budget["spec"]["minAvailable"] < scaler["spec"]["minReplicas"]:
         yield "PodDisruptionBudget/predictor: no node could be emptied, or every pod may go at once"
     spec = predictor["template"]["spec"]
     container = spec["containers"][0]
-    env = {one["name"]: one.get("value", "") for one in container["env"]}
+    env = {variable["name"]: variable.get("value", "") for variable in container["env"]}
     stop = int(env["GREENROOM_SERVING_SHUTDOWN_TIMEOUT"])
     if not 0 < float(env["GREENROOM_SERVING_DRAIN"]) < stop:
         yield "Deployment/predictor: idle connections are not let go gently"

