@@ -99,6 +99,7 @@ class Uploads:
                     output=output.fileno(),
                     boundary=boundary,
                     gzipped=gzipped,
+                    max_rows=MAX_ROWS,
                 )
                 # After the body the next message can only be that the sender hung up.
                 stored = await check_and_store(job, request.receive)

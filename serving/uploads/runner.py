@@ -23,7 +23,7 @@ class Job(BaseModel):
     """One upload for the worker: its dataset, how its body is packed, and the descriptors of two open files.
 
     `body` holds the request's body, and the rows go to `output`. `boundary` is a form's; a `gzipped` body was
-    declared as gzip.
+    declared as gzip; more rows than `max_rows` are refused.
     """
 
     dataset: str
@@ -31,6 +31,7 @@ class Job(BaseModel):
     output: int
     boundary: str | None
     gzipped: bool
+    max_rows: int
 
 
 async def check_and_store(job: Job, disconnect: Callable[[], Awaitable[Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from registry.errors import StorageUnavailableError
 from registry.storage.bucket import Bucket
 from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key
 from registry.storage.settings import StorageSettings
-from serving.uploads.csv_checker import MAX_ROWS, CsvChecker
+from serving.uploads.csv_checker import CsvChecker
 from serving.uploads.csv_lines import CsvLines
 from serving.uploads.errors import TooLargeError, UploadError, no_room
 from serving.uploads.runner import Job
@@ -44,7 +44,7 @@ def run(job: Job, settings: StorageSettings, send: Callable[[dict[str, Any]], No
     with os.fdopen(job.body, "r+b") as body, os.fdopen(job.output, "w+b") as output:
         body.seek(0)
         lines = CsvLines(body, boundary=job.boundary, gzipped=job.gzipped)
-        checker = CsvChecker(lines, dataset, MAX_ROWS)
+        checker = CsvChecker(lines, dataset, job.max_rows)
         dataset_id = write_parquet(checker, dataset, output)
         output.flush()
         output.seek(0)

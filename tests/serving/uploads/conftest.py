@@ -1,7 +1,7 @@
 """Predictors that store on the stack's S3 server, with settings of their own."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -9,8 +9,6 @@ from registry.storage.settings import StorageSettings
 from tests.conftest import Stack
 from tests.serving.support.predictor_process import Start
 from tests.serving.support.uploading import NOWHERE, Launch, Uploading
-
-_IMPORTS = "from serving.__main__ import main\nfrom serving.uploads import receiver, runner"
 
 
 @pytest.fixture(scope="session")
@@ -24,21 +22,18 @@ def storage(stack: Stack) -> StorageSettings:
 def launch(start: Start, storage: StorageSettings) -> Launch:
     """Start a predictor that stores on the stack's S3 server, with settings of its own.
 
-    `first` is run in its process before it starts, and may change limits that a test could not reach
-    otherwise: `receiver.MAX_LAG = 0.5`.
+    `limits` are constants of its modules, `{"receiver.MAX_LAG": 0.5}`, with values that a test can reach.
     """
 
-    def launched(first: str = "", **settings: str) -> Uploading:
+    def launched(limits: Mapping[str, float] | None = None, **settings: str) -> Uploading:
         keys = {
             "GREENROOM_S3_ENDPOINT_URL": storage.s3_url,
             "GREENROOM_S3_ACCESS_KEY": storage.s3_access_key.get_secret_value(),
             "GREENROOM_S3_SECRET_KEY": storage.s3_secret_key.get_secret_value(),
         }
-        uploads = {f"GREENROOM_SERVING_UPLOAD_{k}": v for k, v in settings.items() if k.isupper()}
-        others = {k: v for k, v in settings.items() if not k.isupper()}
-        full = {**keys, **uploads, **{f"GREENROOM_{k.upper()}": v for k, v in others.items()}}
-        command = ("-c", f"{_IMPORTS}\n{first}\nmain()") if first else ("-m", "serving")
-        return Uploading(start(NOWHERE, command=command, **full), storage)
+        full = {**keys, **{f"GREENROOM_{name.upper()}": value for name, value in settings.items()}}
+        constants = {f"serving.uploads.{name}": value for name, value in (limits or {}).items()}
+        return Uploading(start(NOWHERE, limits=constants, **full), storage)
 
     return launched
 

@@ -43,7 +43,7 @@ from tests.waiting import until
 @pytest.fixture(scope="module")
 def tight(launch: Launch) -> Uploading:
     """With limits that a test can reach."""
-    return launch("receiver.MAX_LAG = 0.5", MAX_BYTES=str(3 * MIB), MAX_ROWS="1000")
+    return launch({"receiver.MAX_LAG": 0.5, "routes.MAX_BYTES": 3 * MIB, "routes.MAX_ROWS": 1000})
 
 
 # What is taken
@@ -197,13 +197,13 @@ def test_slow_senders_are_refused(tight: Uploading, launch: Launch) -> None:
             time.sleep(0.1)
 
     assert "bytes a second" in tight.refuses(408, "request_timeout", content=drip(), headers=CSV)
-    hasty = launch("receiver.MAX_SECONDS, receiver.MIN_RATE = 0.3, 1")
+    hasty = launch({"receiver.MAX_SECONDS": 0.3, "receiver.MIN_RATE": 1})
     assert "complete after 0.3 s" in hasty.refuses(408, "request_timeout", content=drip(), headers=CSV)
     assert hasty.post(**form(to_csv(TABLE))).is_success
 
 
 def test_checking_has_a_time_limit(launch: Launch) -> None:
-    hasty = launch("runner.MAX_SECONDS = 0.05")
+    hasty = launch({"runner.MAX_SECONDS": 0.05})
     assert "0.05 s" in hasty.refuses(413, "too_much_work", **form(to_csv(TABLE)))
     until(lambda: not hasty.workers())
 

@@ -5,7 +5,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
-from typing import Any
+
+import psutil
 
 from registry.storage.datasets import dataset_key
 from registry.storage.settings import StorageSettings
@@ -49,7 +50,7 @@ def test_a_sender_who_leaves_leaves_nothing(usual: Uploading) -> None:
 def test_storage_that_hangs_is_given_up_and_a_sender_who_leaves_ends_it(
     launch: Launch, black_hole: str
 ) -> None:
-    stuck = launch("runner.MAX_SECONDS = 4", s3_endpoint_url=black_hole)
+    stuck = launch({"runner.MAX_SECONDS": 4}, s3_endpoint_url=black_hole)
     with begin(stuck, whole=True):
         until(stuck.workers)
     until(lambda: not stuck.workers())
@@ -119,14 +120,15 @@ def relay(port: int, target: int) -> Iterator[None]:
         server.shutdown(socket.SHUT_RDWR)
 
 
-def test_a_disk_that_takes_nothing_is_said(launch: Launch, tmp_path: Any) -> None:
-    (tmp_path / "file").touch()
-    full = launch(FOLDER=str(tmp_path / "file" / "below"))
+def test_a_disk_that_takes_nothing_is_said(launch: Launch) -> None:
+    full = launch()
+    (full.predictor.log.parent / "serving-uploads").touch()  # no folder
     full.refuses(503, "no_room", **form(to_csv(TABLE)))
 
 
 def test_a_disk_that_fills_up_is_said(launch: Launch) -> None:
-    small = launch(f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({MIB}, {MIB}))")
+    small = launch()
+    psutil.Process(small.predictor.process.pid).rlimit(psutil.RLIMIT_FSIZE, (MIB, MIB))
     small.refuses(503, "no_room", **raw(b"".join(generated(5 * MIB))))
 
 
