@@ -84,7 +84,7 @@ class Place:
         answer = httpx.get(f"{self.url}/readyz", timeout=5).json()
         return int(answer["models"][self.name]["version"])
 
-    def history(self) -> list[audit.Row]:
+    def history(self) -> list[audit.AuditEntry]:
         return audit_log.history(self.client, self.name)
 
 
