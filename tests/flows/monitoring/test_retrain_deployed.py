@@ -71,7 +71,7 @@ def came_to(stack: Stack, state: str) -> None:
 
 
 def drift(stack: Stack, model: str) -> None:
-    """The event that monitoring emits (test_monitor_end_to_end.py has it doing so)."""
+    """The event that monitoring emits (test_flow.py shows it)."""
     event = {
         "id": str(uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
@@ -135,7 +135,7 @@ def test_no_secret_is_in_prefects_database(stack: Stack, working: dict[str, str]
     lines = [line.partition("=") for line in (stack.home / "stack.env").read_text().splitlines()]
     known = {name: value for name, _, value in lines}
     secrets = [value for name, value in known.items() if name.endswith(("_KEY", "_PASSWORD", "_TOKEN"))]
-    assert len(secrets) == 6
+    assert len(secrets) == 5
     with (
         psycopg2.connect(
             host="127.0.0.1",

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killing(stack: Stack, folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """Run tests/flows/support/kill_points.py, and return what it says of each training."""
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "killing.py"), *arguments],
+        [sys.executable, str(SUPPORT / "kill_points.py"), *arguments],
         env={**stack.environment, "GREENROOM_CATALOG_PATH": str(folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
