@@ -253,7 +253,7 @@ def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
     spec, rows, folds = sides(np.random.default_rng(0))
     (tree,) = spec.candidates
     first = candidates.fit(spec, tree, rows.features, rows.target, folds)
-    ((better, _),), tried = tasks.search_further.fn(spec, [(first, 0.01)], rows, folds)
+    (better,), tried = tasks.search_further.fn(spec, [first], rows, folds)
     assert better.cv_mean > first.cv_mean
     assert better.candidate.params["max_depth"] > 1
     assert better.pipeline[-1].max_depth == better.candidate.params["max_depth"]
@@ -268,7 +268,7 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "0")
     spec, rows, folds = sides(np.random.default_rng(0))
-    fitted = [(candidates.fit(spec, spec.candidates[0], rows.features, rows.target, folds), 0.01)]
+    fitted = [candidates.fit(spec, spec.candidates[0], rows.features, rows.target, folds)]
     after, tried = tasks.search_further.fn(spec, fitted, rows, folds)
     assert after is fitted
     assert [one.state for one in tried] == ["declared"]
@@ -282,7 +282,7 @@ def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
     spec, rows, folds = sides(np.random.default_rng(0))
     wrong = spec.candidates[0].model_copy(update={"search": {"max_depth": Choice(values=(1, -3, -4))}})
     spec = spec.model_copy(update={"candidates": (wrong,)})
-    fitted = [(candidates.fit(spec, wrong, rows.features, rows.target, folds), 0.01)]
+    fitted = [candidates.fit(spec, wrong, rows.features, rows.target, folds)]
     with pytest.raises(TrainingError, match=r"tree cannot be fitted with .*its `search` allows.*narrower"):
         tasks.search_further.fn(spec, fitted, rows, folds)
 

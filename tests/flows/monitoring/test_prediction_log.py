@@ -61,10 +61,10 @@ def test_window_is_read_once_newest_first_and_bad_files_are_named(bucket: Bucket
     put(bucket, f"{folder}2026-02-28/6.parquet", rows(spec, NOON - timedelta(days=3), 9, "early"), tmp_path)
     put(bucket, f"{folder}2026-03-02/7.parquet", b"PAR1 not", tmp_path)
     put(bucket, f"{folder}2026-03-02/8.parquet", first.drop_columns(["input_valence"]), tmp_path)
-    found, useless = read_predictions(bucket, spec, WINDOW, most=100)
+    found, useless = read_predictions(bucket, spec, WINDOW, max_rows=100)
     assert found["id"].tolist() == ["c", "c", "a", "a", "a", "b"]
     assert [key.rsplit("/", 1)[1] for key in useless] == ["8.parquet", "7.parquet"]
-    newest, _ = read_predictions(bucket, spec, WINDOW, most=2)
+    newest, _ = read_predictions(bucket, spec, WINDOW, max_rows=2)
     assert newest["id"].tolist() == ["c", "c"]
 
 

@@ -1,4 +1,4 @@
-"""Trains a model in processes that are killed: `python kill_points.py MODEL POINT…`, or `… rounds N KILLS SEED`.
+"""Trains a model in processes that are killed: `kill_points.py MODEL POINT…`, or `… rounds N KILLS SEED`.
 
 A POINT is a name of `POINTS`, or a number: seconds after which the whole process tree is killed. Or it is
 `end`: nobody is killed. What each came to is printed as one line of JSON. Everything is imported once, and

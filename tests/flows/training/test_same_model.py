@@ -56,8 +56,8 @@ def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
     answers = set()
     for _ in range(4):
         scored = candidates.score_fold(spec, forest, cleaning.features(rows, spec), rows["track_genre"], fold)
-        assert scored.unseen is not None
-        answers.add(scored.unseen.probabilities.tobytes())
+        assert scored.predictions is not None
+        answers.add(scored.predictions.probabilities.tobytes())
     assert len(answers) == 1
 
 
@@ -81,7 +81,7 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
     assert len(closest) == 4
     candidate = boosting.model_copy(update={"params": {**boosting.params, **closest}})
     pipeline = candidates.fit_whole(
-        spec, candidate, matrix.iloc[train], target.iloc[train], (candidates.Scored(0.5),)
+        spec, candidate, matrix.iloc[train], target.iloc[train], (candidates.FoldScore(0.5),)
     ).pipeline
     known, held_out = (
         f1_score(target.iloc[at], pipeline.predict(matrix.iloc[at]), average="macro") for at in (train, test)
