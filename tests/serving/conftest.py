@@ -68,17 +68,20 @@ def catalog_path(names: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def start(catalog_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Start a predictor process: `start(tracking_uri, limits={NAME: value}, SETTING=value)`.
 
-    `limits` are those of serving/limits.py, or constants of other modules by their whole names.
+    `limits` are those of serving/limits.py, or constants of other modules by their whole names. `program` is
+    the text of a program that runs in the place of the usual one.
     """
 
-    def launch(tracking_uri: str, limits: Mapping[str, float | str] | None = None, **env: str) -> Running:
+    def launch(
+        tracking_uri: str, limits: Mapping[str, float | str] | None = None, program: str = "", **env: str
+    ) -> Running:
         changed = [f"{name}={value!r}" for name, value in (limits or {}).items()]
         home, port = tmp_path_factory.mktemp("home"), free_port()
         clean = {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_")}
-        log = home / "log"
+        log, usual = home / "log", Path(__file__).parent / "support" / "predictor_with.py"
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "support" / "predictor_with.py"), *changed],
+                [sys.executable, *(("-c", program) if program else (str(usual), *changed))],
                 env={
                     **clean,
                     "GREENROOM_HOME": str(home),

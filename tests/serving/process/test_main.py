@@ -45,7 +45,7 @@ def test_nothing_heavy_is_imported_and_nothing_is_unpickled(  # noqa: PLR0917 - 
     report = tmp_path / "report.json"
     running = start(
         published.url,
-        ("-c", _WATCHED.format(report=str(report))),
+        program=_WATCHED.format(report=str(report)),
         GREENROOM_TRUSTED_KEYS=published.trusted,
     )
     running.loaded()
