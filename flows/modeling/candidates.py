@@ -123,7 +123,7 @@ def calibrate(
     """
     folds = [fold.predictions for fold in winner.folds if fold.predictions is not None]
     pipeline, calibration = task_of(spec).calibrate(winner.pipeline, folds, rows, target)
-    return replace(winner, pipeline=pipeline, calibration=calibration)
+    return winner if calibration is None else replace(winner, pipeline=pipeline, calibration=calibration)
 
 
 def best(fitted: list[FittedCandidate]) -> FittedCandidate:
