@@ -41,7 +41,9 @@ ssl.create_default_context = functools.cache(ssl.create_default_context)
 # The files that take longest (20 seconds and more), so that no worker begins one when the others are done.
 LONG = (
     "flows/training/test_flow.py",
+    "flows/training/test_same_model.py",
     "registry/server/test_migration.py",
+    "registry/server/test_roles.py",
     "serving/models/test_outage.py",
     "registry/server/test_races.py",
     "infra/local/test_stack.py",
@@ -57,6 +59,7 @@ LONG = (
     "flows/monitoring/test_flow.py",
     "infra/ci/test_model_gate.py",
     "flows/scoring/test_flow.py",
+    "infra/k8s/test_work_pool.py",
     "checks/test_gate.py",
 )
 
