@@ -121,11 +121,11 @@ def runs(served: Served) -> list[Any]:
 
 def drift_events(served: Served) -> list[Any]:
     of_the_model = {"id": ["greenroom.model.tumour"]}
-    asked = {"filter": {"event": {"name": ["greenroom.drift"]}, "resource": of_the_model}}
-    answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=asked)
+    query = {"filter": {"event": {"name": ["greenroom.drift"]}, "resource": of_the_model}}
+    answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=query)
     assert answer.is_success, answer.text
-    found: list[Any] = answer.json()["events"]
-    return found
+    events: list[Any] = answer.json()["events"]
+    return events
 
 
 def test_too_few_rows_are_said_and_not_judged(served: Served) -> None:
@@ -175,7 +175,6 @@ def test_wrong_answers_are_found_by_feedback_alone(served: Served) -> None:
 def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
     since = now()
     served.ask(like_the_training(ROWS).assign(texture=lambda rows: (rows["texture"] + 6).clip(upper=39)))
-    before = len(drift_events(served))
     with http_receiver() as receiver:
         variables = {
             "GREENROOM_NOTIFY_URLS": f"json://127.0.0.1:{receiver.port}",
@@ -189,11 +188,13 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
         version = runs(served)[0].data.tags["greenroom.version"]
         assert receiver.titles == [f"Greenroom: tumour version {version} drifts"]
         assert "texture" in receiver.bodies[0]["message"]
-    until(lambda: len(drift_events(served)) > before)  # the server takes events from a queue
-    found = drift_events(served)
-    assert len(found) == before + 1
-    assert found[0]["resource"]["prefect.resource.id"] == "greenroom.model.tumour"
-    assert "texture" in found[0]["payload"]["reasons"][0]
+
+    def texture_events() -> list[Any]:
+        """Events about this feature: an earlier test's event about the score may come late, out of a queue."""
+        return [event for event in drift_events(served) if "texture" in event["payload"]["reasons"][0]]
+
+    until(lambda: len(texture_events()) > 0)
+    assert len(texture_events()) == 1
 
 
 def test_story_of_drift_and_a_new_version(served: Served) -> None:
