@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVICES = ("SERVING", "MLFLOW", "PREFECT", "S3", "POSTGRES")
+SERVICES = ("SERVING", "MLFLOW", "PREFECT", "GATE", "S3", "POSTGRES")
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ from sklearn.metrics import get_scorer
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from checks.data import cleaning, sources, splits, validation
 from checks.drift import Limits, find_drift, measure_performance
 from checks.precomputed import ScoredRows, score_rows
-from flows.data import cleaning, sources, splits, validation
 from flows.evaluation.intervals import bootstrap_samples
 from flows.modeling import candidates, onnx_export
 from flows.monitoring.settings import MonitorSettings

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.loader import get_model
-from flows.data import cleaning, sources, validation
+from checks.data import cleaning, sources, validation
 from flows.modeling import candidates
 
 SIZES = (250_000, 500_000, 1_000_000)

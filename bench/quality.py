@@ -11,7 +11,7 @@ import numpy as np
 
 from catalog.loader import load_catalog
 from catalog.spec import ModelSpec, Split
-from flows.data import cleaning, sources, splits, validation
+from checks.data import cleaning, sources, splits, validation
 from flows.evaluation import scores
 from flows.evaluation.intervals import Interval
 from flows.evaluation.scores import Evaluation

@@ -33,7 +33,7 @@ from bench.__main__ import SERVICES, free_port
 from bench.serving.greenroom_server import _end, publish
 from catalog.loader import get_model, load_catalog
 from catalog.spec import Candidate, ModelSpec
-from flows.data import cleaning, sources, validation
+from checks.data import cleaning, sources, validation
 from flows.modeling import candidates, onnx_export
 from flows.scoring.partition import Scorer, write_partition
 from flows.scoring.plan import PinnedVersion, make_plan

@@ -46,6 +46,11 @@ def load_catalog() -> dict[str, ModelSpec]:
     return _load(CatalogSettings().catalog_path)
 
 
+def reload_catalog() -> None:
+    """Read the files of GREENROOM_CATALOG_PATH anew with the next question."""
+    _load.cache_clear()
+
+
 def get_model(name: str) -> ModelSpec:
     """Return one model's declaration; `UnknownModelError` names the ones that exist."""
     models = load_catalog()

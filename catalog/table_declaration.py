@@ -55,7 +55,8 @@ class PlainDeclaration(BaseModel):
     target: str
     group: str | None = None
     features: tuple[PlainColumn, ...] = Field(min_length=1)
-    source: str = Field(description="Id of the stored table, sha256:HEX.")
+    # Nothing but an id: the gate reads what stands here, and whoever writes to a run can write it.
+    source: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="Id of the stored table, sha256:HEX.")
     rows: int = Field(ge=MIN_ROWS, description="Rows of the table.")
     estimator: str = Field(description="What was submitted: a class, or an ONNX file.")
 
@@ -119,7 +120,7 @@ class PlainDeclaration(BaseModel):
             features=names,
             candidates=(Candidate(name="submitted", estimator=self.estimator),),
             metric=_METRICS[self.task],
-            # A half is as much as a split takes, and 0.4 comes to every second row (flows/data/sources.py).
+            # A half is as much as a split takes, and 0.4 comes to every second row (checks/data/sources.py).
             split=Split(test_fraction=0.4 if parts == 2 else 1 / parts),
             gate=_POLICIES[self.task],
         )

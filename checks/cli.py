@@ -9,20 +9,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from catalog.loader import UnknownModelError, get_model
 from catalog.spec import ModelSpec
-from catalog.table_declaration import DECLARATION_FILE, PlainDeclaration
+from checks.errors import GateInputError
 from checks.markdown import markdown
+from checks.service.client import request_verdict
+from checks.service.declarations import find_spec
 from registry import audit
 from registry.client import audit_log
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import (
     EvidenceError,
-    KeyFileError,
     NotFoundError,
-    RegistryRefusedError,
-    RegistryUnavailableError,
 )
 from registry.evidence import keys, rules
 from registry.evidence.attestation import verify
@@ -43,7 +41,7 @@ class _CouldNotTellError(click.ClickException):
 @click.option(
     "--rerun",
     is_flag=True,
-    help="Check the stored model on the stored rows again, against what is in Production now, and sign that.",
+    help="Have the gate judge the version again, against what is in Production now, and sign that.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request.")
@@ -55,13 +53,13 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_mark
     """
     with TrackingClient() as client:
         registry = Registry(client)
+        checked = _find(registry, model, version)
         try:
-            spec = get_model(model)
-            checked = _find(registry, model, version)
-        except UnknownModelError as error:
-            checked, spec = _undeclared(registry, model, version, error)
+            spec = find_spec(registry, checked)
+        except (NotFoundError, GateInputError) as error:
+            raise _CouldNotTellError(str(error)) from error
         if rerun:
-            _rerun(registry, checked, spec)
+            _request_verdict(checked)
             checked = registry.version(model, checked.number)
         refusal = _refusal(client, registry, checked, spec)
         try:
@@ -85,35 +83,6 @@ def _find(registry: Registry, model: str, number: int | None) -> Version:
     if version is None:
         raise _CouldNotTellError(f"{model} has no version yet. Register one with `greenroom train {model}`.")
     return version
-
-
-def _undeclared(
-    registry: Registry, model: str, number: int | None, unknown: UnknownModelError
-) -> tuple[Version, ModelSpec]:
-    """Return a version that was submitted with a table of its own, and the declaration that lies in its run.
-
-    The policy is not in it, but that of its task, so that nobody makes it milder by writing to the run.
-    """
-    try:
-        versions = registry.versions(model) if number is None else [registry.version(model, number)]
-        submitted = versions[0]
-        content = registry.artifact(submitted, f"gate/{DECLARATION_FILE}")
-    except (NotFoundError, RegistryRefusedError, IndexError):
-        raise click.BadParameter(str(unknown), param_hint="MODEL") from unknown
-    except RegistryUnavailableError as error:
-        raise click.BadParameter(
-            f"{unknown} Whether somebody submitted it cannot be told: {error}", param_hint="MODEL"
-        ) from error
-    try:
-        declared = PlainDeclaration.model_validate_json(content)
-        spec = declared.spec()
-    except ValueError as error:
-        raise _CouldNotTellError(
-            f"The declaration in the run of {submitted} cannot be read: {error}. Submit the model again."
-        ) from error
-    if spec.name != model:
-        raise _CouldNotTellError(f"The run of {submitted} declares {spec.name!r}. Submit the model again.")
-    return submitted, spec
 
 
 def _refusal(client: TrackingClient, registry: Registry, version: Version, spec: ModelSpec) -> str | None:
@@ -144,12 +113,10 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
     return None
 
 
-def _rerun(registry: Registry, version: Version, spec: ModelSpec) -> None:
-    from checks.rerun import rerun_gate  # noqa: PLC0415 - scikit-learn takes a second, looking none
-
+def _request_verdict(version: Version) -> None:
     try:
-        rerun_gate(registry, version, spec)
-    except (KeyFileError, NotFoundError) as error:
+        request_verdict(version.model, version.number)
+    except (NotFoundError, GateInputError, EvidenceError) as error:
         raise _CouldNotTellError(str(error)) from error
 
 

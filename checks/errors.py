@@ -10,5 +10,9 @@ class GateUnavailableError(RegistryUnavailableError):
     """
 
 
+class DataError(Exception):
+    """The table is not what its declaration says; the message says what to do."""
+
+
 class GateInputError(RegistryError):
     """The rows or the model are not those that the declaration describes."""

@@ -20,7 +20,7 @@ from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest
 from checks.job import OUTCOMES_FILE, CheckJob, WorkerRun
 from checks.precomputed import score_rows
-from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest
+from registry.evidence.verdict import CheckOutcome, DataOrigin, Verdict, policy_digest
 from registry.model_format.onnx_model import OnnxModel
 
 VERDICT_FILE = "verdict.json"
@@ -45,14 +45,15 @@ def run_gate(
     report_dir: Path,
     git_commit: str | None = None,
     incumbent: IncumbentModel | None = None,
+    data: DataOrigin | None = None,
 ) -> Verdict:
     """Check `model` against the policy of `spec`, and against the version in Production; return the verdict.
 
     `train` and `test` are the rows it was trained on and the held-out ones, with the columns of
     `spec.columns` (features as float64, booleans as 0 and 1). `report_dir`, made if need be, then
     holds `verdict.json`, `checks.json` (the outcomes as the worker wrote them), one HTML report per suite
-    that ran, and `train.parquet` and `test.parquet`, so that the gate can be run again. `incumbent` is the
-    version in Production, None where there is none.
+    that ran, and `train.parquet` and `test.parquet`, for people and for monitoring. `incumbent` is the
+    version in Production, None where there is none; `data` says where the rows come from.
 
     A refusal is a verdict whose `passed` is False. Raises `GateUnavailableError` when the checks cannot be
     run at all, and `GateInputError` when rows or model do not fit the declaration.
@@ -74,6 +75,7 @@ def run_gate(
         model_digest=model.digest,
         policy_digest=policy_digest(spec.gate),
         dataset_digests={side: frame_digest(frame) for side, frame in frames.items()},
+        data=data,
         git_commit=git_commit,
         incumbent=incumbent.identity if incumbent else None,
         outcomes=outcomes,

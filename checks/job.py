@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from select import select
 from tempfile import TemporaryDirectory
-from typing import Literal
+from threading import Lock
+from typing import Literal, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -115,6 +118,88 @@ class CheckJob:
         return "binary" if len(self.classes) == 2 else "multiclass"
 
 
+class WarmWorker:
+    """A worker that has imported DeepChecks once and forks a child for each job, one at a time.
+
+    It starts with its first job, and again after one that ended it.
+    """
+
+    def __init__(self, settings: ChecksSettings) -> None:
+        self._python = settings.checks_python
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder = TemporaryDirectory(prefix="greenroom-worker-")
+        self._turn = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._turn:
+            self._stop()
+            self._folder.cleanup()
+
+    def run(self, folder: Path, log: Path) -> int:
+        """Run the job in `folder` and return its exit code, negative for a signal.
+
+        Raises `OSError` when the worker cannot be started and `subprocess.TimeoutExpired` after `TIMEOUT`
+        seconds. `log` gets the output of a worker that ended.
+        """
+        with self._turn:
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._start()
+            process = self._process
+            stdin, stdout = process.stdin, process.stdout
+            if stdin is None or stdout is None:
+                raise AssertionError("the worker has pipes")
+            with suppress(BrokenPipeError):  # it ended; its exit code says why
+                stdin.write(f"{folder}\n".encode())
+                stdin.flush()
+            ready, _, _ = select([stdout], [], [], TIMEOUT)
+            if not ready:
+                self._stop()
+                raise subprocess.TimeoutExpired(str(WORKER), TIMEOUT)
+            if line := stdout.readline():
+                return int(line)
+            code = process.wait()
+            shutil.copyfile(self._log, log)
+            return code or 1
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        folder = Path(self._folder.name)
+        with self._log.open("wb") as stderr:
+            return subprocess.Popen(
+                [str(self._python), "-s", str(WORKER), "--serve"],
+                cwd=folder,
+                env=_environment(self._python, folder),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            _end(self._process)
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    with suppress(OSError):
+                        pipe.close()
+            self._process = None
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name) / "stderr.txt"
+
+
+_warm: WarmWorker | None = None
+
+
+def use_warm_worker(worker: WarmWorker | None) -> None:
+    """Let every later job of this process run in `worker`; None: each in a process of its own."""
+    global _warm  # noqa: PLW0603 - one per process, set where the process starts
+    _warm = worker
+
+
 def run_worker(folder: Path, settings: ChecksSettings) -> WorkerRun:
     """Run the worker on the job in `folder`.
 
@@ -127,25 +212,16 @@ def run_worker(folder: Path, settings: ChecksSettings) -> WorkerRun:
             f"The gate could not tell: there is no Python at {python} to run DeepChecks with. "
             "Run `make setup`, or set GREENROOM_CHECKS_PYTHON."
         )
-    log = folder / "stderr.txt"
+    log, failure = folder / "stderr.txt", None
     try:
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [str(python), "-s", str(WORKER), str(folder)],
-                cwd=folder,
-                env=_environment(python, folder),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        code = _warm.run(folder, log) if _warm else _run_once(python, folder, log)
     except OSError as error:
         raise GateUnavailableError(
             f"The gate could not tell: {python} cannot be started ({error}). Run `make setup` again."
         ) from error
-    failure: str | None = None
-    try:
-        code = process.wait(TIMEOUT)
+    except subprocess.TimeoutExpired:
+        failure = f"the checks process took longer than {TIMEOUT:g} s: {_tail(log)}"
+    else:
         if code == _CANNOT_RUN:
             raise GateUnavailableError(
                 f"The gate could not tell: {python} cannot import DeepChecks. Run `make setup` again, or "
@@ -153,11 +229,25 @@ def run_worker(folder: Path, settings: ChecksSettings) -> WorkerRun:
             )
         if code:
             failure = f"the checks process ended with {_ending(code)}: {_tail(log)}"
-    except subprocess.TimeoutExpired:
-        failure = f"the checks process took longer than {TIMEOUT:g} s: {_tail(log)}"
+    return _read(folder / OUTCOMES_FILE, failure)
+
+
+def _run_once(python: Path, folder: Path, log: Path) -> int:
+    """Run the job in a process of its own; return its exit code."""
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [str(python), "-s", str(WORKER), str(folder)],
+            cwd=folder,
+            env=_environment(python, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    try:
+        return process.wait(TIMEOUT)
     finally:
         _end(process)
-    return _read(folder / OUTCOMES_FILE, failure)
 
 
 def _environment(python: Path, folder: Path) -> dict[str, str]:
@@ -205,5 +295,5 @@ def _ending(code: int) -> str:
 
 
 def _tail(log: Path) -> str:
-    text = log.read_text("utf-8", errors="replace").strip()
+    text = log.read_text("utf-8", errors="replace").strip() if log.exists() else ""
     return text[-_TAIL:] or "(it said nothing)"

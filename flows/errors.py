@@ -5,10 +5,6 @@ class TrainingError(Exception):
     """The training cannot go on, and trying again will not help."""
 
 
-class DataError(TrainingError):
-    """The table is not what its declaration says."""
-
-
 class ExportError(TrainingError):
     """The trained pipeline cannot be turned into an ONNX model that agrees with it."""
 

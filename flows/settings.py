@@ -24,11 +24,6 @@ class FlowSettings(GreenroomSettings):
         description="GREENROOM_SEARCH_TRIALS: trials of each training's search, instead of the number that "
         "the model's declaration has; 0: only the declared parameters.",
     )
-    commit: str = Field(
-        default="",
-        description="GREENROOM_COMMIT: commit that this code is from, where it is no git checkout; "
-        "the images set it.",
-    )
 
     @property
     def prefect_url(self) -> str:

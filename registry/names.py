@@ -16,6 +16,8 @@ GATE = "greenroom.gate"
 REPORT = "greenroom.report"
 _RESERVED = frozenset({EVIDENCE, OVERRIDE, GATE, REPORT})
 METRIC = "greenroom.metric"
+# Digest of the rows that a version was trained on, as its training says; to filter runs and versions by.
+DATASET = "greenroom.dataset"
 SCORE = "greenroom.score"
 
 

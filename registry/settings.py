@@ -26,7 +26,7 @@ _CONSTANTS = {
     "GREENROOM_OVERRIDE_MAX_AGE": "an override is good for 15 minutes (registry/evidence/rules.py)",
     "GREENROOM_TRACKING_TIMEOUT": "the tracking server has 30 seconds (registry/client/tracking_client.py)",
     "GREENROOM_CHECKS_TIMEOUT": "the checks of a model have 300 seconds (checks/job.py)",
-    "GREENROOM_TRAIN_MAX_ROWS": "a training keeps at most 5,000,000 rows (flows/data/sources.py)",
+    "GREENROOM_TRAIN_MAX_ROWS": "a training keeps at most 5,000,000 rows (checks/data/sources.py)",
     "GREENROOM_MONITOR_HOURS": "the window has 24 hours; `greenroom monitor --window` takes another",
     "GREENROOM_MONITOR_FEATURE_DRIFT": "a score of 0.16 means drift (flows/monitoring/settings.py)",
     "GREENROOM_MONITOR_PREDICTION_DRIFT": "a score of 0.2 means drift (flows/monitoring/settings.py)",

@@ -11,10 +11,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.deepchecks_server import DeepChecksServer
+from tests.gate_server import HEADER, SESSION_GATE, ours
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,6 +110,22 @@ def deepchecks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deep
     server.end()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_gate(deepchecks_server: DeepChecksServer) -> Iterator[None]:
+    """End the session's gate; this process tells it the variables that it has now."""
+    post = httpx.post
+
+    def post_with_environment(url: str, **arguments: Any) -> httpx.Response:
+        if url.endswith("/verdicts"):
+            arguments["headers"] = {HEADER: json.dumps(ours(os.environ))}
+        return post(url, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("checks.service.client.httpx.post", post_with_environment)
+        yield
+    SESSION_GATE.end()
+
+
 @dataclass
 class Stack:
     """A home with a local stack of its own."""
@@ -114,9 +133,11 @@ class Stack:
     home: Path
     ports: dict[str, int] = field(
         default_factory=lambda: {
-            name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "S3", "POSTGRES")
+            name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "GATE", "S3", "POSTGRES")
         }
     )
+    # Whether `up` starts a gate of its own; else the session's judges (tests/gate_server.py).
+    own_gate: bool = False
     # What every command is told besides: whatever differs from one `up` to the next restarts services.
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -129,7 +150,8 @@ class Stack:
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
         alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
-        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **self.variables}
+        gate = {} if self.own_gate else {"GREENROOM_GATE_URL": SESSION_GATE.url}
+        return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **gate, **self.variables}
 
     @property
     def tracking_url(self) -> str:

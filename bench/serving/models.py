@@ -12,7 +12,7 @@ import pandas as pd
 from catalog.contract import request_model
 from catalog.loader import load_catalog
 from catalog.spec import ModelSpec
-from flows.data import cleaning, sources, splits, validation
+from checks.data import cleaning, sources, splits, validation
 from flows.modeling import candidates, onnx_export
 from registry.digests import digest
 from registry.model_format.onnx_model import OnnxModel

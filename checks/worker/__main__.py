@@ -1,9 +1,12 @@
-"""The DeepChecks process: `PYTHON -s checks/worker JOB_DIR`.
+"""The DeepChecks process: `PYTHON -s checks/worker JOB_DIR`, or `--serve` for many jobs.
 
 Reads `job.json`, `{train,test}.parquet` (features, then the target, if there is one) and, with a target and a
 model, `{train,test}_predictions.parquet` (`prediction`, one column of probabilities per class) in JOB_DIR.
 Writes `outcomes.json` after every suite, so that what ran before a crash is known, and `SUITE.html`. It
 judges nothing: the gate does.
+
+With `--serve` it reads the folder of one job after the other from standard input, runs each in a child that
+it forks, and writes the child's exit code to standard output: DeepChecks is imported once.
 
 Exit codes: 0 all suites were tried, 3 this environment cannot run DeepChecks, anything else a crash.
 """
@@ -11,7 +14,9 @@ Exit codes: 0 all suites were tried, 3 this environment cannot run DeepChecks, a
 import gc
 import json
 import logging
+import os
 import sys
+import tempfile
 import traceback
 import warnings
 from pathlib import Path
@@ -111,5 +116,39 @@ def _write_outcomes(folder: Path, outcomes: list[dict]) -> None:
     part.replace(folder / "outcomes.json")
 
 
+def serve() -> None:
+    """Run the jobs whose folders standard input names, one at a time, until it ends."""
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            os._exit(_run_in_child(Path(line.rstrip("\n"))))
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _run_in_child(folder: Path) -> int:
+    """Run a job with the folder for everything that it writes; return its exit code."""
+    with (folder / "stderr.txt").open("ab", buffering=0) as log, Path(os.devnull).open("r+b") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ.update(HOME=str(folder), TMPDIR=str(folder))
+    tempfile.tempdir = None
+    os.chdir(folder)
+    try:
+        main(folder)
+    except BaseException:  # noqa: BLE001 - as an interpreter does at its end
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if sys.argv[1] == "--serve":
+        serve()
+    else:
+        main(Path(sys.argv[1]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from checks.bootstrap import DRAWS, Floats, percentile_interval
-from flows.data.splits import Groups, Positions
+from checks.data.splits import Groups, Positions
 
 # An interval of fewer draws than this share, because a metric is not defined for the others, is none.
 _ENOUGH = 0.9

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
 from catalog.tasks import task_spec
-from flows.data.splits import Folds, Rows
+from checks.data.splits import Folds, Rows
 from flows.modeling import candidates
 from flows.tasks.registry import task_of
 

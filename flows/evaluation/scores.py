@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from catalog.spec import ModelSpec
 from checks.bootstrap import Floats, resampled_scores
 from checks.builtin.encoding import encoder
-from flows.data.splits import Rows
+from checks.data.splits import Rows
 from flows.evaluation.intervals import Interval, bootstrap_samples, interval
 from flows.modeling.threads import one_thread
 from flows.tasks.base import ClassScore, Target, required

@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
 from checks.builtin.encoding import encoder
-from flows.data.splits import Folds, Positions
+from checks.data.splits import Folds, Positions
 from flows.errors import TrainingError
 from flows.modeling.threads import one_thread
 from flows.tasks.base import Target

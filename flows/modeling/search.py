@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from catalog.spec import Candidate, Choice, ModelSpec, Space
-from flows.data.splits import Folds, Rows
+from checks.data.splits import Folds, Rows
 from flows.errors import TrainingError
 from flows.modeling.candidates import FittedCandidate, FoldScore, build, fit_whole, score_fold
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from catalog.spec import ModelSpec
-from flows.data.cleaning import Cleaning
-from flows.data.splits import SplitRows
+from checks.data.cleaning import Cleaning
+from checks.data.splits import SplitRows
 from flows.modeling.candidates import FittedCandidate
 from flows.modeling.search import Trial
 from flows.tasks.base import Agreement

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catalog.spec import ModelSpec
-from flows.errors import DataError
+from checks.errors import DataError
 from registry.errors import StorageMissingError
 from registry.storage.bucket import Bucket
 from registry.storage.settings import StorageSettings

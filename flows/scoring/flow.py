@@ -15,7 +15,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows.errors import DataError
+from checks.errors import DataError
 from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import RETRIES

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pydantic import Field, ValidationError
 
-from flows.errors import DataError
+from checks.errors import DataError
 from flows.scoring.plan import PLAN, READERS, SUCCESS, Plan, PlanModel, partition_name, read_footer
 from flows.scoring.storage import ObjectStore, StoredObject
 

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from catalog.contract import request_model
 from catalog.loader import get_model
-from flows.data.row_rules import RowRules
-from flows.errors import DataError
+from checks.data.row_rules import RowRules
+from checks.errors import DataError
 from flows.scoring.manifest import FinishedPartition, PartitionMetadata, check_partition
 from flows.scoring.plan import PLAN, Piece, Plan, existing_plan, partition_name
 from flows.scoring.storage import ObjectStore, open_store

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from catalog.contract import request_model
 from catalog.loader import get_model
 from catalog.spec import ModelSpec, Task
-from flows.data.row_rules import RowRules
-from flows.data.uploads import contract_of
-from flows.errors import DataError
+from checks.data.row_rules import RowRules
+from checks.data.uploads import contract_of
+from checks.errors import DataError
 from flows.scoring.storage import ChangedError, ObjectStore, S3Store, StoredObject, open_store
 from registry.digests import digest
 from registry.storage.datasets import dataset_key, is_dataset_id

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
-from flows.errors import DataError
+from checks.errors import DataError
 from registry.errors import StorageUnavailableError
 from registry.storage.s3 import s3_client
 from registry.storage.settings import StorageSettings

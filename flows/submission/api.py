@@ -14,8 +14,9 @@ from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from catalog.table_declaration import PlainDeclaration, PlainTask
 from catalog.tasks import task_spec
+from checks.errors import DataError
 from flows.environment import prepare_environment
-from flows.errors import DataError, SubmissionError
+from flows.errors import SubmissionError
 from flows.settings import FlowSettings
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def training_rows(
     takes them. Raises `CatalogError` for an unknown model, `DataError` for an unusable table, and
     `SubmissionError` for a model without a target.
     """
-    from flows.data import cleaning, sources, splits, validation  # noqa: PLC0415 - scikit-learn takes seconds to load
+    from checks.data import cleaning, sources, splits, validation  # noqa: PLC0415 - scikit-learn takes seconds to load
     from flows.submission import plain_table  # noqa: PLC0415 - scikit-learn takes seconds to load
 
     source = _Table(table, target, task, group)

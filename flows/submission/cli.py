@@ -8,6 +8,7 @@ import click
 
 from catalog.loader import CatalogError
 from flows.environment import prepare_environment, require_servers
+from checks.errors import DataError
 from flows.errors import LeakageError, TrainingError
 from flows.settings import FlowSettings
 from flows.training.outcome import TrainingResult, exit_code
@@ -75,7 +76,7 @@ def submit(
     except LeakageError as error:
         click.secho(f"Refused. {error}", fg="red", err=True)
         sys.exit(1)
-    except (TrainingError, CatalogError, RegistryError) as error:
+    except (TrainingError, DataError, CatalogError, RegistryError) as error:
         raise _NotSubmittedError(str(error)) from error
     except Exception as error:  # MLflow and Prefect raise anything; it is printed
         raise _NotSubmittedError(f"{model}: {type(error).__name__}: {error}") from error

@@ -18,8 +18,8 @@ from sklearn.model_selection import cross_val_score
 from catalog.spec import Candidate, ModelSpec
 from catalog.table_declaration import PlainDeclaration
 from catalog.tasks import task_spec
+from checks.data.splits import Folds, Rows
 from flows import mlflow_connection
-from flows.data.splits import Folds, Rows
 from flows.errors import SubmissionError
 from flows.modeling import onnx_export
 from flows.modeling.candidates import FittedCandidate, FoldScore

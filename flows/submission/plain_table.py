@@ -13,8 +13,9 @@ from pydantic.errors import PydanticUserError
 from catalog.loader import load_catalog
 from catalog.spec import ModelSpec
 from catalog.table_declaration import MIN_ROWS, Kind, PlainColumn, PlainDeclaration, PlainTask
-from flows.data.uploads import fetch_rows, storage
-from flows.errors import DataError, SubmissionError
+from checks.data.uploads import fetch_rows, storage
+from checks.errors import DataError
+from flows.errors import SubmissionError
 from registry.storage.bucket import Bucket
 from registry.storage.datasets import CONTRACT_NOTE, ContentDigest, dataset_key, is_dataset_id
 

@@ -19,8 +19,8 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
 from checks.bootstrap import Positions
+from checks.data.splits import Rows
 from checks.precomputed import PrecomputedEstimator
-from flows.data.splits import Rows
 from flows.tasks.calibration import Calibration, OutOfFoldPredictions
 from registry.model_format.onnx_model import OnnxModel
 

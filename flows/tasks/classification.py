@@ -15,8 +15,8 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
 from checks.bootstrap import Positions
+from checks.data.splits import Rows
 from checks.precomputed import PrecomputedClassifier, PrecomputedEstimator
-from flows.data.splits import Rows
 from flows.errors import TrainingError
 from flows.tasks import calibration, onnx_graph
 from flows.tasks.base import (

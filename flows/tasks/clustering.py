@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
 from checks.builtin.clustering import row_silhouettes
-from flows.data.splits import Rows
+from checks.data.splits import Rows
 from flows.errors import TrainingError
 from flows.tasks import onnx_graph
 from flows.tasks.base import MIN_LABEL_AGREEMENT, Agreement, FlowTask, SampleScore, Target, mean_of

@@ -12,8 +12,8 @@ from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
+from checks.data.splits import Rows
 from checks.precomputed import PrecomputedEstimator, PrecomputedRegressor
-from flows.data.splits import Rows
 from flows.tasks.base import MAX_RELATIVE_DIFFERENCE, Agreement, SupervisedTask, required
 from registry.model_format.onnx_model import OnnxModel
 

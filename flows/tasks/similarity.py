@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
-from flows.data.splits import Rows
+from checks.data.splits import Rows
 from flows.errors import TrainingError
 from flows.tasks import onnx_graph
 from flows.tasks.base import (

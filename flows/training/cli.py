@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from catalog.loader import get_model, load_catalog
-from flows.data.uploads import contract_of, trained_on
+from checks.data.uploads import contract_of, trained_on
+from checks.errors import DataError
 from flows.environment import prepare_environment, require_servers
-from flows.errors import DataError
 from flows.settings import FlowSettings
 from flows.training.outcome import TrainingResult, exit_code
 from flows.training.parallel import print_summary, train_in_parallel

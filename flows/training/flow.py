@@ -4,8 +4,8 @@ from prefect import flow
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from checks.data.uploads import trained_on
 from flows import mlflow_connection
-from flows.data.uploads import trained_on
 from flows.modeling.trained_model import TrainedModel
 from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS

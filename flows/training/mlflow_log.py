@@ -15,23 +15,22 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
+from checks.data.cleaning import Cleaning
+from checks.data.uploads import dataset_uri
 from checks.frames import checked_frame, frame_digest
 from checks.markdown import checks_table
-from flows.data.cleaning import Cleaning
-from flows.data.uploads import dataset_uri
 from flows.modeling.candidates import FittedCandidate
 from flows.modeling.onnx_estimator import OnnxEstimator
 from flows.modeling.trained_model import ScoredCandidate, TrainedModel
 from flows.tasks.answers import answer_form
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
-from registry.names import GATE, METRIC, MODEL, SCORE, check_tag
+from registry.names import DATASET, GATE, METRIC, MODEL, SCORE, check_tag
 from registry.storage.datasets import is_dataset_id
 
 # The source of a dataset that is not a URL: the parameter `dataset` names the package's file.
 _CODE = CodeDatasetSource(tags={})
-# Tags of runs and versions that a comparison is filtered by, beside those of registry.names.
-DATASET = "greenroom.dataset"
+# A tag of runs and versions to filter by, beside those of registry.names.
 COMMIT = "greenroom.commit"
 # Named, because MLflow would otherwise load each model once more in a new process to find out.
 _SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]

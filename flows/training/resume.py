@@ -12,8 +12,8 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from catalog.spec import ModelSpec
+from checks.data.fingerprints import code_digest, declaration_digest, source_digest
 from flows import mlflow_connection
-from flows.data.fingerprints import code_digest, declaration_digest, source_digest
 from flows.orchestration import flow_run_locks
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient

@@ -14,9 +14,9 @@ import pandas as pd
 from prefect import get_run_logger, task
 
 from catalog.spec import Candidate, ModelSpec
-from flows.data import sources, splits, validation
-from flows.data.cleaning import Cleaning, clean
-from flows.data.splits import Folds, Rows, SplitRows
+from checks.data import sources, splits, validation
+from checks.data.cleaning import Cleaning, clean
+from checks.data.splits import Folds, Rows, SplitRows
 from flows.evaluation.scores import score
 from flows.modeling import candidates, onnx_export, search
 from flows.modeling.candidates import FittedCandidate

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from catalog.loader import CatalogSettings
+from checks.settings import ChecksSettings
 from infra.local import postgres
 from infra.local.settings import LocalSettings
 from infra.local.supervisor import Service, marked
@@ -27,6 +28,8 @@ def all_services(settings: LocalSettings) -> list[Service]:
         _s3(settings),
         _mlflow(settings),
         _prefect(settings),
+        # A gate elsewhere takes the place of this one.
+        *([] if ChecksSettings().gate_url else [_gate(settings)]),
         _predictor(settings),
         *([worker(settings)] if settings.local_worker else []),
     ]
@@ -114,6 +117,27 @@ def _prefect(settings: LocalSettings) -> Service:
         },
         ready=lambda: _http_ok(f"{settings.prefect_url}/api/health"),
         variable="GREENROOM_PREFECT_PORT",
+    )
+
+
+def _gate(settings: LocalSettings) -> Service:
+    """Return the gate's service, the only process that reads the gate's private key."""
+    names = ("GREENROOM_CHECKS_PYTHON", "GREENROOM_GATE_KEY", "GREENROOM_TRUSTED_KEYS", "GREENROOM_COMMIT")
+    url = f"http://127.0.0.1:{settings.gate_port}"
+    return Service(
+        name="gate",
+        title="Gate",
+        port=settings.gate_port,
+        command=(sys.executable, "-m", "checks.service"),
+        env={
+            **{name: os.environ[name] for name in names if name in os.environ},
+            **_home_and_catalog(),
+            "GREENROOM_TRACKING_URI": settings.mlflow_url,
+            "GREENROOM_GATE_PORT": str(settings.gate_port),
+        },
+        ready=lambda: _http_ok(f"{url}/health"),
+        variable="GREENROOM_GATE_PORT",
+        uses=(_code_digest("catalog", "registry", "checks"),),
     )
 
 

@@ -23,6 +23,7 @@ class LocalSettings(GreenroomSettings):
     serving_port: Port = Field(default=8000, description="the predictor.")
     mlflow_port: Port = Field(default=5000, description="MLflow.")
     prefect_port: Port = Field(default=4200, description="Prefect.")
+    gate_port: Port = Field(default=5300, description="the gate.")
     s3_port: Port = Field(default=9000, description="the S3 server.")
     postgres_port: Port = Field(default=5432, description="PostgreSQL.")
     s3_internal_ports: str = Field(
@@ -65,7 +66,7 @@ class LocalSettings(GreenroomSettings):
 
 
 _SECRETS = [name for name, field in LocalSettings.model_fields.items() if field.is_required()]
-_PORTS = ("serving_port", "mlflow_port", "prefect_port", "s3_port", "postgres_port")
+_PORTS = ("serving_port", "mlflow_port", "prefect_port", "gate_port", "s3_port", "postgres_port")
 
 
 def is_set_up() -> bool:

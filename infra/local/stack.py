@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 import psutil
 
 from catalog.loader import load_catalog
+from checks.service.client import request_verdict
 from flows.environment import prepare_environment
 from flows.settings import FlowSettings
 from flows.training.parallel import print_summary, train_in_parallel
@@ -117,7 +118,7 @@ _LOAD_SECONDS = 30
 # How many models train side by side; each also runs the gate in a process of its own.
 _TRAININGS = 2
 # Each wave needs the ones before; the services of a wave start side by side.
-_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"predictor", "worker"})
+_WAVES = ({"postgres", "s3"}, {"mlflow", "prefect"}, {"gate", "predictor", "worker"})
 # How long the worker may take to register the deployments and to start.
 _WORKER_SECONDS = 180.0
 
@@ -189,10 +190,8 @@ def _finish(registry: Registry, version: Version, say: Say) -> None:
         # Not signed, or from before there was evidence.
         if EVIDENCE not in unproven.tags and OVERRIDE not in unproven.tags:
             say(f"{unproven} has no evidence; asking the gate")
-            from checks.rerun import rerun_gate  # noqa: PLC0415
-
             try:
-                rerun_gate(registry, registry.version(version.model, number), load_catalog()[version.model])
+                request_verdict(version.model, number)
             except RegistryError as error:
                 say(f"{unproven} has still none. {error}")
     version = registry.version(version.model, version.number)

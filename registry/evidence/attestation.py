@@ -26,7 +26,7 @@ from registry.errors import (
     EvidenceWrongKeyError,
 )
 from registry.evidence.keys import Role, TrustedKey
-from registry.evidence.verdict import Incumbent, Verdict
+from registry.evidence.verdict import DataOrigin, Incumbent, Verdict
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
@@ -68,6 +68,7 @@ class _TestResult(_About):
     passed_tests: tuple[str, ...] = Field(default=(), alias="passedTests")
     warned_tests: tuple[str, ...] = Field(default=(), alias="warnedTests")
     failed_tests: tuple[str, ...] = Field(default=(), alias="failedTests")
+    data: DataOrigin | None = Field(default=None, alias="greenroom_data")
 
 
 class _Override(_About):
@@ -96,6 +97,7 @@ class Evidence:
     incumbent: Incumbent | None
     configuration: Mapping[str, Mapping[str, str]]
     failed_tests: tuple[str, ...]
+    data: DataOrigin | None
     reason: str | None
     operator: str | None
     keyid: str
@@ -150,6 +152,7 @@ def attest_verdict(
         "passedTests": passed,
         "warnedTests": warned,
         "failedTests": [o.check for o in verdict.refusals],
+        **({"greenroom_data": verdict.data.model_dump(mode="json")} if verdict.data else {}),
     }
     return _sign(
         TEST_RESULT,
@@ -316,6 +319,7 @@ def _evidence(statement: _Statement, about: _About, kind: Kind, *, keyid: str, p
         incumbent=_incumbent(about),
         configuration=configuration,
         failed_tests=test.failed_tests if test else (),
+        data=test.data if test else None,
         reason=override.reason if override else None,
         operator=override.operator if override else None,
         keyid=keyid,

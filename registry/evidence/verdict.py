@@ -30,6 +30,18 @@ class Incumbent(BaseModel):
     )
 
 
+class DataOrigin(BaseModel):
+    """Where the rows come from that a version was judged on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="The declared source, or the id of a stored dataset, `sha256:HEX`.")
+    declared: bool = Field(description="Whether the catalogue declares that source for the model.")
+    brought_by: str | None = Field(
+        default=None, description="Of other rows: the name that the run or the version gives, unproven."
+    )
+
+
 class CheckOutcome(BaseModel):
     """The result of one check of the policy."""
 
@@ -53,7 +65,8 @@ class Verdict(BaseModel):
     model_digest: str = Field(description="Digest of the ONNX file whose predictions were checked.")
     policy_digest: str
     dataset_digests: dict[str, str] = Field(description="Digest of the training and held-out rows.")
-    git_commit: str | None = None
+    data: DataOrigin | None = Field(default=None, description="None in verdicts of older versions.")
+    git_commit: str | None = Field(default=None, description="Commit of the gate's code.")
     incumbent: Incumbent | None = Field(
         default=None, description="The version in Production it was compared with; none if there was none."
     )

@@ -3,105 +3,36 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
 
 import pytest
 from click.testing import CliRunner, Result
 from sklearn.ensemble import GradientBoostingRegressor
 
+from catalog.spec import ModelSpec
 from checks import cli
-from checks.errors import GateInputError, GateUnavailableError
+from checks.data.splits import Rows as SplitSide
+from checks.data.splits import SplitRows
+from checks.errors import GateUnavailableError
 from checks.gate import run_gate
+from checks.service import judgement
+from checks.service.declarations import Declared
+from checks.service.judgement import judge_version
 from registry.client.registry import Registry, Version
-from registry.errors import NotFoundError, RegistryUnavailableError
+from registry.errors import KeyFileError, RegistryUnavailableError
 from registry.evidence import keys
 from registry.evidence.attestation import read_unverified
-from registry.evidence.verdict import Verdict
+from registry.evidence.verdict import DataOrigin, Verdict
 from registry.model_format.onnx_model import OnnxModel
-from registry.names import EVIDENCE
+from registry.names import DATASET, EVIDENCE
 from registry.settings import KeySettings
-from tests.checks.support.sample_models import Small, StandIn, onnx_bytes
+from tests.checks.support.memory_registry import MemoryClient
+from tests.checks.support.sample_models import Rows, Small, StandIn, onnx_bytes
 
 PASSED = """cat > $3/outcomes.json <<'END'
 {"outcomes": [{"check": "First", "status": "passed", "reason": "a [good] one"},
               {"check": "Second", "status": "passed", "reason": "fine"}]}
 END"""
 FAILED = PASSED.replace('"status": "passed", "reason": "fine"', '"status": "failed", "reason": "drifted"')
-
-
-class MemoryClient:
-    """Answers like the tracking client, for versions of the model `energy` and their artifacts."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.answers = True
-        self.found: dict[int, dict[str, Any]] = {}
-
-    def add(self, files: dict[str, bytes], stage: str = "None") -> Version:
-        """Register a version with files of its run (`run/...`) and of its model (`model/...`)."""
-        number = len(self.found) + 1
-        self.found[number] = {
-            "name": "energy",
-            "version": str(number),
-            "run_id": f"r{number}",
-            "source": f"models:/m-{number}",
-            "current_stage": stage,
-            "tags": [],
-        }
-        self.files |= {f"{number}/{path}": content for path, content in files.items()}
-        return Registry(self).version("energy", number)  # type: ignore[arg-type]
-
-    def __call__(self) -> Self:
-        return self
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def require(self, answer: dict[str, Any], key: str) -> Any:
-        return answer[key]
-
-    def get(self, path: str, params: dict[str, Any]) -> dict[str, Any]:
-        if not self.answers:
-            raise RegistryUnavailableError("no answer")
-        if path == "registered-models/alias":  # the audit, in which nothing is
-            return {"model_version": {"tags": []}}
-        if path == "runs/get":
-            return {"run": {"info": {"artifact_uri": f"{params['run_id'][1:]}/run"}}}
-        if params["version"] not in self.found:
-            raise NotFoundError("none")
-        if path == "model-versions/get":
-            return {"model_version": self.found[params["version"]]}
-        return {"artifact_uri": f"{params['version']}/model"}
-
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        if path == "model-versions/set-tag":
-            tags = self.found[int(body["version"])]["tags"]
-            tags[:] = [tag for tag in tags if tag["key"] != body["key"]]
-            tags.append({"key": body["key"], "value": body["value"]})
-            return {}
-        assert path == "registered-models/get-latest-versions"
-        return {"model_versions": [v for v in self.found.values() if v["current_stage"] in body["stages"]]}
-
-    def pages(self, *_: object) -> list[dict[str, Any]]:
-        return list(self.found.values())
-
-    def artifact(self, uri: str, path: str, *, max_bytes: int | None = None) -> bytes:
-        if f"{uri}/{path}" not in self.files:
-            raise NotFoundError(f"no {path}")
-        return self.files[f"{uri}/{path}"]
-
-    def artifact_paths(self, uri: str) -> list[str]:
-        return sorted(path.removeprefix(f"{uri}/") for path in self.files if path.startswith(f"{uri}/"))
-
-    def put_artifact(self, uri: str, path: str, content: bytes) -> None:
-        self.files[f"{uri}/{path}"] = content
-
-    def untag(self) -> None:
-        """Take all evidence away."""
-        for version in self.found.values():
-            version["tags"] = []
 
 
 Add = Callable[..., Version]
@@ -132,8 +63,18 @@ def client(add: Add, small: Small, monkeypatch: pytest.MonkeyPatch) -> MemoryCli
     client = MemoryClient()
     add(client)
     monkeypatch.setattr(cli, "TrackingClient", client)
-    monkeypatch.setattr(cli, "get_model", lambda _: small[0])
+    monkeypatch.setattr(cli, "request_verdict", lambda *version: judge_version(Registry(client), *version))
+    declare(monkeypatch, small[0], small[1])
     return client
+
+
+def declare(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec, rows: Rows) -> None:
+    """Let the catalogue declare `energy` as this, with these rows as its table."""
+    origin = DataOrigin(source="rows", declared=True)
+    monkeypatch.setattr(cli, "find_spec", lambda *_: spec)
+    monkeypatch.setattr(judgement, "find_declared", lambda *_: Declared(spec, origin))
+    sides = [SplitSide(frame[list(spec.features)], frame[["energy"]], "energy") for frame in rows]
+    monkeypatch.setattr(judgement, "load_rows", lambda _: SplitRows(*sides, []))
 
 
 def run(*arguments: str) -> Result:
@@ -195,11 +136,37 @@ def test_rerun_that_passes(client: MemoryClient) -> None:
 
 
 def test_rerun_on_rows_that_were_exchanged(client: MemoryClient) -> None:
+    """The gate reads its rows from their source: what lies in the run is no input, and is replaced."""
+    genuine = client.files["1/run/gate/test.parquet"]
     client.files["1/run/gate/test.parquet"] = client.files["1/run/gate/train.parquet"]
+    (before,) = client.found[1]["tags"]
+    assert run("--rerun").exit_code == 0
+    (after,) = client.found[1]["tags"]
+    signed = [read_unverified(tag["value"]) for tag in (before, after)]
+    assert signed[0]
+    assert signed[1]
+    for side in ("dataset/train", "dataset/test"):
+        assert signed[0].configuration[side] == signed[1].configuration[side]
+    assert client.files["1/run/gate/test.parquet"] == genuine
+
+
+def test_rerun_after_the_table_changed_is_refused(client: MemoryClient) -> None:
+    """Rows that are held out now were perhaps trained on then."""
+    client.found[1]["tags"].append({"key": DATASET, "value": "sha256:" + "0" * 64})
     before = client.found[1]["tags"][:]
     result = run("--rerun")
-    assert isinstance(result.exception, GateInputError)
-    assert "not those that its verdict is about" in str(result.exception)
+    assert result.exit_code == 2
+    assert "changed since energy version 1 was trained" in result.output
+    assert client.found[1]["tags"] == before
+
+
+def test_version_in_a_stage_with_other_bytes_gets_no_evidence(client: MemoryClient) -> None:
+    client.found[1]["current_stage"] = "Staging"
+    client.files["1/model/MLmodel"] += b" "
+    before = client.found[1]["tags"][:]
+    result = run("--rerun")
+    assert result.exit_code == 2
+    assert "does not hold the files that it came there with" in result.output
     assert client.found[1]["tags"] == before
 
 
@@ -210,9 +177,9 @@ def test_rerun_without_a_key_stops_before_the_work(
     KeySettings().gate_key_path.unlink()
     before = dict(client.files)
     result = run("--rerun")
-    assert result.exit_code == 2
-    assert "There is no gate key to sign with" in result.output
-    assert "greenroom keys create gate" in result.output
+    assert isinstance(result.exception, KeyFileError)
+    assert "There is no gate key to sign with" in str(result.exception)
+    assert "greenroom keys create gate" in str(result.exception)
     assert not (tmp_path / "ran").exists()
     assert client.files == before
     # What was signed before still holds.
@@ -254,9 +221,9 @@ def test_evidence_of_a_key_that_is_not_trusted_here_is_refused(client: MemoryCli
 def test_evidence_of_another_policy_is_refused(
     client: MemoryClient, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, *_ = small
+    spec, rows, _ = small
     looser = spec.model_copy(update={"gate": spec.gate.model_copy(update={"max_worse": 0.1})})
-    monkeypatch.setattr(cli, "get_model", lambda _: looser)
+    declare(monkeypatch, looser, rows)
     result = run()
     assert result.exit_code == 1
     assert "was made under another gate policy" in result.output
@@ -334,16 +301,3 @@ def test_could_not_tell(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(run("1").exception, RegistryUnavailableError)
     client.found = {}
     assert run().exit_code == 2
-
-
-def test_rerun_without_stored_rows(client: MemoryClient) -> None:
-    del client.files["1/run/gate/train.parquet"]
-    result = run("--rerun")
-    assert result.exit_code == 2
-    assert "cannot be checked again" in result.output
-
-
-def test_unknown_model() -> None:
-    result = CliRunner().invoke(cli.gate, ["nosuch"])
-    assert result.exit_code == 2
-    assert "There is no model 'nosuch'" in result.output

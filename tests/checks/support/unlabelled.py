@@ -10,8 +10,8 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
+from checks.data import cleaning, sources, splits
 from checks.frames import checked_frame
-from flows.data import cleaning, sources, splits
 from flows.modeling import candidates, onnx_export
 from flows.tasks.registry import task_of
 from flows.tasks.similarity import with_index

@@ -10,8 +10,8 @@ from sklearn.dummy import DummyClassifier
 
 from catalog.loader import get_model
 from checks import bootstrap
-from flows.data.cleaning import Cleaning
-from flows.data.splits import Rows, SplitRows
+from checks.data.cleaning import Cleaning
+from checks.data.splits import Rows, SplitRows
 from flows.evaluation import model_card
 from flows.evaluation.intervals import Interval
 from flows.evaluation.scores import Evaluation

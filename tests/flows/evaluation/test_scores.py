@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows.data.splits import Rows
+from checks.data.splits import Rows
 from flows.evaluation import scores
 from flows.modeling import candidates
 from flows.modeling.candidates import FittedCandidate

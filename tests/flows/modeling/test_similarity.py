@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import MAX_NEIGHBOURS, Candidate
-from flows.data import cleaning, sources, splits
+from checks.data import cleaning, sources, splits
 from flows.errors import ExportError, TrainingError
 from flows.modeling import candidates, onnx_export
 from flows.tasks import similarity

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES as GENRE_FEATURES
-from flows.data import sources
+from checks.data import sources
 from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
 from tests.receivers import http_receiver
@@ -190,7 +190,7 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
         assert "texture" in receiver.bodies[0]["message"]
 
     def texture_events() -> list[Any]:
-        """Events about this feature: an earlier test's event about the score may come late, out of a queue."""
+        """Events about this feature: an earlier test's event, about the score, may come late."""
         return [event for event in drift_events(served) if "texture" in event["payload"]["reasons"][0]]
 
     until(lambda: len(texture_events()) > 0)

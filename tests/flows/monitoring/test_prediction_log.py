@@ -11,7 +11,7 @@ import pytest
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows.errors import DataError
+from checks.errors import DataError
 from flows.monitoring.prediction_log import Window, open_bucket, read_feedback, read_predictions
 from registry.storage.bucket import Bucket
 from tests.conftest import Stack

@@ -11,8 +11,8 @@ import pytest
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows.data import cleaning, sources
-from flows.errors import DataError
+from checks.data import cleaning, sources
+from checks.errors import DataError
 from flows.modeling import candidates, onnx_export
 from flows.scoring import manifest, partition
 from flows.scoring import plan as plans

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from catalog.loader import get_model
-from flows.errors import DataError
+from checks.errors import DataError
 from flows.scoring import manifest
 from flows.scoring import plan as plans
 from flows.scoring.flow import TooManyRejectedError, _require_few, _spans, prepare_plan, score

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from flows.errors import DataError
+from checks.errors import DataError
 from flows.scoring.storage import ChangedError, LocalStore, S3Store, open_store
 from registry.errors import StorageUnavailableError
 from tests.conftest import Stack

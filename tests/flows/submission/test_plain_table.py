@@ -9,8 +9,9 @@ import pytest
 from catalog.loader import get_model
 from catalog.policies import CLASSIFICATION, REGRESSION
 from catalog.table_declaration import PlainDeclaration
-from flows.data import cleaning, sources, splits, validation
-from flows.errors import DataError, SubmissionError
+from checks.data import cleaning, sources, splits, validation
+from checks.errors import DataError
+from flows.errors import SubmissionError
 from flows.submission import plain_table
 from flows.submission.api import training_rows
 from registry.storage.datasets import is_dataset_id

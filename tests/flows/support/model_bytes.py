@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from flows.data import cleaning, sources, splits, validation
+from checks.data import cleaning, sources, splits, validation
 from flows.modeling import candidates, onnx_export, search
 from flows.tasks.similarity import with_index
 

@@ -8,7 +8,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from flows.data import cleaning, sources
+from checks.data import cleaning, sources
 from flows.modeling import candidates
 
 SMALL = {"n_estimators": 10}

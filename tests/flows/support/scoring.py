@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.loader import get_model
-from flows.data import sources
+from checks.data import sources
 from flows.scoring.plan import PinnedVersion, Plan, make_plan
 from registry.model_format.onnx_model import OnnxModel
 from tests.serving.support.onnx_parts import classifier

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from catalog.policies import CLASSIFICATION
 from catalog.spec import Candidate, Dataset, ModelSpec
-from flows.data import sources, validation
+from checks.data import sources, validation
 
 
 class Seen(BaseModel):

@@ -11,9 +11,9 @@ from sklearn.pipeline import Pipeline
 
 from catalog import tasks as catalog_tasks
 from catalog.spec import ModelSpec
-from flows.data import cleaning, splits, validation
-from flows.data.cleaning import Cleaning
-from flows.data.splits import Rows
+from checks.data import cleaning, splits, validation
+from checks.data.cleaning import Cleaning
+from checks.data.splits import Rows
 from flows.evaluation import model_card, plots, scores
 from flows.modeling import candidates, onnx_export, search
 from flows.modeling.trained_model import ScoredCandidate, TrainedModel

@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException, RestException
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from checks.errors import DataError
 from flows import environment
-from flows.errors import DataError, ExportError
+from flows.errors import ExportError
 from flows.orchestration.retries import is_transient
 from flows.settings import FlowSettings
 from registry.errors import RegistryRefusedError, RegistryUnavailableError

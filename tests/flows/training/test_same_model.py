@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 
 from catalog.loader import get_model
 from catalog.spec import FloatRange, IntRange
-from flows.data import cleaning, sources, splits, validation
+from checks.data import cleaning, sources, splits, validation
 from flows.modeling import candidates
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES
-from flows.data import cleaning, sources
+from checks.data import cleaning, sources
 from flows.modeling import candidates, onnx_export
 from flows.tasks.registry import task_of
 from registry.errors import ModelFormatError

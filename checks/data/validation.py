@@ -8,9 +8,9 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from catalog.spec import Dataset
-from flows.data.row_rules import RowRules
-from flows.data.sources import Table
-from flows.errors import DataError
+from checks.data.row_rules import RowRules
+from checks.data.sources import Table
+from checks.errors import DataError
 
 _SHOWN = 3
 

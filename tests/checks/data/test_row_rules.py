@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from catalog.contract import request_model
 from catalog.loader import get_model
-from flows.data.row_rules import RowRules
+from checks.data.row_rules import RowRules
 
 
 class Thing(BaseModel):

@@ -6,8 +6,8 @@ import pytest
 
 from catalog.loader import get_model
 from catalog.spec import Dataset
-from flows.data import fingerprints, sources
-from flows.data.fingerprints import declaration_digest, source_digest
+from checks.data import fingerprints, sources
+from checks.data.fingerprints import declaration_digest, source_digest
 
 
 def test_code_is_digested_in_every_folder_of_every_room(monkeypatch: pytest.MonkeyPatch) -> None:

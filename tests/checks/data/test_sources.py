@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from flows.data import sources
-from flows.errors import DataError
+from checks.data import sources
+from checks.errors import DataError
 from tests.flows.support.things import declare, sourced, streamed, things
 
 

@@ -10,8 +10,8 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, Str
 
 from catalog.spec import Dataset, ModelSpec
 from catalog.tasks import task_spec
-from flows.data.cleaning import features
-from flows.errors import DataError
+from checks.data.cleaning import features
+from checks.errors import DataError
 
 Groups = npt.NDArray[Any]
 Positions = npt.NDArray[np.intp]

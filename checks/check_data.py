@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from catalog.loader import get_model, load_catalog
-from flows.data.uploads import trained_on
-from flows.errors import DataError
+from checks.data.uploads import trained_on
+from checks.errors import DataError
 
 if TYPE_CHECKING:
     from catalog.spec import ModelSpec
@@ -69,9 +69,9 @@ def check_data(models: tuple[str, ...], dataset: str | None, report: Path | None
 
 def _check(spec: "ModelSpec", dataset: str | None, reports: Path) -> DataReport:
     # Imported here: pandas and scikit-learn take seconds, and `--help` should not.
+    from checks.data import sources, splits, validation  # noqa: PLC0415
+    from checks.data.cleaning import clean  # noqa: PLC0415
     from checks.gate import check_rows  # noqa: PLC0415
-    from flows.data import sources, splits, validation  # noqa: PLC0415
-    from flows.data.cleaning import clean  # noqa: PLC0415
 
     report = DataReport(spec.name)
     reports.mkdir(parents=True, exist_ok=True)

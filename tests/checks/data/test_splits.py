@@ -6,9 +6,9 @@ import pytest
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec, Split
-from flows.data import sources, splits, validation
-from flows.data.cleaning import clean
-from flows.errors import DataError
+from checks.data import sources, splits, validation
+from checks.data.cleaning import clean
+from checks.errors import DataError
 from tests.flows.support.things import declare, things
 
 

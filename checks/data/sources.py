@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from catalog.spec import Dataset
-from flows.data.uploads import fetch_uploaded, read_uploaded
-from flows.errors import DataError
+from checks.data.uploads import fetch_uploaded, read_uploaded
+from checks.errors import DataError
 from registry.storage.datasets import is_dataset_id
 
 # Most rows of a table that a training keeps in memory: they and the model take about 5 GB (docs/scale.md).

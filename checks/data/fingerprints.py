@@ -1,7 +1,8 @@
-"""What a training depends on, as digests."""
+"""What a training depends on, as digests, and the commit of the code."""
 
 import inspect
 import json
+import subprocess
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import distributions
@@ -10,8 +11,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from catalog.spec import Dataset, ModelSpec
-from flows.data import sources
-from flows.errors import DataError
+from checks.data import sources
+from checks.errors import DataError
+from checks.settings import ChecksSettings
 from registry.storage.datasets import is_dataset_id
 
 _ROOMS = ("catalog", "registry", "checks", "flows")
@@ -71,3 +73,24 @@ def code_digest() -> str:
     installed = {f"{one.metadata['Name']}=={one.version}" for one in distributions()}
     found.update("\n".join(sorted(installed)).encode())
     return found.hexdigest()
+
+
+def git_commit() -> str | None:
+    """Return the commit of this checkout, with `-dirty` if files differ from it; None outside of git.
+
+    GREENROOM_COMMIT takes its place in an image, which has no checkout.
+    """
+    if commit := ChecksSettings().commit:
+        return commit
+    root = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]  # whichever git the user has
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed else commit

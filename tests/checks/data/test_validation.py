@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from catalog.loader import get_model
-from flows.data import sources, validation
-from flows.errors import DataError
+from checks.data import sources, validation
+from checks.errors import DataError
 from tests.flows.support.things import Thing, declare, streamed, things, written
 
 

@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 from catalog.loader import get_model
 from catalog.spec import Dataset, ModelSpec
-from flows.data import sources, validation
-from flows.data.cleaning import clean
+from checks.data import sources, validation
+from checks.data.cleaning import clean
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 from catalog.loader import get_model
 from catalog.models.energy import MODEL
 from catalog.spotify_tracks import TRACKS
+from checks.data import cleaning, sources, splits, validation
+from checks.data.uploads import contract_of, read_uploaded, trained_on
+from checks.errors import DataError
 from checks.frames import checked_frame, frame_digest
-from flows.data import cleaning, sources, splits, validation
-from flows.data.uploads import contract_of, read_uploaded, trained_on
-from flows.errors import DataError
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import StorageUnavailableError

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from catalog.spec import Dataset, ModelSpec
-from flows.errors import DataError
+from checks.errors import DataError
 from registry.errors import DatasetDamagedError, DatasetMissingError
 from registry.storage.bucket import Bucket
 from registry.storage.datasets import dataset_key, fetch_dataset, is_dataset_id

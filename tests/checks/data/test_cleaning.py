@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from catalog.spec import ModelSpec
-from flows.data.cleaning import clean, features
-from flows.errors import DataError
+from checks.data.cleaning import clean, features
+from checks.errors import DataError
 from tests.flows.support.things import declare, things
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from catalog.spec import ModelSpec
 from catalog.tasks import task_spec
-from flows.errors import DataError
+from checks.errors import DataError
 
 
 @dataclass(frozen=True)
