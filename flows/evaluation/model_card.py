@@ -218,7 +218,7 @@ def _limits(facts: Facts) -> Iterable[str]:
             f"The class {one_line(c.name)} is recognised badly: of {c.rows:,} held-out rows of it "
             f"{c.recall:.0%} are found, and {c.precision:.0%} of what is called so is (F1 {c.f1:.2f})."
         )
-    yield from task_of(spec).limits(spec, evaluation.test)
+    yield from task_of(spec).limits(evaluation.test)
     for outcome in verdict.outcomes:
         if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed":
             yield f"Weakest segments: {one_line(outcome.reason)}"

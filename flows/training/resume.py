@@ -49,11 +49,6 @@ def training_key(spec: ModelSpec, *more: str) -> str:
     return sha256("\0".join(parts).encode()).hexdigest()
 
 
-def run_tags(spec: ModelSpec, key: str, flow_run: str) -> dict[str, str]:
-    """Return the tags that a training's run is created with, so that no run lacks them."""
-    return {MODEL: spec.name, "greenroom.role": "training", TRAINING: key, FLOW_RUN: flow_run}
-
-
 def find_unfinished(spec: ModelSpec, key: str, flow_run: str) -> UnfinishedTraining | None:
     """End the runs of killed trainings, and return the version to continue with, if there is one.
 
