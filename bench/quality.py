@@ -64,14 +64,14 @@ def _train(spec: ModelSpec, trials: int) -> tuple[candidates.FittedCandidate, Ev
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     data = splits.split_rows(rows, spec)
     train, test = data.train, data.test
-    fitted = [candidates.fit(spec, c, train.features, train.target, data.folds) for c in spec.candidates]
+    fitted = [candidates.fit(spec, c, train, data.folds) for c in spec.candidates]
     _, searched = search.refine(spec, fitted, train, data.folds, trials=trials)
     best = search.best_trial(searched)
     winner = candidates.best(fitted)
     if best.state != "declared":
-        winner = candidates.fit_whole(spec, best.candidate, train.features, train.target, best.folds)
+        winner = candidates.fit_whole(spec, best.candidate, train, best.folds)
         sys.stderr.write(f"{spec.name} {spec.split.seed}: {winner.candidate.params}\n")
-    winner = candidates.calibrate(spec, winner, train.features, train.target)
+    winner = candidates.calibrate(spec, winner, train)
     content = onnx_export.export(spec, winner.pipeline, train.features)
     onnx_export.agreement(winner.pipeline, OnnxModel(content), test.features)
     evaluation = scores.evaluate(spec, winner.pipeline, train, test)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from catalog.tasks import task_names, task_spec
+from catalog.tasks import Answers, task_names, task_spec
 
 # The name of a registered task.
 Task = Annotated[
@@ -271,6 +271,16 @@ class ModelSpec(_Declaration):
     def supervised(self) -> bool:
         """Whether it learns from a known answer."""
         return task_spec(self.task).supervised
+
+    @property
+    def answers(self) -> Answers:
+        """What the model answers for a row."""
+        return task_spec(self.task).answers
+
+    @property
+    def numeric_target(self) -> bool:
+        """Whether the target is a number; other targets are text."""
+        return task_spec(self.task).numeric_target
 
     @property
     def label(self) -> str | None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 from catalog.spec import ModelSpec
-from catalog.tasks import task_spec
 from checks.errors import DataError
 
 
@@ -36,7 +35,7 @@ def clean(rows: pd.DataFrame, spec: ModelSpec, *, read: int) -> tuple[pd.DataFra
         return rows, Cleaning(read, invalid, 0, 0, len(rows))
     identity = list(dataset.unique_by)
     kept = rows
-    if task_spec(spec.task).answers == "classes":
+    if spec.answers == "classes":
         labels = rows.groupby(identity, dropna=False)[str(spec.target)].transform("nunique")
         kept = rows[labels == 1]
     conflicting = len(rows) - len(kept)

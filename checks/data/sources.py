@@ -78,9 +78,9 @@ def open_table(dataset: Dataset) -> "Table | pd.DataFrame":
         fetch_uploaded(dataset, path)
     else:
         folder, path = None, locate(dataset.source)
-    if "://" in dataset.source or path.is_dir():
-        return read_table(dataset)
     with _explained(dataset, path):
+        if "://" in dataset.source or path.is_dir():
+            return pd.read_parquet(path)
         table = Table(path, folder)
     if len(table) > MAX_ROWS:
         raise DataError(

@@ -9,7 +9,6 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
 from catalog.spec import Dataset, ModelSpec
-from catalog.tasks import task_spec
 from checks.data.cleaning import features
 from checks.errors import DataError
 
@@ -21,7 +20,7 @@ _BINS = 5
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one side of the split: what the model reads, and the other columns of its declaration.
+    """Rows: what the model reads, and the other columns of its declaration.
 
     `groups` has the main group of each row, where the dataset has groups.
     """
@@ -41,6 +40,15 @@ class Rows:
         """Features and other columns in one table."""
         return pd.concat([self.features, self.others], axis=1)
 
+    def take(self, positions: Positions) -> "Rows":
+        """Return the rows at these positions, numbered from 0."""
+        return Rows(
+            self.features.iloc[positions].reset_index(drop=True),
+            self.others.iloc[positions].reset_index(drop=True),
+            self.label,
+            None if self.groups is None else self.groups[positions],
+        )
+
 
 @dataclass(frozen=True)
 class SplitRows:
@@ -54,19 +62,10 @@ class SplitRows:
 def split_rows(rows: pd.DataFrame, spec: ModelSpec) -> SplitRows:
     """Split clean rows; raises `DataError` where that cannot be done."""
     train, test = split(rows, spec)
-    matrix, groups = features(rows, spec), main_groups(rows, spec.dataset)
     others = rows[[name for name in spec.columns if name not in spec.features]]
-    others = others.astype("float64" if task_spec(spec.task).numeric_target else "str")
-
-    def side(positions: Positions) -> Rows:
-        return Rows(
-            matrix.iloc[positions].reset_index(drop=True),
-            others.iloc[positions].reset_index(drop=True),
-            spec.label,
-            None if groups is None else groups[positions],
-        )
-
-    return SplitRows(side(train), side(test), folds(rows.iloc[train], spec))
+    others = others.astype("float64" if spec.numeric_target else "str")
+    whole = Rows(features(rows, spec), others, spec.label, main_groups(rows, spec.dataset))
+    return SplitRows(whole.take(train), whole.take(test), folds(rows.iloc[train], spec))
 
 
 def split(rows: pd.DataFrame, spec: ModelSpec) -> tuple[Positions, Positions]:
@@ -120,7 +119,7 @@ def _groups(rows: pd.DataFrame, dataset: Dataset) -> list[list[str]] | None:
 def _strata(rows: pd.DataFrame, spec: ModelSpec) -> "pd.Series[Any]":
     if spec.label is None:
         return pd.Series(0, index=rows.index)
-    if task_spec(spec.task).numeric_target:
+    if spec.numeric_target:
         return pd.qcut(rows[spec.label].rank(method="first"), _BINS, labels=False)
     return rows[spec.label]
 

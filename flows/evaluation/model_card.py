@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from catalog.spec import ModelSpec
 from checks.bootstrap import DRAWS
+from checks.data.fingerprints import git_commit
 from checks.markdown import checks_table, one_line
 from flows.evaluation.intervals import Interval
 from flows.evaluation.scores import Evaluation
@@ -27,6 +28,9 @@ from registry.evidence.verdict import Verdict
 _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlflow", "numpy", "pandas")
 # A class below it is recognised less than half as well as could be.
 _WEAK_F1 = 0.5
+_GATE_SECTION = "The gate"
+# Around the verdict in the beginning of a card, so that a later one takes its place.
+_BEGIN, _END = "<!-- gate -->", "<!-- /gate -->"
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,6 @@ class Facts:
 
     model: TrainedModel
     evaluation: Evaluation
-    verdict: Verdict
     run_id: str
 
     @property
@@ -44,38 +47,82 @@ class Facts:
         return self.model.spec
 
 
-def summary(facts: Facts) -> str:
-    """Return the card's beginning: what the model is, whether it may be used, and how good it is."""
-    spec, evaluation, verdict = facts.spec, facts.evaluation, facts.verdict
-    if verdict.passed:
-        gate = "The gate let this model pass."
-    else:
-        why = "".join(f"\n- {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
-        gate = f"**The gate refused this model: it is not for use.**\n{why}"
-    lines = [
-        f"{one_line(spec.description)} A {spec.task}, {facts.model.winner.candidate.name}.",
-        *filter(None, [facts.model.origin]),
-        gate,
-        _table(("", evaluation.metric, "95 % interval"), _headlines(evaluation)),
-    ]
-    return "\n\n".join(lines) + "\n"
-
-
 def card(facts: Facts) -> str:
-    """Return the whole card as Markdown."""
+    """Return the card as Markdown, without what the gate said: that comes later (`with_verdict`)."""
+    spec, evaluation = facts.spec, facts.evaluation
     sections = {
         "Data": _data(facts),
         "How it was chosen": _chosen(facts),
         "Scores": _scores(facts),
-        **({"Probabilities": _probabilities(facts)} if facts.evaluation.classes else {}),
-        "Checks of the gate": f"As of {facts.verdict.created_at:%Y-%m-%d %H:%M} UTC; `greenroom gate "
-        f"{facts.spec.name}` has what counts now.\n\n{checks_table(facts.verdict)}",
+        **({"Probabilities": _probabilities(facts)} if evaluation.classes else {}),
         "Limits": "\n".join(f"- {limit}" for limit in _limits(facts)),
         "Lineage": _lineage(facts),
     }
-    parts = [f"# Model card: {facts.spec.name}", summary(facts).rstrip()]
+    parts = [
+        f"# Model card: {spec.name}",
+        f"{one_line(spec.description)} A {spec.task}, {facts.model.winner.candidate.name}.",
+        *filter(None, [facts.model.origin]),
+        _table(("", evaluation.metric, "95 % interval"), _headlines(evaluation)),
+    ]
     parts += [f"## {title}\n\n{text}" for title, text in sections.items()]
     return "\n\n".join(parts) + "\n"
+
+
+def with_verdict(text: str, verdict: Verdict) -> str:
+    """Return a card with the gate's verdict: in its beginning, and all checks in a section at its end.
+
+    A verdict that the card has already is replaced.
+    """
+    title, _, body = text.partition("\n\n")
+    body = body.removeprefix(_between_marks(body))
+    body = body.partition(f"## {_GATE_SECTION}")[0].rstrip()
+    return f"{title}\n\n{_BEGIN}\n{_gate_result(verdict)}\n{_END}\n\n{body}\n\n{_gate_section(verdict)}\n"
+
+
+def summary(text: str) -> str:
+    """Return the beginning of a card, without its title: what the model is, and how good it is."""
+    beginning = text.partition("\n\n")[2].partition("\n## ")[0]
+    return beginning.replace(f"{_BEGIN}\n", "").replace(f"\n{_END}", "").strip() + "\n"
+
+
+def _between_marks(body: str) -> str:
+    """Return the verdict that a card's body begins with; empty if there is none."""
+    if not body.startswith(_BEGIN):
+        return ""
+    before, mark, after = body.partition(_END)
+    return before + mark + after[: len(after) - len(after.lstrip("\n"))]
+
+
+def _gate_result(verdict: Verdict) -> str:
+    if verdict.passed:
+        return "The gate let this model pass."
+    why = "".join(f"\n- {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
+    return f"**The gate refused this model: it is not for use.**\n{why}"
+
+
+def _gate_section(verdict: Verdict) -> str:
+    before = f"version {verdict.incumbent.version}" if verdict.incumbent else "none was in Production"
+    data = verdict.data
+    brought = (
+        ""
+        if data is None or data.declared
+        else f", brought by {one_line(data.brought_by or 'a person without a name')}"
+    )
+    lines = [
+        ("rows", f"`{one_line(data.source)}`{brought}" if data else "not known"),
+        ("training rows", f"`{verdict.dataset_digests['train']}`"),
+        ("held-out rows", f"`{verdict.dataset_digests['test']}`"),
+        ("ONNX file", f"`{verdict.model_digest}`"),
+        ("gate policy", f"`{verdict.policy_digest}`"),
+        ("compared with", before),
+    ]
+    weak = [
+        f"Weakest segments: {one_line(outcome.reason)}"
+        for outcome in verdict.outcomes
+        if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed"
+    ]
+    when = f"As of {verdict.created_at:%Y-%m-%d %H:%M} UTC; `greenroom gate {verdict.model}` has what counts now."
+    return "\n\n".join([f"## {_GATE_SECTION}", when, checks_table(verdict), *weak, _table(("", ""), lines)])
 
 
 def _headlines(evaluation: Evaluation) -> list[tuple[str, str, str]]:
@@ -206,9 +253,7 @@ def _probabilities(facts: Facts) -> str:
 
 
 def _limits(facts: Facts) -> Iterable[str]:
-    spec, evaluation, verdict = facts.spec, facts.evaluation, facts.verdict
-    if not verdict.passed:
-        yield "The gate refused it; the scores here describe it and do not recommend it."
+    spec, evaluation = facts.spec, facts.evaluation
     for name, gain in (("naive baseline", evaluation.gain), ("default RandomForest", evaluation.over_forest)):
         if gain is not None and (gain.low is None or gain.low <= 0):
             yield f"It is not shown to be better than the {name}: the difference may be {_ends(gain)}."
@@ -218,10 +263,7 @@ def _limits(facts: Facts) -> Iterable[str]:
             f"The class {one_line(c.name)} is recognised badly: of {c.rows:,} held-out rows of it "
             f"{c.recall:.0%} are found, and {c.precision:.0%} of what is called so is (F1 {c.f1:.2f})."
         )
-    yield from task_of(spec).limits(spec, evaluation.test)
-    for outcome in verdict.outcomes:
-        if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed":
-            yield f"Weakest segments: {one_line(outcome.reason)}"
+    yield from task_of(spec).limits(evaluation.test)
     rows = len(facts.model.data.train.features)
     yield (
         f"It knows {rows:,} rows of {spec.dataset.name}, and nothing of what is not like them. Values that "
@@ -263,19 +305,13 @@ def _bound(rule: annotated_types.Ge | annotated_types.Gt | annotated_types.Le | 
 
 
 def _lineage(facts: Facts) -> str:
-    verdict, agreement = facts.verdict, facts.model.agreement
+    agreement, commit = facts.model.agreement, git_commit()
     libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     same = "" if agreement.labels is None else f", {agreement.labels:.2%} of answers agree"
-    before = f"version {verdict.incumbent.version}" if verdict.incumbent else "none was in Production"
     lines = [
         ("run", f"`{facts.run_id}`"),
-        ("commit", f"`{verdict.git_commit}`" if verdict.git_commit else "not known"),
-        ("training rows", f"`{verdict.dataset_digests['train']}`"),
-        ("held-out rows", f"`{verdict.dataset_digests['test']}`"),
-        ("ONNX file", f"`{verdict.model_digest}`"),
+        ("commit", f"`{commit}`" if commit else "not known"),
         ("beside scikit-learn", f"differs by at most {agreement.max_difference:.2g}{same}"),
-        ("gate policy", f"`{verdict.policy_digest}`"),
-        ("compared with", before),
         ("seed", str(facts.spec.split.seed)),
         ("made with", f"Python {platform.python_version()}, {libraries}"),
     ]

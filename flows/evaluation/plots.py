@@ -11,9 +11,10 @@ from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
-from catalog.tasks import task_spec
 from checks.data.splits import Folds, Rows
 from flows.modeling import candidates
+from flows.modeling.trained_model import TrainedModel
+from flows.tasks.base import SupervisedTask, required
 from flows.tasks.registry import task_of
 
 _IMPORTANCE_ROWS = 500
@@ -21,45 +22,39 @@ _IMPORTANCE_ROWS = 500
 _SHARES = (0.2, 0.5)
 
 
-def draw(
-    spec: ModelSpec,
-    winner: candidates.FittedCandidate,
-    train: Rows,
-    test: Rows,
-    folds: Folds | None = None,
-) -> Iterator[tuple[str, Any]]:
+def draw(model: TrainedModel) -> Iterator[tuple[str, Any]]:
     """Yield the plots and tables of a model, each with its path among the run's artifacts.
 
-    Figures have paths that end with .png, tables with .csv, dictionaries with .json. With `folds` there is a
-    learning curve of a model that predicts a target.
+    Figures have paths that end with .png, tables with .csv, dictionaries with .json. A submitted model has
+    no learning curve.
     """
-    yield from task_of(spec).plots(spec, winner.pipeline, train, test)
-    # The others need one of scikit-learn's scorers.
-    if task_spec(spec.task).metric or train.target is None or test.target is None:
+    spec, winner, train, test = model.spec, model.winner, model.data.train, model.data.test
+    task = task_of(spec)
+    yield from task.plots(winner.pipeline, train, test)
+    if not isinstance(task, SupervisedTask):  # the others need one of scikit-learn's scorers
         return
-    means, figure = importance(spec, winner.pipeline, test.features, test.target)
+    means, figure = importance(spec, winner.pipeline, test)
     yield "pictures/feature-importance.png", figure
     yield "feature-importance.json", means
-    if folds is not None:
-        table, figure = learning_curve(spec, winner, train.features, train.target, folds)
+    if not model.origin:
+        table, figure = learning_curve(spec, winner, train, model.data.folds)
         yield "pictures/learning-curve.png", figure
         yield "learning-curve.csv", table
 
 
-def importance(
-    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
-) -> tuple[dict[str, float], Figure]:
+def importance(spec: ModelSpec, pipeline: Pipeline, test: Rows) -> tuple[dict[str, float], Figure]:
     """Return each raw feature's permutation importance, and a plot of it.
 
     The importance is how much the headline metric falls when the feature is shuffled among (at most 500)
     held-out rows, the mean of three shuffles (scikit-learn's permutation_importance). Correlated features
     share theirs.
     """
+    rows = test.features
     sample = rows.sample(min(_IMPORTANCE_ROWS, len(rows)), random_state=spec.split.seed)
     result = permutation_importance(
         pipeline,
         sample,
-        target.loc[sample.index],
+        required(test.target).loc[sample.index],
         scoring=spec.metric,
         n_repeats=3,
         random_state=spec.split.seed,
@@ -74,17 +69,14 @@ def importance(
 
 
 def learning_curve(
-    spec: ModelSpec,
-    winner: candidates.FittedCandidate,
-    rows: pd.DataFrame,
-    target: "pd.Series[Any]",
-    folds: Folds,
+    spec: ModelSpec, winner: candidates.FittedCandidate, train_rows: Rows, folds: Folds
 ) -> tuple[pd.DataFrame, Figure]:
     """Return the headline metric against the number of training rows, on these and on the folds' other rows.
 
     A share of a fold's training rows is drawn at random, with the spec's seed. The last point is the
     cross-validation that chose the winner, and its score on all training rows.
     """
+    rows, target = train_rows.features, required(train_rows.target)
     random, lines = np.random.default_rng(spec.split.seed), []
     score = get_scorer(spec.metric)
     for share in _SHARES:

@@ -9,10 +9,8 @@ interval leaves out the luck of training and of the split.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from joblib import parallel_config
 from sklearn.pipeline import Pipeline
 
@@ -22,7 +20,7 @@ from checks.builtin.encoding import encoder
 from checks.data.splits import Rows
 from flows.evaluation.intervals import Interval, bootstrap_samples, interval
 from flows.modeling.threads import one_thread
-from flows.tasks.base import ClassScore, Target, required
+from flows.tasks.base import ClassScore, required
 from flows.tasks.registry import task_of
 
 
@@ -66,9 +64,9 @@ class Evaluation:
 
 
 @one_thread()
-def score(spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> dict[str, float]:
+def score(spec: ModelSpec, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
     """Return the metrics of a pipeline on rows: the headline metric and the task's usual ones."""
-    return task_of(spec).metrics(spec, pipeline, rows, target)
+    return task_of(spec).metrics(pipeline, rows)
 
 
 @one_thread()
@@ -86,18 +84,17 @@ def evaluate(spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows) -> Ev
         estimate = interval(scores)
         return estimate.negated() if loss else estimate
 
-    own = resampled_scores(task.sample_score(spec, pipeline, test.features, test.target), samples)
-    baseline_name, baseline_score = task.baseline(spec, pipeline, train, test)
+    own = resampled_scores(task.sample_score(pipeline, test), samples)
+    baseline_name, baseline_score = task.baseline(pipeline, train, test)
     baseline = resampled_scores(baseline_score, samples)
     forest = None
     if task.forest is not None:
-        rival = default_forest(spec, train.features, required(train.target))
-        forest = resampled_scores(task.sample_score(spec, rival, test.features, test.target), samples)
-    quality = task.quality(pipeline, test.features, test.target)
+        forest = resampled_scores(task.sample_score(default_forest(spec, train), test), samples)
+    quality = task.quality(pipeline, test)
     return Evaluation(
         metric=spec.metric.removeprefix("neg_"),
-        train=task.metrics(spec, pipeline, train.features, train.target),
-        test={**task.metrics(spec, pipeline, test.features, test.target), **quality.probabilities},
+        train=task.metrics(pipeline, train),
+        test={**task.metrics(pipeline, test), **quality.probabilities},
         headline=shown(own),
         baseline_name=baseline_name,
         baseline=shown(baseline),
@@ -110,9 +107,10 @@ def evaluate(spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows) -> Ev
     )
 
 
-def default_forest(spec: ModelSpec, rows: pd.DataFrame, target: "pd.Series[Any]") -> Pipeline:
+def default_forest(spec: ModelSpec, train: Rows) -> Pipeline:
     """Return a RandomForest with scikit-learn's defaults, fitted on the same encoded features."""
     # The threads change its speed alone.
     forest = task_of(spec).forest(random_state=spec.split.seed, n_jobs=-1)
     with parallel_config(backend="threading"):
-        return Pipeline([("features", encoder(spec)), ("model", forest)]).fit(rows, target)
+        pipeline = Pipeline([("features", encoder(spec)), ("model", forest)])
+        return pipeline.fit(train.features, required(train.target))

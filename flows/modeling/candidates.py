@@ -6,15 +6,13 @@ import time
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import Candidate, ModelSpec
 from checks.builtin.encoding import encoder
-from checks.data.splits import Folds, Positions
+from checks.data.splits import Folds, Positions, Rows
 from flows.errors import TrainingError
 from flows.modeling.threads import one_thread
-from flows.tasks.base import Target
 from flows.tasks.calibration import Calibration, OutOfFoldPredictions
 from flows.tasks.registry import task_of
 
@@ -56,33 +54,24 @@ def build(spec: ModelSpec, candidate: Candidate) -> Pipeline:
         raise TrainingError(
             f"{spec.name}: the candidate {candidate.name} cannot be made from {candidate.estimator}: {error}"
         ) from error
-    task_of(spec).require_estimator(spec, candidate, estimator)
+    task_of(spec).require_estimator(candidate, estimator)
     return Pipeline([("features", encoder(spec)), ("model", estimator)])
 
 
-def fit(
-    spec: ModelSpec, candidate: Candidate, rows: pd.DataFrame, target: Target, folds: Folds
-) -> FittedCandidate:
-    """Score a candidate by cross-validation on training rows, then fit it on all of them.
-
-    `target` is the column that scores are made with (`ModelSpec.label`); a clustering has none.
-    """
+def fit(spec: ModelSpec, candidate: Candidate, train: Rows, folds: Folds) -> FittedCandidate:
+    """Score a candidate by cross-validation on training rows, then fit it on all of them."""
     start = time.monotonic()
-    scores = tuple(score_fold(spec, candidate, rows, target, fold) for fold in folds)
-    fitted = fit_whole(spec, candidate, rows, target, scores)
+    scores = tuple(score_fold(spec, candidate, train, fold) for fold in folds)
+    fitted = fit_whole(spec, candidate, train, scores)
     return replace(fitted, seconds=time.monotonic() - start)
 
 
 def fit_whole(
-    spec: ModelSpec,
-    candidate: Candidate,
-    rows: pd.DataFrame,
-    target: Target,
-    folds: tuple[FoldScore, ...],
+    spec: ModelSpec, candidate: Candidate, train: Rows, folds: tuple[FoldScore, ...]
 ) -> FittedCandidate:
     """Fit a candidate on all training rows; `folds` are its scores on the folds."""
     start = time.monotonic()
-    pipeline = _fit(spec, candidate, rows, target)
+    pipeline = _fit(spec, candidate, train)
     scores = np.array([fold.score for fold in folds])
     seconds = time.monotonic() - start
     return FittedCandidate(
@@ -91,38 +80,31 @@ def fit_whole(
 
 
 def score_fold(
-    spec: ModelSpec,
-    candidate: Candidate,
-    rows: pd.DataFrame,
-    target: Target,
-    fold: tuple[Positions, Positions],
+    spec: ModelSpec, candidate: Candidate, train: Rows, fold: tuple[Positions, Positions]
 ) -> FoldScore:
     """Fit a candidate on one fold's training rows and score it on its other rows, by the headline metric."""
-    train, test = fold
-    train_target, test_target = [None if target is None else target.iloc[side] for side in fold]
-    pipeline = _fit(spec, candidate, rows.iloc[train], train_target)
-    task, test_rows = task_of(spec), rows.iloc[test]
+    fitted_on, others = fold
+    pipeline = _fit(spec, candidate, train.take(fitted_on))
+    task, unseen = task_of(spec), train.take(others)
     with one_thread():
-        score = task.fold_score(spec, pipeline, test_rows, test_target)
-        return FoldScore(score, task.out_of_fold(pipeline, test_rows, test))
+        score = task.fold_score(pipeline, unseen)
+        return FoldScore(score, task.out_of_fold(pipeline, unseen.features, others))
 
 
-def _fit(spec: ModelSpec, candidate: Candidate, rows: pd.DataFrame, target: Target) -> Pipeline:
+def _fit(spec: ModelSpec, candidate: Candidate, rows: Rows) -> Pipeline:
     # A forest's own threads (`n_jobs`) change nothing: each tree has a seed of its own.
     with one_thread(jobs=True):
-        return task_of(spec).fit(build(spec, candidate), rows, target)
+        return task_of(spec).fit(build(spec, candidate), rows.features, rows.target)
 
 
 @one_thread()
-def calibrate(
-    spec: ModelSpec, winner: FittedCandidate, rows: pd.DataFrame, target: Target
-) -> FittedCandidate:
+def calibrate(spec: ModelSpec, winner: FittedCandidate, train: Rows) -> FittedCandidate:
     """Return a classifier with calibrated probabilities, if training folds show that it helps; others as is.
 
     The class that is named does not change, nor do scores on folds, which are those of the uncalibrated one.
     """
     folds = [fold.predictions for fold in winner.folds if fold.predictions is not None]
-    pipeline, calibration = task_of(spec).calibrate(winner.pipeline, folds, rows, target)
+    pipeline, calibration = task_of(spec).calibrate(winner.pipeline, folds, train)
     return winner if calibration is None else replace(winner, pipeline=pipeline, calibration=calibration)
 
 

@@ -13,7 +13,7 @@ from catalog.spec import ModelSpec
 from flows.errors import ExportError
 from flows.modeling.threads import one_thread
 from flows.tasks.base import Agreement
-from flows.tasks.registry import task_of
+from flows.tasks.registry import task_class, task_of
 from registry.model_format.onnx_model import Description, OnnxModel
 
 # The newest that skl2onnx 1.20 writes for ai.onnx and that onnxruntime 1.32 reads.
@@ -61,7 +61,7 @@ def export(
             f"{spec.name}: {type(part[-1]).__name__} cannot be converted to ONNX, the format that is "
             f"served: {why}. Choose another estimator."
         ) from error
-    graph, extra = task.finish_graph(spec, graph, pipeline, train, things)
+    graph, extra = task.finish_graph(graph, pipeline, train, things)
     description: dict[str, Any] = {"task": spec.task, "features": spec.features, **extra}
     if spec.supervised and train is not None:
         description["background"] = background(spec, train)
@@ -71,7 +71,7 @@ def export(
 
 def agreement(pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
     """Compare the ONNX model with the pipeline on rows; raises `ExportError` when they differ too much."""
-    result = task_of(model.description).agreement(pipeline, model, rows)
+    result = task_class(model.description.task).agreement(pipeline, model, rows)
     if not result.sufficient:
         raise ExportError(
             f"The ONNX model disagrees with the scikit-learn pipeline on held-out rows ({result}); "

@@ -66,7 +66,7 @@ def declared_trials(fitted: Sequence[FittedCandidate]) -> list[Trial]:
 
 def refine(
     spec: ModelSpec,
-    fitted: Sequence[FittedCandidate],
+    fitted: list[FittedCandidate],
     train: Rows,
     folds: Folds,
     *,
@@ -77,12 +77,13 @@ def refine(
 
     Returns each candidate with the best parameters there are now, and all trials, the declared ones first. A
     candidate keeps its declared parameters unless a trial is better beyond the folds' noise. Raises
-    `TrainingError` for a space with a value that the estimator refuses.
+    `TrainingError` for a space with a value that the estimator refuses, or of a parameter that it lacks.
     """
+    require_spaces(spec)
 
     def score(candidate: Candidate, number: int) -> FoldScore:
         try:
-            return score_fold(spec, candidate, train.features, train.target, folds[number])
+            return score_fold(spec, candidate, train, folds[number])
         except ValueError as error:
             raise TrainingError(
                 f"{spec.name}: the candidate {candidate.name} cannot be fitted with {candidate.params}, "
@@ -90,17 +91,16 @@ def refine(
             ) from error
 
     declared = declared_trials(fitted)
-    searched = [
-        *declared,
-        *search(declared, score, trials=trials, seed=spec.split.seed, notify=notify),
-    ]
+    if trials == 0 or not any(candidate.search for candidate in spec.candidates):
+        return fitted, declared
+    searched = [*declared, *search(declared, score, trials=trials, seed=spec.split.seed, notify=notify)]
     refined = []
     for candidate, start in zip(fitted, declared, strict=True):
         best = best_trial(searched, candidate.candidate.name)
         if best.state == "declared" or not is_better(best, start):
             refined.append(candidate)
             continue
-        whole = fit_whole(spec, best.candidate, train.features, train.target, best.folds)
+        whole = fit_whole(spec, best.candidate, train, best.folds)
         refined.append(replace(whole, seconds=best.seconds + whole.seconds))
     return refined, searched
 

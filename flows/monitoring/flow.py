@@ -17,7 +17,6 @@ from prefect.events.worker import EventsWorker
 
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
-from catalog.tasks import task_spec
 from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
 from checks.frames import from_parquet
 from checks.gate import ROWS_FILES
@@ -189,13 +188,13 @@ def _performance(
 ) -> tuple[Performance | None, tuple[str, ...]]:
     if reference.held_out is None:
         return None, ()
-    column = "number" if task_spec(spec.task).numeric_target else "label"
+    column = "number" if spec.numeric_target else "label"
     labelled = np.flatnonzero(joined[column].notna().to_numpy())
     if len(labelled) < settings.MIN_FEEDBACK:
         reason = f"{len(labelled):,} rows with feedback, and at least {settings.MIN_FEEDBACK:,} are needed"
         return None, (f"no score: {reason}",)
     truth = joined[column].iloc[labelled].to_numpy()
-    truth = truth.astype(np.float64) if task_spec(spec.task).numeric_target else truth.astype(str)
+    truth = truth.astype(np.float64) if spec.numeric_target else truth.astype(str)
     try:
         rows = logged.take(labelled)
         return measure_performance(spec, (rows, truth), reference.held_out, reference.width), ()

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from catalog.table_declaration import PlainDeclaration, PlainTask
-from catalog.tasks import task_spec
 from checks.errors import DataError
 from flows.environment import prepare_environment
 from flows.errors import SubmissionError
@@ -78,7 +77,7 @@ def training_rows(
     rows, _ = cleaning.clean(valid, spec, read=len(read))
     train, _ = splits.split(rows, spec)
     training = rows.iloc[train]
-    targets = training[spec.label].astype("float64" if task_spec(spec.task).numeric_target else "str")
+    targets = training[spec.label].astype("float64" if spec.numeric_target else "str")
     groups = training[spec.dataset.group].astype("str") if spec.dataset.group else None
     return TrainingRows(
         features=cleaning.features(rows, spec).iloc[train].reset_index(drop=True),

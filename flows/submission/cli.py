@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from catalog.loader import CatalogError
-from flows.environment import prepare_environment, require_servers
 from checks.errors import DataError
+from flows.environment import prepare_environment, require_servers
 from flows.errors import LeakageError, TrainingError
 from flows.settings import FlowSettings
 from flows.training.outcome import TrainingResult, exit_code

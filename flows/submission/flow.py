@@ -17,24 +17,22 @@ from sklearn.model_selection import cross_val_score
 
 from catalog.spec import Candidate, ModelSpec
 from catalog.table_declaration import PlainDeclaration
-from catalog.tasks import task_spec
-from checks.data.splits import Folds, Rows
-from flows import mlflow_connection
+from checks.data.splits import Rows, SplitRows
 from flows.errors import SubmissionError
 from flows.modeling import onnx_export
 from flows.modeling.candidates import FittedCandidate, FoldScore
 from flows.modeling.onnx_estimator import as_estimator
 from flows.modeling.search import declared_trials
 from flows.modeling.trained_model import TrainedModel
-from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import COMPUTING
 from flows.submission import model_checks
 from flows.submission.leakage import require_no_leakage
 from flows.submission.model_sources import SubmittedModel
 from flows.tasks.base import Agreement
-from flows.training import publish, resume, tasks
-from flows.training.outcome import TrainingOutcome, notify_outcome
+from flows.training import steps
+from flows.training.flow import open_training, promote, publish, publish_unfinished
+from flows.training.outcome import TrainingOutcome
 from registry.model_format.onnx_model import OnnxModel
 
 FITTED = "greenroom.fitted"
@@ -106,51 +104,44 @@ def run(submission: Submission, *, promote_passed: bool = False) -> TrainingOutc
 def submit(model: str, estimator: str, fitted: str) -> TrainingOutcome:  # noqa: ARG001 - shown in Prefect's UI
     """Gate, register and sign the submission that `run` holds; the parameters are for Prefect's UI."""
     submission, promote_passed = _SUBMISSION.get()
-    spec, promote = submission.spec, publish.promote if promote_passed else None
-    with flow_run_locks.flow_run_lock() as flow_run:
-        mlflow_connection.connect()
-        key = resume.training_key(spec, submission.digest)
-        if unfinished := resume.find_unfinished(spec, key, flow_run):
-            return publish.resume_publish(spec, unfinished, flow_run, promote, notify_outcome)
-        tags = resume.run_tags(spec, key, flow_run)
-        return publish.publish(_train(submission), f"submit-{spec.name}", tags, promote, notify_outcome)
-
-
-def _train(submission: Submission) -> TrainedModel:
-    spec = submission.spec
-    rows, cleaning = tasks.validate(spec, tasks.ingest(spec))
-    data = tasks.split_rows(spec, rows)
-    fitted = fit(submission, data.train, data.folds)
-    content, agreement = convert(submission, fitted, data.train, data.test)
-    fitted = _with_text_classes(spec, fitted, content)
-    winner, scored = tasks.evaluate(spec, [fitted], data.train, data.test)
-    return TrainedModel(
-        spec,
-        cleaning,
-        data,
-        winner,
-        scored,
-        declared_trials([winner]),
-        content,
-        agreement,
-        origin=submission.origin,
-        tags=submission.tags,
-        declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
-    )
+    spec, promotion = submission.spec, promote if promote_passed else None
+    with open_training(spec, submission.digest, promotion) as training:
+        if training.unfinished:
+            return publish_unfinished(training, training.unfinished)
+        rows, cleaning = steps.validate(spec, steps.ingest(spec))
+        data = steps.split_rows(spec, rows)
+        candidate = fit(submission, data)
+        content, agreement = convert(submission, candidate, data)
+        candidate = _with_text_classes(spec, candidate, content)
+        winner, scored = steps.evaluate(spec, [candidate], data)
+        trained = TrainedModel(
+            spec,
+            cleaning,
+            data,
+            winner,
+            scored,
+            declared_trials([winner]),
+            content,
+            agreement,
+            origin=submission.origin,
+            tags=submission.tags,
+            declaration=submission.plain.model_dump_json(indent=1) if submission.plain else "",
+        )
+        return publish(training, trained, f"submit-{spec.name}")
 
 
 @task(name="fit", **COMPUTING)
-def fit(submission: Submission, train: Rows, folds: Folds) -> FittedCandidate:
+def fit(submission: Submission, data: SplitRows) -> FittedCandidate:
     """Fit and cross-validate a clone on the training rows, or take the model as it was fitted elsewhere."""
     spec, submitted, start = submission.spec, submission.submitted, time.monotonic()
     scores: tuple[float, ...] = ()
-    with tasks.log_step(spec, "fit") as say:
+    with steps.log_step(spec, "fit") as say:
         if submitted.onnx is not None:
-            content = _with_metadata(submission, train)
+            content = _with_metadata(submission, data.train)
             pipeline: Any = as_estimator(OnnxModel(content, threads=2))
             say(f"ONNX file as it was fitted elsewhere, {len(content) / 1e6:.1f} MB")
         else:
-            pipeline, scores = _fit_estimator(submission, train, folds)
+            pipeline, scores = _fit_estimator(submission, data)
             how = "as it was fitted elsewhere"
             if not submission.as_fitted:
                 score = f"{np.mean(scores):.3f} ± {np.std(scores):.3f}"
@@ -166,19 +157,20 @@ def fit(submission: Submission, train: Rows, folds: Folds) -> FittedCandidate:
     return FittedCandidate(candidate, pipeline, mean, deviation, fold_scores, seconds=seconds)
 
 
-def _fit_estimator(submission: Submission, train: Rows, folds: Any) -> tuple[Any, tuple[float, ...]]:
+def _fit_estimator(submission: Submission, data: SplitRows) -> tuple[Any, tuple[float, ...]]:
     """Return a fitted pipeline and its scores on the folds, none if it was fitted elsewhere."""
-    spec, submitted, target = submission.spec, submission.submitted, _target(train)
+    spec, submitted, target = submission.spec, submission.submitted, _target(data.train)
+    features = data.train.features
     scores: tuple[float, ...] = ()
     pipeline = model_checks.as_pipeline(spec, submitted, as_fitted=submission.as_fitted, target=target)
     try:
         if not submission.as_fitted:
-            pipeline.fit(train.features, target)
+            pipeline.fit(features, target)
         model_checks.require_probabilities(spec, pipeline)
         if not submission.as_fitted:
             unfitted, metric = clone(pipeline), spec.metric
             values = cross_val_score(
-                unfitted, train.features, target, cv=folds, scoring=metric, error_score="raise"
+                unfitted, features, target, cv=data.folds, scoring=metric, error_score="raise"
             )
             scores = tuple(map(float, values))
     except SubmissionError:
@@ -193,22 +185,20 @@ def _fit_estimator(submission: Submission, train: Rows, folds: Any) -> tuple[Any
 
 
 @task(name="convert", **COMPUTING)
-def convert(
-    submission: Submission, fitted: FittedCandidate, train: Rows, test: Rows
-) -> tuple[bytes, Agreement]:
+def convert(submission: Submission, fitted: FittedCandidate, data: SplitRows) -> tuple[bytes, Agreement]:
     """Return the model as ONNX and its agreement with the original; refuse one that learned held-out rows."""
-    spec = submission.spec
+    spec, train, test = submission.spec, data.train, data.test
     if submission.submitted.onnx is not None:
         # Once more, for an ONNX session does not return its bytes.
         content = _with_metadata(submission, train)
         agreement = Agreement(None, 0.0)
     else:
-        content, agreement = tasks.convert.fn(spec, fitted, train, test)
+        content, agreement = steps.convert.fn(spec, fitted, data)
     model = OnnxModel(content, threads=2)
     for side in (train, test):
         model_checks.require_answers(spec, model, side.features)
     if submission.as_fitted and submission.submitted.onnx is None:
-        with tasks.log_step(spec, "compare") as say:
+        with steps.log_step(spec, "compare") as say:
             refitted = _refitted(submission, train)
             difference = require_no_leakage(spec, model, refitted, train.frame, test.frame)
             say(f"{spec.metric} {difference:+.3f} beside the same estimator fitted here: within noise")
@@ -224,7 +214,7 @@ def _with_metadata(submission: Submission, train: Rows) -> bytes:
 
 def _with_text_classes(spec: ModelSpec, fitted: FittedCandidate, content: bytes) -> FittedCandidate:
     """Return the model if its classes are text, as in the data; else its ONNX form, whose classes are."""
-    classes = fitted.pipeline.classes_ if task_spec(spec.task).answers == "classes" else ()
+    classes = fitted.pipeline.classes_ if spec.answers == "classes" else ()
     if all(isinstance(label, str) for label in classes):
         return fitted
     return replace(fitted, pipeline=as_estimator(OnnxModel(content, threads=2)))

@@ -15,7 +15,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from catalog.spec import ModelSpec
-from catalog.tasks import task_spec
 from flows.errors import SubmissionError
 from flows.modeling.onnx_export import background
 from flows.submission.model_sources import SubmittedModel, final_estimator
@@ -37,7 +36,7 @@ def as_pipeline(
     """
     estimator = submitted.estimator
     kind = type(final_estimator(estimator)).__name__
-    fits = is_classifier if task_spec(spec.task).answers == "classes" else is_regressor
+    fits = is_classifier if spec.answers == "classes" else is_regressor
     if not fits(estimator):
         raise SubmissionError(f"{spec.name} is a {spec.task}, and {kind} is no estimator for that.")
     if as_fitted:
@@ -59,7 +58,7 @@ def as_pipeline(
 
 def require_probabilities(spec: ModelSpec, estimator: Any) -> None:
     """Raise `SubmissionError` for a fitted classifier without probabilities."""
-    if task_spec(spec.task).answers == "classes" and not hasattr(estimator, "predict_proba"):
+    if spec.answers == "classes" and not hasattr(estimator, "predict_proba"):
         raise SubmissionError(
             f"{type(final_estimator(estimator)).__name__} gives no probabilities (predict_proba), which the "
             "gate and the predictor need. Choose another estimator, or wrap it in "
@@ -86,7 +85,7 @@ def _require_fitted(spec: ModelSpec, estimator: Any, kind: str, target: "pd.Seri
             f"{kind} was fitted on {width} features, and {spec.name} has {len(spec.features)}: "
             f"{', '.join(spec.features)}."
         )
-    if task_spec(spec.task).answers == "classes":
+    if spec.answers == "classes":
         _require_classes(spec, [str(label) for label in estimator.classes_], target, kind)
 
 
@@ -135,7 +134,7 @@ def with_metadata(
     means sorted, as in scikit-learn. Raises `SubmissionError` for a file that cannot be served.
     """
     fields: dict[str, Any] = {"task": spec.task, "features": spec.features}
-    if task_spec(spec.task).answers == "classes":
+    if spec.answers == "classes":
         order = classes or tuple(sorted(set(target)))
         _require_classes(spec, list(order), target, "The ONNX file")
         fields["classes"] = order
@@ -165,7 +164,7 @@ def require_answers(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> No
         ) from error
     if len(labels) != len(rows):
         raise SubmissionError(f"The model gives {len(labels)} answers to {len(rows)} rows, not one to each.")
-    if task_spec(spec.task).answers == "classes":
+    if spec.answers == "classes":
         if shares is None or shares.shape != (len(rows), len(model.description.classes)):
             raise SubmissionError(
                 f"The model must give probabilities of shape (rows, {len(model.description.classes)})."

@@ -71,10 +71,10 @@ class ClassificationQuality:
 
 
 class FlowTask(ABC):
-    """How models of one task are fitted, measured, converted and described.
+    """How the models of one declaration are fitted, measured, converted and described.
 
-    In every method `rows` are features, shape (rows, features), in the declared order, and `target` is the
-    column that scores are made with (`ModelSpec.label`); a clustering has none.
+    Features have shape (rows, features), in the declared order. The target is the column that scores are made
+    with (`ModelSpec.label`); a clustering has none.
     """
 
     name: ClassVar[str]
@@ -85,29 +85,26 @@ class FlowTask(ABC):
     # Options of skl2onnx for the converted estimator.
     converter_options: ClassVar[Mapping[str, Any]] = {}
 
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
     # Fitting
 
-    def require_estimator(  # noqa: B027 - some tasks take every estimator
-        self, spec: ModelSpec, candidate: Candidate, estimator: Any
-    ) -> None:
+    def require_estimator(self, candidate: Candidate, estimator: Any) -> None:  # noqa: B027 - no must
         """Raise `TrainingError` for an estimator that cannot do the task."""
 
-    def fit(self, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> Pipeline:
+    def fit(self, pipeline: Pipeline, features: pd.DataFrame, target: Target) -> Pipeline:
         """Fit a pipeline and return it."""
-        return pipeline.fit(rows, target)
+        return pipeline.fit(features, target)
 
     def out_of_fold(
-        self, pipeline: Pipeline, rows: pd.DataFrame, positions: Positions
+        self, pipeline: Pipeline, features: pd.DataFrame, positions: Positions
     ) -> OutOfFoldPredictions | None:
         """Return what a calibration needs of a fold's rows, which `pipeline` was not fitted on."""
         return None
 
     def calibrate(
-        self,
-        pipeline: Pipeline,
-        folds: Sequence[OutOfFoldPredictions],
-        rows: pd.DataFrame,
-        target: Target,
+        self, pipeline: Pipeline, folds: Sequence[OutOfFoldPredictions], train: Rows
     ) -> tuple[Pipeline, Calibration | None]:
         """Return a fitted pipeline with calibrated probabilities, where they get better by it."""
         return pipeline, None
@@ -115,36 +112,28 @@ class FlowTask(ABC):
     # Scores
 
     @abstractmethod
-    def fold_score(self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> float:
+    def fold_score(self, pipeline: Pipeline, rows: Rows) -> float:
         """Return the headline metric, higher being better."""
 
     @abstractmethod
-    def metrics(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> dict[str, float]:
+    def metrics(self, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
         """Return the headline metric and the task's usual ones; losses as losses."""
 
     @abstractmethod
-    def sample_score(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> SampleScore:
+    def sample_score(self, pipeline: Pipeline, rows: Rows) -> SampleScore:
         """Return what scores samples of `rows` by the headline metric; predictions are made once."""
 
     @abstractmethod
-    def baseline(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[str, SampleScore]:
+    def baseline(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[str, SampleScore]:
         """Return the name of the naive baseline, and what scores samples of held-out rows for it."""
 
-    def quality(self, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> ClassificationQuality:
+    def quality(self, pipeline: Pipeline, rows: Rows) -> ClassificationQuality:
         """Return the scores that only a classifier has."""
         return ClassificationQuality()
 
     # The ONNX file
 
-    def served(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[Pipeline, pd.DataFrame | None]:
+    def served(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[Pipeline, pd.DataFrame | None]:
         """Return the pipeline that is served, and the things that it finds."""
         return pipeline, None
 
@@ -154,7 +143,6 @@ class FlowTask(ABC):
 
     def finish_graph(
         self,
-        spec: ModelSpec,
         graph: onnx.ModelProto,
         pipeline: Pipeline,
         train: pd.DataFrame | None,
@@ -163,19 +151,18 @@ class FlowTask(ABC):
         """Return the graph with what skl2onnx does not convert, and what its description adds."""
         return graph, {}
 
+    @staticmethod
     @abstractmethod
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
         """Compare the ONNX model with the pipeline on rows."""
 
     # What people read
 
     @abstractmethod
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
         """Yield the task's own plots and tables, each with its path among the run's artifacts."""
 
-    def limits(self, spec: ModelSpec, metrics: Mapping[str, float]) -> Iterator[str]:
+    def limits(self, metrics: Mapping[str, float]) -> Iterator[str]:
         """Yield the sentences of the model card that only this task needs; `metrics` are held-out ones."""
         yield from ()
 
@@ -189,24 +176,20 @@ class SupervisedTask(FlowTask):
     # What predicts without features.
     dummy: ClassVar[Any]
 
-    def fold_score(self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> float:
-        return float(get_scorer(spec.metric)(pipeline, rows, target))
+    def fold_score(self, pipeline: Pipeline, rows: Rows) -> float:
+        return float(get_scorer(self.spec.metric)(pipeline, rows.features, rows.target))
 
-    def metrics(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> dict[str, float]:
+    def metrics(self, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
         scores = {}
-        for name in dict.fromkeys((spec.metric, *self.scorers)):
-            value = float(get_scorer(name)(pipeline, rows, target))
+        for name in dict.fromkeys((self.spec.metric, *self.scorers)):
+            value = float(get_scorer(name)(pipeline, rows.features, rows.target))
             # scikit-learn negates losses so that higher is better; people compare the losses themselves.
             scores[name.removeprefix("neg_")] = -value if name.startswith("neg_") else value
         return scores
 
-    def sample_score(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> SampleScore:
-        estimator, actual = self.precomputed(pipeline, rows, required(target).to_numpy())
-        scorer = get_scorer(spec.metric)
+    def sample_score(self, pipeline: Pipeline, rows: Rows) -> SampleScore:
+        estimator, actual = self.precomputed(pipeline, rows)
+        scorer = get_scorer(self.spec.metric)
 
         def score(positions: Positions) -> float:
             try:
@@ -217,16 +200,12 @@ class SupervisedTask(FlowTask):
         return score
 
     @abstractmethod
-    def precomputed(
-        self, pipeline: Pipeline, rows: pd.DataFrame, actual: npt.NDArray[Any]
-    ) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
+    def precomputed(self, pipeline: Pipeline, rows: Rows) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
         """Return an estimator that has predicted `rows` already, and the target in the same form."""
 
-    def baseline(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[str, SampleScore]:
+    def baseline(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[str, SampleScore]:
         dummy = clone(self.dummy).fit(train.features, required(train.target))
-        return self.baseline_name, self.sample_score(spec, dummy, test.features, test.target)
+        return self.baseline_name, self.sample_score(dummy, test)
 
 
 def mean_of(values: npt.NDArray[np.float64]) -> SampleScore:

@@ -13,7 +13,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 
-from catalog.spec import Candidate, ModelSpec
+from catalog.spec import Candidate
 from checks.bootstrap import Positions
 from checks.data.splits import Rows
 from checks.precomputed import PrecomputedClassifier, PrecomputedEstimator
@@ -26,7 +26,6 @@ from flows.tasks.base import (
     ClassificationQuality,
     ClassScore,
     SupervisedTask,
-    Target,
     required,
 )
 from flows.tasks.calibration import Calibration, OutOfFoldPredictions
@@ -43,43 +42,42 @@ class Classification(SupervisedTask):
     dummy = DummyClassifier(strategy="prior")
     converter_options: ClassVar[Mapping[str, Any]] = {"zipmap": False}
 
-    def require_estimator(self, spec: ModelSpec, candidate: Candidate, estimator: Any) -> None:
+    def require_estimator(self, candidate: Candidate, estimator: Any) -> None:
         if not hasattr(estimator, "predict_proba"):
             raise TrainingError(
-                f"{spec.name}: {candidate.estimator} of the candidate {candidate.name} gives no "
+                f"{self.spec.name}: {candidate.estimator} of the candidate {candidate.name} gives no "
                 "probabilities, which the gate and the predictor need. Choose another estimator."
             )
 
     def out_of_fold(
-        self, pipeline: Pipeline, rows: pd.DataFrame, positions: Positions
+        self, pipeline: Pipeline, features: pd.DataFrame, positions: Positions
     ) -> OutOfFoldPredictions:
-        return calibration.out_of_fold(pipeline, rows, positions)
+        return calibration.out_of_fold(pipeline, features, positions)
 
     def calibrate(
-        self,
-        pipeline: Pipeline,
-        folds: Sequence[OutOfFoldPredictions],
-        rows: pd.DataFrame,
-        target: Target,
+        self, pipeline: Pipeline, folds: Sequence[OutOfFoldPredictions], train: Rows
     ) -> tuple[Pipeline, Calibration | None]:
-        return calibration.calibrate(pipeline, folds, rows, required(target)) if folds else (pipeline, None)
+        if not folds:
+            return pipeline, None
+        return calibration.calibrate(pipeline, folds, train.features, required(train.target))
 
-    def precomputed(
-        self, pipeline: Pipeline, rows: pd.DataFrame, actual: npt.NDArray[Any]
-    ) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
+    def precomputed(self, pipeline: Pipeline, rows: Rows) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
         # By number: a comparison of text takes several times as long, hundreds of times.
-        names = pd.Index(pipeline.classes_)
-        labels, probabilities = names.get_indexer(pipeline.predict(rows)), pipeline.predict_proba(rows)
+        names, features = pd.Index(pipeline.classes_), rows.features
+        labels, probabilities = (
+            names.get_indexer(pipeline.predict(features)),
+            pipeline.predict_proba(features),
+        )
         estimator = PrecomputedClassifier(labels, probabilities, np.arange(len(names)))
-        return estimator, names.get_indexer(actual)
+        return estimator, names.get_indexer(required(rows.target).to_numpy())
 
-    def quality(self, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> ClassificationQuality:
-        actual, names = required(target).to_numpy(), pipeline.classes_
-        uncalibrated = calibration.uncalibrated(pipeline)
-        parts = precision_recall_fscore_support(actual, pipeline.predict(rows), labels=names, zero_division=0)
+    def quality(self, pipeline: Pipeline, rows: Rows) -> ClassificationQuality:
+        actual, features, names = required(rows.target).to_numpy(), rows.features, pipeline.classes_
+        uncalibrated, predicted = calibration.uncalibrated(pipeline), pipeline.predict(features)
+        parts = precision_recall_fscore_support(actual, predicted, labels=names, zero_division=0)
         return ClassificationQuality(
-            calibration.quality(actual, pipeline.predict_proba(rows), names),
-            calibration.quality(actual, uncalibrated.predict_proba(rows), names)
+            calibration.quality(actual, pipeline.predict_proba(features), names),
+            calibration.quality(actual, uncalibrated.predict_proba(features), names)
             if uncalibrated is not pipeline
             else {},
             tuple(
@@ -93,7 +91,6 @@ class Classification(SupervisedTask):
 
     def finish_graph(
         self,
-        spec: ModelSpec,
         graph: onnx.ModelProto,
         pipeline: Pipeline,
         train: pd.DataFrame | None,
@@ -104,16 +101,15 @@ class Classification(SupervisedTask):
             graph = onnx_graph.add_temperature_scaling(graph, power)
         return graph, {"classes": tuple(str(label) for label in pipeline.classes_)}
 
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
-        predicted, probabilities = model.predict(rows.to_numpy(dtype=np.float32))
-        share = float(np.mean(predicted.astype(str) == pipeline.predict(rows).astype(str)))
-        differences = np.abs(probabilities - pipeline.predict_proba(rows))
+    @staticmethod
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
+        predicted, probabilities = model.predict(features.to_numpy(dtype=np.float32))
+        share = float(np.mean(predicted.astype(str) == pipeline.predict(features).astype(str)))
+        differences = np.abs(probabilities - pipeline.predict_proba(features))
         sufficient = share >= MIN_LABEL_AGREEMENT and differences.mean() <= MAX_PROBABILITY_DIFFERENCE
         return Agreement(share, float(differences.max()), bool(sufficient))
 
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
         rows, actual = test.features, required(test.target).to_numpy()
         classes = [str(label) for label in pipeline.classes_]
         yield "pictures/confusion-matrix.png", confusion(actual, pipeline.predict(rows), classes)

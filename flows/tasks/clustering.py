@@ -1,6 +1,7 @@
 """Clustering: the number of a cluster for each row, and a name for each cluster."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from checks.builtin.clustering import row_silhouettes
 from checks.data.splits import Rows
 from flows.errors import TrainingError
 from flows.tasks import onnx_graph
-from flows.tasks.base import MIN_LABEL_AGREEMENT, Agreement, FlowTask, SampleScore, Target, mean_of
+from flows.tasks.base import MIN_LABEL_AGREEMENT, Agreement, FlowTask, SampleScore, mean_of
 from registry.model_format.onnx_model import OnnxModel
 
 Numbers = npt.NDArray[np.int64]
@@ -36,26 +37,24 @@ class Clustering(FlowTask):
     # The baseline answers shuffled rows, which no sample of the held-out rows is paired with.
     paired_baseline = False
 
-    def require_estimator(self, spec: ModelSpec, candidate: Candidate, estimator: Any) -> None:
+    def require_estimator(self, candidate: Candidate, estimator: Any) -> None:
         if not hasattr(estimator, "predict"):
             raise TrainingError(
-                f"{spec.name}: {candidate.estimator} of the candidate {candidate.name} cannot say to which "
-                "cluster a new row belongs. Choose another estimator."
+                f"{self.spec.name}: {candidate.estimator} of the candidate {candidate.name} cannot say to "
+                "which cluster a new row belongs. Choose another estimator."
             )
 
-    def fold_score(self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> float:
-        return self.metrics(spec, pipeline, rows, target)["silhouette"]
+    def fold_score(self, pipeline: Pipeline, rows: Rows) -> float:
+        return self.metrics(pipeline, rows)["silhouette"]
 
-    def metrics(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> dict[str, float]:
+    def metrics(self, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
         """Return the scores of clusters in the space of encoded features, and how many clusters there are.
 
         `silhouette` is -1..1, higher is better; `calinski_harabasz` higher, `davies_bouldin` lower.
         """
-        space, numbers = pipeline[:-1].transform(rows), pipeline.predict(rows)
+        space, numbers = pipeline[:-1].transform(rows.features), pipeline.predict(rows.features)
         clusters = len(np.unique(numbers))
-        if not 2 <= clusters < len(rows):
+        if not 2 <= clusters < len(numbers):
             return {"silhouette": -1.0, "clusters": float(clusters)}
         return {
             "silhouette": float(silhouette_score(space, numbers)),
@@ -64,22 +63,18 @@ class Clustering(FlowTask):
             "clusters": float(clusters),
         }
 
-    def sample_score(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> SampleScore:
-        return mean_of(row_silhouettes(pipeline[:-1].transform(rows), pipeline.predict(rows)))
+    def sample_score(self, pipeline: Pipeline, rows: Rows) -> SampleScore:
+        space = pipeline[:-1].transform(rows.features)
+        return mean_of(row_silhouettes(space, pipeline.predict(rows.features)))
 
-    def baseline(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[str, SampleScore]:
-        seed = spec.split.seed
+    def baseline(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[str, SampleScore]:
+        seed = self.spec.split.seed
         naive = clone(pipeline).fit(shuffled(train.features, seed))
-        rows = shuffled(test.features, seed + 1)
-        return "the same on shuffled features", self.sample_score(spec, naive, rows, None)
+        rows = replace(test, features=shuffled(test.features, seed + 1))
+        return "the same on shuffled features", self.sample_score(naive, rows)
 
     def finish_graph(
         self,
-        spec: ModelSpec,
         graph: onnx.ModelProto,
         pipeline: Pipeline,
         train: pd.DataFrame | None,
@@ -87,25 +82,24 @@ class Clustering(FlowTask):
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if train is None:
             return graph, {}
-        names = cluster_names(spec, fitted_profile(spec, pipeline, train))
+        names = cluster_names(self.spec, fitted_profile(self.spec, pipeline, train))
         return onnx_graph.keep_labels_only(graph), {"classes": names}
 
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
-        predicted, _ = model.predict(rows.to_numpy(dtype=np.float32))
-        share = float(np.mean(predicted.astype(str) == pipeline.predict(rows).astype(str)))
+    @staticmethod
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
+        predicted, _ = model.predict(features.to_numpy(dtype=np.float32))
+        share = float(np.mean(predicted.astype(str) == pipeline.predict(features).astype(str)))
         return Agreement(share, 0.0, share >= MIN_LABEL_AGREEMENT)
 
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
-        distances = fitted_profile(spec, pipeline, train.features)
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
+        distances = fitted_profile(self.spec, pipeline, train.features)
         numbers = pipeline.predict(test.features)
         shares = np.bincount(numbers, minlength=len(distances)) / len(numbers)
-        names = cluster_names(spec, distances)
+        names = cluster_names(self.spec, distances)
         yield "pictures/clusters.png", profile_plot(distances, names, shares)
         yield "clusters.json", dict(zip(names, distances.to_dict("records"), strict=True))
 
-    def limits(self, spec: ModelSpec, metrics: Mapping[str, float]) -> Iterator[str]:
+    def limits(self, metrics: Mapping[str, float]) -> Iterator[str]:
         if metrics["silhouette"] < _WEAK_SILHOUETTE:
             yield (
                 f"A silhouette of {metrics['silhouette']:.2f} is a weak structure: the clusters are a way of "

@@ -11,7 +11,6 @@ from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import Pipeline
 
-from catalog.spec import ModelSpec
 from checks.data.splits import Rows
 from checks.precomputed import PrecomputedEstimator, PrecomputedRegressor
 from flows.tasks.base import MAX_RELATIVE_DIFFERENCE, Agreement, SupervisedTask, required
@@ -27,31 +26,28 @@ class Regression(SupervisedTask):
     baseline_name = "always the mean"
     dummy = DummyRegressor(strategy="mean")
 
-    def precomputed(
-        self, pipeline: Pipeline, rows: pd.DataFrame, actual: npt.NDArray[Any]
-    ) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
-        return PrecomputedRegressor(pipeline.predict(rows)), actual
+    def precomputed(self, pipeline: Pipeline, rows: Rows) -> tuple[PrecomputedEstimator, npt.NDArray[Any]]:
+        return PrecomputedRegressor(pipeline.predict(rows.features)), required(rows.target).to_numpy()
 
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
-        expected = pipeline.predict(rows)
-        predicted, _ = model.predict(rows.to_numpy(dtype=np.float32))
+    @staticmethod
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
+        expected = pipeline.predict(features)
+        predicted, _ = model.predict(features.to_numpy(dtype=np.float32))
         differences = np.abs(predicted.astype(float) - expected)
         # The mean, against the predictions' own spread: single rows may cross a threshold.
         spread = float(np.std(expected)) or 1.0
         sufficient = float(differences.mean()) / spread <= MAX_RELATIVE_DIFFERENCE
         return Agreement(None, float(differences.max()), sufficient)
 
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
         actual = required(test.target).to_numpy()
-        yield "pictures/residuals.png", residuals(actual, pipeline.predict(test.features), spec.unit)
+        yield "pictures/residuals.png", residuals(actual, pipeline.predict(test.features), self.spec.unit)
 
-    def limits(self, spec: ModelSpec, metrics: Mapping[str, float]) -> Iterator[str]:
+    def limits(self, metrics: Mapping[str, float]) -> Iterator[str]:
         yield (
-            f"It explains {max(metrics['r2'], 0):.0%} of the spread of {spec.target}; an answer is off by "
-            f"{metrics['root_mean_squared_error']:.3g} (root mean square) and comes without an interval of "
-            "its own."
+            f"It explains {max(metrics['r2'], 0):.0%} of the spread of {self.spec.target}; an answer is off "
+            f"by {metrics['root_mean_squared_error']:.3g} (root mean square) and comes without an interval "
+            "of its own."
         )
 
 

@@ -36,59 +36,50 @@ class Similarity(FlowTask):
 
     name = "similarity"
 
-    def require_estimator(self, spec: ModelSpec, candidate: Candidate, estimator: Any) -> None:
+    def require_estimator(self, candidate: Candidate, estimator: Any) -> None:
         if not isinstance(estimator, NearestNeighbors) or estimator.metric not in ("euclidean", "cosine"):
             raise TrainingError(
-                f"{spec.name}: the candidate {candidate.name} is {estimator!r}; a similarity is made of "
+                f"{self.spec.name}: the candidate {candidate.name} is {estimator!r}; a similarity is made of "
                 "sklearn.neighbors.NearestNeighbors with the metric euclidean or cosine."
             )
 
-    def fit(self, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> Pipeline:
+    def fit(self, pipeline: Pipeline, features: pd.DataFrame, target: Target) -> Pipeline:
         """Fit an encoder and a search over rows, which keeps what these are related by."""
-        pipeline.fit(rows)
+        pipeline.fit(features)
         pipeline[-1].labels_ = required(target).to_numpy(dtype=object)
         return pipeline
 
-    def fold_score(self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> float:
-        return self.metrics(spec, pipeline, rows, target)[spec.metric]
+    def fold_score(self, pipeline: Pipeline, rows: Rows) -> float:
+        return self.metrics(pipeline, rows)[self.spec.metric]
 
-    def metrics(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> dict[str, float]:
+    def metrics(self, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
         """Return how many of the nearest things are related, and the median distance of the nearest.
 
         `agreement_at_10` is 0..1: the mean over rows of the share of their ten nearest that have the same
         label. A row of the index, and what equals it, is no neighbour of itself.
         """
-        shares, nearest = neighbour_scores(pipeline, rows, required(target))
+        shares, nearest = neighbour_scores(pipeline, rows)
         return {"agreement_at_10": float(shares.mean()), "nearest_distance": float(np.median(nearest))}
 
-    def sample_score(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> SampleScore:
-        return mean_of(neighbour_scores(pipeline, rows, required(target))[0])
+    def sample_score(self, pipeline: Pipeline, rows: Rows) -> SampleScore:
+        return mean_of(neighbour_scores(pipeline, rows)[0])
 
-    def baseline(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[str, SampleScore]:
+    def baseline(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[str, SampleScore]:
         # For each row, the share of things drawn at random that have its label.
         shares = pd.Series(pipeline[-1].labels_).value_counts(normalize=True)
         expected = np.asarray(required(test.target).map(shares).fillna(0.0), dtype=np.float64)
         return "neighbours drawn at random", mean_of(expected)
 
-    def served(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[Pipeline, pd.DataFrame | None]:
+    def served(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[Pipeline, pd.DataFrame | None]:
         # Scores are of an index without held-out rows; what is served finds those, too.
         things = pd.concat([train.frame, test.frame], ignore_index=True)
-        return with_index(pipeline, things[list(spec.features)]), things
+        return with_index(pipeline, things[list(self.spec.features)]), things
 
     def converted_part(self, pipeline: Pipeline) -> Pipeline:
         return pipeline[:-1]
 
     def finish_graph(
         self,
-        spec: ModelSpec,
         graph: onnx.ModelProto,
         pipeline: Pipeline,
         train: pd.DataFrame | None,
@@ -96,23 +87,22 @@ class Similarity(FlowTask):
     ) -> tuple[onnx.ModelProto, dict[str, Any]]:
         if things is None:
             return graph, {}
-        vectors = pipeline[:-1].transform(things[list(spec.features)])
+        vectors = pipeline[:-1].transform(things[list(self.spec.features)])
         graph = onnx_graph.add_neighbour_search(graph, pipeline[-1].metric, vectors)
-        return graph, {"items": similarity_index(spec, pipeline, things)}
+        return graph, {"items": similarity_index(self.spec, pipeline, things)}
 
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
+    @staticmethod
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
         """Compare the ten nearest things of each row by scikit-learn with the model's first ten."""
-        places, _ = model.predict(rows.to_numpy(dtype=np.float32))
-        encoded = pipeline[:-1].transform(rows)
+        places, _ = model.predict(features.to_numpy(dtype=np.float32))
+        encoded = pipeline[:-1].transform(features)
         expected = pipeline[-1].kneighbors(encoded, n_neighbors=_K, return_distance=False)
         pairs = zip(expected.tolist(), places[:, :_K].tolist(), strict=True)
-        share = float(np.mean([len(set(one) & set(other)) / _K for one, other in pairs]))
+        share = float(np.mean([len(set(exact) & set(served)) / _K for exact, served in pairs]))
         return Agreement(share, 0.0, share >= MIN_LABEL_AGREEMENT)
 
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
-        yield "pictures/neighbours.png", distance_plot(spec, pipeline, test.features, required(test.target))
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
+        yield "pictures/neighbours.png", distance_plot(self.spec, pipeline, test)
 
 
 def with_index(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
@@ -133,25 +123,25 @@ def similarity_index(spec: ModelSpec, pipeline: Pipeline, things: pd.DataFrame) 
 
 
 def neighbour_scores(
-    pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
+    pipeline: Pipeline, rows: Rows
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return, for each row, the share of its ten nearest that have its label, and the nearest's distance."""
     search = pipeline[-1]
-    distances, places = search.kneighbors(pipeline[:-1].transform(rows), n_neighbors=2 * _K)
+    distances, places = search.kneighbors(pipeline[:-1].transform(rows.features), n_neighbors=2 * _K)
     # Nearest first: of those that are not the row itself, the first ten.
     others = distances > _SAME
     counted = others & (np.cumsum(others, axis=1) <= _K)
-    same = (search.labels_[places] == target.to_numpy(dtype=object)[:, None]) & counted
+    labels = required(rows.target).to_numpy(dtype=object)
+    same = (search.labels_[places] == labels[:, None]) & counted
     return same.sum(axis=1) / _K, np.where(counted, distances, np.inf).min(axis=1)
 
 
-def distance_plot(
-    spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: "pd.Series[Any]"
-) -> Figure:
+def distance_plot(spec: ModelSpec, pipeline: Pipeline, rows: Rows) -> Figure:
     """Draw the distances to the nearest things, and how often they share each label."""
-    distances, places = pipeline[-1].kneighbors(pipeline[:-1].transform(rows), n_neighbors=_K)
-    same = pd.Series((pipeline[-1].labels_[places] == target.to_numpy(dtype=object)[:, None]).mean(axis=1))
-    by_label = same.groupby(target.to_numpy(dtype=object)).mean().sort_values()
+    distances, places = pipeline[-1].kneighbors(pipeline[:-1].transform(rows.features), n_neighbors=_K)
+    labels = required(rows.target).to_numpy(dtype=object)
+    same = pd.Series((pipeline[-1].labels_[places] == labels[:, None]).mean(axis=1))
+    by_label = same.groupby(labels).mean().sort_values()
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for column, title in ((0, "nearest"), (_K - 1, f"{_K}th nearest")):

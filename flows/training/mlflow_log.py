@@ -1,6 +1,5 @@
 """What a training leaves in MLflow: one parent run, one child run per candidate, the ONNX model, evidence."""
 
-from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -9,16 +8,17 @@ import onnx
 import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.pandas_dataset import from_pandas
-from mlflow.entities import Run
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 from sklearn.pipeline import Pipeline
 
 from catalog.spec import ModelSpec
-from checks.data.cleaning import Cleaning
+from catalog.table_declaration import DECLARATION_FILE
+from checks.data.fingerprints import git_commit
 from checks.data.uploads import dataset_uri
 from checks.frames import checked_frame, frame_digest
 from checks.markdown import checks_table
+from flows.evaluation.model_card import Facts
 from flows.modeling.candidates import FittedCandidate
 from flows.modeling.onnx_estimator import OnnxEstimator
 from flows.modeling.trained_model import ScoredCandidate, TrainedModel
@@ -56,15 +56,19 @@ def log_candidate(spec: ModelSpec, candidate: ScoredCandidate) -> str:
     return str(run.info.run_id)
 
 
-def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.DataFrame) -> Any:
-    """Log the datasets, with the digests that the gate's verdict names, to the active run.
+def log_run(model: TrainedModel) -> Any:
+    """Log parameters, datasets and every candidate to the active run.
 
-    The training rows' digest is a tag, too, to filter runs by, and the commit.
-    Returns the held-out dataset, so that metrics can be linked to it.
+    The datasets have the digests that the gate's verdict names. The training rows' digest and the commit are
+    tags, too, to filter runs by. Returns the held-out dataset, so that metrics can be linked to it.
     """
-    logged = None
+    spec, train, test, logged = model.spec, model.data.train.frame, model.data.test.frame, None
+    if commit := git_commit():
+        mlflow.set_tags({"mlflow.source.git.commit": commit, COMMIT: commit})
+    if model.declaration:  # the gate reads it there
+        mlflow.log_text(model.declaration, f"gate/{DECLARATION_FILE}")
     for context, frame in (("training", train), ("held-out", test)):
-        digest = frame_digest(checked_frame(spec, frame, context))
+        digest = _digest(spec, frame)
         if context == "training":
             mlflow.set_tag(DATASET, digest)
         logged = from_pandas(
@@ -78,12 +82,17 @@ def log_data(spec: ModelSpec, cleaning: Cleaning, train: pd.DataFrame, test: pd.
         mlflow.log_input(logged, context=context)
     mlflow.log_params(
         {
+            "task": spec.task,
+            "target": spec.label or "none",
+            "seed": spec.split.seed,
             "dataset": spec.dataset.source,
-            **{f"rows_{key}": value for key, value in cleaning.to_dict().items()},
+            **{f"rows_{key}": value for key, value in model.cleaning.to_dict().items()},
             "rows_train": len(train),
             "rows_test": len(test),
         }
     )
+    for candidate in model.scored:
+        log_candidate(spec, candidate)
     return logged
 
 
@@ -134,40 +143,31 @@ def log_sklearn(pipeline: Pipeline, example: pd.DataFrame) -> None:
     )
 
 
-def log_verdict(verdict: Verdict, report_dir: Path) -> None:
-    """Log the verdict, its reports and each check's result to the active run, to compare and filter by."""
-    mlflow.log_artifacts(str(report_dir), "gate")
+def log_verdict(verdict: Verdict) -> None:
+    """Log each check's result to the active run, to compare and filter by; the gate stores its reports."""
     values = {f"check.{o.check}": o.value for o in verdict.outcomes if o.value is not None}
     passed = sum(o.status == "passed" for o in verdict.outcomes)
     counts = {"checks_passed": passed, "checks_failed": len(verdict.outcomes) - passed}
     mlflow.log_metrics({**values, **counts, "checks_refusing": len(verdict.refusals)})
     mlflow.set_tags({check_tag(o.check): o.status for o in verdict.outcomes})
     mlflow.set_tag(GATE, "passed" if verdict.passed else "refused")
-    mlflow.set_tag("mlflow.note.content", note(verdict))
 
 
-def version_tags(spec: ModelSpec, verdict: Verdict, score: float) -> dict[str, str]:
-    """Return the tags of a new version, which `greenroom status` and the UI show.
-
-    The gate's verdict is not among them: the server writes that from the signed evidence.
-    """
-    return {
-        METRIC: spec.metric,
-        SCORE: f"{score:.6g}",
-        DATASET: verdict.dataset_digests["train"],
-        **({COMMIT: verdict.git_commit} if verdict.git_commit else {}),
-    }
-
-
-def register(
-    spec: ModelSpec, run: Run, model_id: str, tags: dict[str, str], description: str | None = None
-) -> int:
+def register(facts: Facts, model_id: str) -> int:
     """Register a logged model as a new version, in one request, and return its number.
 
-    `description` is Markdown that the version's page shows.
-    Run again for the same logged model (a flow that was cut short), it returns the version there is.
+    `greenroom status` and the UI show the tags; the gate's verdict is not among them: the server writes that
+    from the signed evidence. Run again for the same logged model (a flow that was cut short), it returns the
+    version there is.
     """
-    client = mlflow.MlflowClient()
+    client, spec, commit = mlflow.MlflowClient(), facts.spec, git_commit()
+    tags = {
+        **facts.model.tags,
+        METRIC: spec.metric,
+        SCORE: f"{facts.evaluation.headline.value:.6g}",
+        DATASET: _digest(spec, facts.model.data.train.frame),
+        **({COMMIT: commit} if commit else {}),
+    }
     source = f"models:/{model_id}"
     for version in client.search_model_versions(f"name = '{spec.name}'"):
         if version.source == source:
@@ -175,9 +175,13 @@ def register(
     if not client.search_registered_models(f"name = '{spec.name}'"):
         client.create_registered_model(spec.name, description=spec.description)
     created = client.create_model_version(
-        spec.name, source, run_id=run.info.run_id, tags=tags, model_id=model_id, description=description
+        spec.name, source, run_id=facts.run_id, tags=tags, model_id=model_id
     )
     return int(created.version)
+
+
+def _digest(spec: ModelSpec, frame: pd.DataFrame) -> str:
+    return frame_digest(checked_frame(spec, frame, "training"))
 
 
 def _source(source: str) -> str | CodeDatasetSource:

@@ -12,8 +12,7 @@ from mlflow.entities import LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from catalog.spec import ModelSpec
-from checks.data.fingerprints import code_digest, declaration_digest, source_digest
-from flows import mlflow_connection
+from checks.data.fingerprints import code_digest, declaration_digest, git_commit, source_digest
 from flows.orchestration import flow_run_locks
 from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
@@ -43,15 +42,10 @@ def training_key(spec: ModelSpec, *more: str) -> str:
         declaration_digest(spec),
         source_digest(spec.dataset),
         code_digest(),
-        mlflow_connection.git_commit() or "",
+        git_commit() or "",
         *more,
     )
     return sha256("\0".join(parts).encode()).hexdigest()
-
-
-def run_tags(spec: ModelSpec, key: str, flow_run: str) -> dict[str, str]:
-    """Return the tags that a training's run is created with, so that no run lacks them."""
-    return {MODEL: spec.name, "greenroom.role": "training", TRAINING: key, FLOW_RUN: flow_run}
 
 
 def find_unfinished(spec: ModelSpec, key: str, flow_run: str) -> UnfinishedTraining | None:

@@ -1,5 +1,6 @@
 """Scores with intervals: they hold what is known, widen for rows that come in clumps, and are paired."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,20 +10,17 @@ from sklearn.metrics import balanced_accuracy_score
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
-from checks.data.splits import Rows
+from checks.data.splits import Rows, SplitRows
 from flows.evaluation import scores
 from flows.modeling import candidates
 from flows.modeling.candidates import FittedCandidate
-from flows.training import tasks
+from flows.training import steps
 from tests.flows.evaluation.test_intervals import width
 
 
 def narrow(name: str, **changes: Any) -> ModelSpec:
     features = ("danceability", "valence")
     return get_model(name).model_copy(update={"features": features, "one_hot": (), "skewed": (), **changes})
-
-
-Side = tuple[pd.DataFrame, "pd.Series[Any] | None"]
 
 
 def side(table: pd.DataFrame, target: "pd.Series[Any] | None", groups: Any = None) -> Rows:
@@ -35,46 +33,48 @@ def rows(seed: int, count: int = 300) -> pd.DataFrame:
     return pd.DataFrame(random.uniform(size=(count, 2)), columns=["danceability", "valence"])
 
 
-def labelled(seed: int) -> Side:
+def labelled(seed: int) -> Rows:
     table = rows(seed)
     label = pd.cut(table["danceability"], [-1, 0.3, 0.9, 2], labels=["metal", "rock", "country"]).astype(str)
     noise = np.random.default_rng(seed + 100).uniform(size=len(table)) < 0.2
-    return table, label.mask(noise, "rock")
+    return side(table, label.mask(noise, "rock"))
 
 
-def numbered(seed: int) -> Side:
+def numbered(seed: int) -> Rows:
     table = rows(seed)
     noise = np.random.default_rng(seed + 100).normal(0, 0.1, len(table))
-    return table, table["danceability"] + noise
+    return side(table, table["danceability"] + noise)
 
 
-def fitted(spec: ModelSpec, train: Side, estimator: str, **params: Any) -> FittedCandidate:
+def fitted(spec: ModelSpec, train: Rows, estimator: str, **params: Any) -> FittedCandidate:
     candidate = Candidate(name="one", estimator=estimator, params=params)
-    at = np.arange(len(train[0]))
-    return candidates.fit(spec, candidate, *train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
+    at = np.arange(len(train.features))
+    return candidates.fit(spec, candidate, train, [(at[::2], at[1::2]), (at[1::2], at[::2])])
 
 
 def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None:
     spec, train, test = narrow("genre"), labelled(1), labelled(2)
     groups = np.arange(300) // 3
     model = fitted(spec, train, "sklearn.tree.DecisionTreeClassifier", max_depth=4).pipeline
-    found = scores.evaluate(spec, model, side(*train), side(*test, groups))
-    right = balanced_accuracy_score(test[1], model.predict(test[0]))
+    found = scores.evaluate(spec, model, train, replace(test, groups=groups))
+    right = balanced_accuracy_score(test.target, model.predict(test.features))
     assert found.headline.value == found.test["balanced_accuracy"] == pytest.approx(right)
     assert found.headline.low is not None
     assert found.headline.low < right < found.headline.high  # type: ignore[operator]
     assert found.baseline.value == pytest.approx(1 / 3), "three classes, of which one is always named"
     assert found.gain is not None
     assert found.gain.value == pytest.approx(right - 1 / 3)
-    forest = scores.default_forest(spec, *train)  # type: ignore[arg-type]
+    forest = scores.default_forest(spec, train)
     assert forest[-1].n_estimators == 100
     assert found.forest is not None
     assert found.over_forest is not None
-    assert found.forest.value == pytest.approx(balanced_accuracy_score(test[1], forest.predict(test[0])))
+    assert found.forest.value == pytest.approx(
+        balanced_accuracy_score(test.target, forest.predict(test.features))
+    )
     assert found.over_forest.value == pytest.approx(right - found.forest.value)
     assert width(found.over_forest) < width(found.headline) + width(found.forest), "it is paired"
     assert found.groups == 100
-    assert {one.name: one.rows for one in found.classes} == dict(test[1].value_counts())  # type: ignore[union-attr]
+    assert {one.name: one.rows for one in found.classes} == dict(test.target.value_counts())  # type: ignore[union-attr]
     assert {"ece", "brier", "log_loss"} <= set(found.test)
     names = found.metrics()
     for name in ("test_balanced_accuracy", "baseline_balanced_accuracy", "default_forest_balanced_accuracy"):
@@ -85,8 +85,8 @@ def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None
 
 def test_a_model_has_no_gain_over_itself() -> None:
     spec, train, test = narrow("energy"), numbered(1), numbered(2)
-    forest = scores.default_forest(spec, *train)  # type: ignore[arg-type]
-    found = scores.evaluate(spec, forest, side(*train), side(*test))
+    forest = scores.default_forest(spec, train)
+    found = scores.evaluate(spec, forest, train, test)
     assert found.over_forest is not None
     assert [found.over_forest.value, found.over_forest.low, found.over_forest.high] == pytest.approx(
         [0, 0, 0], abs=1e-12
@@ -99,9 +99,9 @@ def test_a_model_has_no_gain_over_itself() -> None:
 def test_a_metric_that_is_a_loss_is_told_as_one_and_gains_stay_above_zero() -> None:
     spec, train, test = narrow("energy", metric="neg_mean_absolute_error"), numbered(1), numbered(2)
     model = fitted(spec, train, "sklearn.linear_model.Ridge").pipeline
-    found = scores.evaluate(spec, model, side(*train), side(*test))
+    found = scores.evaluate(spec, model, train, test)
     assert found.metric == "mean_absolute_error"
-    off = np.abs(model.predict(test[0]) - test[1]).mean()
+    off = np.abs(model.predict(test.features) - test.target).mean()
     assert found.headline.value == pytest.approx(off)
     assert found.headline.low < off < found.headline.high  # type: ignore[operator]
     assert found.baseline.value > found.headline.value
@@ -111,10 +111,10 @@ def test_a_metric_that_is_a_loss_is_told_as_one_and_gains_stay_above_zero() -> N
 
 def test_a_metric_that_a_draw_may_not_have_is_measured_all_the_same() -> None:
     spec, train, test = narrow("genre", metric="neg_log_loss"), labelled(1), labelled(2)
-    answers = test[1].mask(test[1] == "country", "rock")  # type: ignore[union-attr]
+    answers = test.target.mask(test.target == "country", "rock")  # type: ignore[union-attr]
     answers.iloc[0] = "country"
     model = fitted(spec, train, "sklearn.linear_model.LogisticRegression").pipeline
-    found = scores.evaluate(spec, model, side(*train), side(test[0], answers, np.arange(300)))
+    found = scores.evaluate(spec, model, train, side(test.features, answers, np.arange(300)))
     assert found.headline.value == pytest.approx(found.test["log_loss"])
 
 
@@ -122,7 +122,7 @@ def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
     spec = narrow("clusters")
     middle = np.repeat([[0.1, 0.1], [0.9, 0.9]], 150, axis=0)
     table = pd.DataFrame(middle + np.random.default_rng(0).normal(0, 0.03, (300, 2)), columns=spec.features)
-    model = fitted(spec, (table, None), "sklearn.cluster.KMeans", n_clusters=2, n_init=1).pipeline
+    model = fitted(spec, side(table, None), "sklearn.cluster.KMeans", n_clusters=2, n_init=1).pipeline
     found = scores.evaluate(spec, model, side(table, None), side(table, None))
     assert found.headline.value == pytest.approx(found.test["silhouette"])
     assert found.headline.value > found.baseline.value + 0.2
@@ -132,9 +132,9 @@ def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
 def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
     spec, train, test = narrow("similar"), labelled(1), labelled(2)
     model = fitted(spec, train, "sklearn.neighbors.NearestNeighbors", metric="euclidean").pipeline
-    found = scores.evaluate(spec, model, side(*train), side(*test))
-    shares = train[1].value_counts(normalize=True)  # type: ignore[union-attr]
-    assert found.baseline.value == pytest.approx(test[1].map(shares).mean())  # type: ignore[union-attr]
+    found = scores.evaluate(spec, model, train, test)
+    shares = train.target.value_counts(normalize=True)  # type: ignore[union-attr]
+    assert found.baseline.value == pytest.approx(test.target.map(shares).mean())  # type: ignore[union-attr]
     assert found.headline.value == pytest.approx(found.test["agreement_at_10"])
     assert found.gain is not None
     assert found.gain.low is not None
@@ -144,12 +144,12 @@ def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
 
 def test_held_out_rows_have_no_say_in_which_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """With held-out answers by which the worse candidate is far better, the better one on folds wins."""
-    monkeypatch.setattr("flows.training.tasks.get_run_logger", lambda: _Quiet)
+    monkeypatch.setattr("flows.training.steps.get_run_logger", lambda: _Quiet)
     spec, train, test = narrow("energy"), numbered(1), numbered(2)
     good = fitted(spec, train, "sklearn.linear_model.Ridge")
     poor = fitted(spec, train, "sklearn.dummy.DummyRegressor", strategy="mean")
-    turned = -test[1]  # type: ignore[operator]
-    winner, scored = tasks.evaluate.fn(spec, [poor, good], side(*train), side(test[0], turned))
+    turned = -test.target  # type: ignore[operator]
+    winner, scored = steps.evaluate.fn(spec, [poor, good], SplitRows(train, side(test.features, turned), []))
     held_out = {id(candidate.fitted): candidate.test["r2"] for candidate in scored}
     assert held_out[id(good)] < held_out[id(poor)]
     assert winner is good

@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
+from checks.data.splits import Rows
 from flows.errors import ExportError
 from flows.modeling import candidates, onnx_export
 from flows.tasks import calibration
@@ -44,15 +45,19 @@ class Sample:
         at = np.arange(600)
         self.folds = [(at[at % 3 != n], at[at % 3 == n]) for n in range(3)]
 
+    @property
+    def train(self) -> Rows:
+        return Rows(self.rows, self.target.to_frame("track_genre"), "track_genre")
+
     def fitted(self, estimator: str, params: dict[str, Any]) -> candidates.FittedCandidate:
         candidate = Candidate(name="one", estimator=estimator, params=params)
-        return candidates.fit(self.spec, candidate, self.rows, self.target, self.folds)
+        return candidates.fit(self.spec, candidate, self.train, self.folds)
 
     def calibrated(
         self, estimator: str, params: dict[str, Any]
     ) -> tuple[candidates.FittedCandidate, candidates.FittedCandidate]:
         fitted = self.fitted(estimator, params)
-        return fitted, candidates.calibrate(self.spec, fitted, self.rows, self.target)
+        return fitted, candidates.calibrate(self.spec, fitted, self.train)
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["two-classes", "three-classes"])
@@ -152,7 +157,7 @@ def test_a_class_that_a_fold_has_not_seen_is_no_reason_to_fail() -> None:
 def test_decision_values_that_are_no_logarithms_are_left_alone(sample: Sample) -> None:
     """Its probabilities are a formula of another kind, which the graph has not."""
     fitted = sample.fitted("sklearn.linear_model.SGDClassifier", {"loss": "modified_huber"})
-    after = candidates.calibrate(sample.spec, fitted, sample.rows, sample.target)
+    after = candidates.calibrate(sample.spec, fitted, sample.train)
     assert after.calibration is not None
     assert after.calibration.temperature is None
     assert after.pipeline is fitted.pipeline
@@ -183,4 +188,4 @@ def test_a_regression_is_not_calibrated() -> None:
     spec = get_model("energy")
     pipeline = Pipeline([("model", "passthrough")])
     fitted = candidates.FittedCandidate(Candidate(name="one", estimator="x.Y"), pipeline, 0.5, 0.1)
-    assert candidates.calibrate(spec, fitted, pd.DataFrame(), pd.Series(dtype=float)) is fitted
+    assert candidates.calibrate(spec, fitted, Rows(pd.DataFrame(), pd.DataFrame(), None)) is fitted

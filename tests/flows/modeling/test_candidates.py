@@ -42,7 +42,7 @@ def test_best_is_chosen_by_its_score_on_training_folds() -> None:
 
 def test_scores_of_a_classification(genre: Sample) -> None:
     pipeline = genre.pipeline("sklearn.linear_model.LogisticRegression")
-    found = scores.score(genre.spec, pipeline, genre.held_out, genre.target[600:])
+    found = scores.score(genre.spec, pipeline, genre.test)
     assert list(found) == ["balanced_accuracy", "accuracy", "f1_macro", "log_loss"]
     right = (pipeline.predict(genre.held_out) == genre.target[600:]).mean()
     assert found["accuracy"] == pytest.approx(right)
@@ -52,7 +52,7 @@ def test_scores_of_a_classification(genre: Sample) -> None:
 def test_losses_are_positive_and_the_declared_metric_is_among_the_scores(energy: Sample) -> None:
     spec = energy.spec.model_copy(update={"metric": "neg_median_absolute_error"})
     pipeline = energy.pipeline("sklearn.linear_model.Ridge")
-    found = scores.score(spec, pipeline, energy.held_out, energy.target[600:])
+    found = scores.score(spec, pipeline, energy.test)
     assert list(found) == ["median_absolute_error", "r2", "mean_absolute_error", "root_mean_squared_error"]
     off = np.abs(pipeline.predict(energy.held_out) - energy.target[600:])
     assert found["mean_absolute_error"] == pytest.approx(off.mean())

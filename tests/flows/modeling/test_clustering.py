@@ -8,6 +8,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from catalog.spec import Candidate
+from checks.data.splits import Rows
 from flows.errors import TrainingError
 from flows.evaluation import scores
 from flows.modeling import candidates, onnx_export
@@ -15,6 +16,10 @@ from flows.tasks import clustering
 from flows.tasks.registry import task_of
 from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.samples import CLUSTERS
+
+
+def unlabelled(features: pd.DataFrame) -> Rows:
+    return Rows(features, pd.DataFrame(index=features.index), None)
 
 
 def folds() -> list[Any]:
@@ -25,7 +30,7 @@ def folds() -> list[Any]:
 def test_every_declared_clustering_is_served_as_it_was_fitted(
     sounds: pd.DataFrame, candidate: Candidate
 ) -> None:
-    fitted = candidates.fit(CLUSTERS, candidate, sounds, None, folds())
+    fitted = candidates.fit(CLUSTERS, candidate, unlabelled(sounds), folds())
     model = OnnxModel(onnx_export.export(CLUSTERS, fitted.pipeline, sounds))
     assert onnx_export.agreement(fitted.pipeline, model, sounds).labels == 1.0
     said = model.description
@@ -33,7 +38,7 @@ def test_every_declared_clustering_is_served_as_it_was_fitted(
     assert len(said.classes) == len(set(said.classes)) == clustering.cluster_count(fitted.pipeline)
     assert said.background == ()
     assert -1 < fitted.cv_mean < 1
-    assert scores.score(CLUSTERS, fitted.pipeline, sounds, None)["silhouette"] < 1
+    assert scores.score(CLUSTERS, fitted.pipeline, unlabelled(sounds))["silhouette"] < 1
 
 
 def test_clusters_are_named_by_what_marks_them() -> None:
@@ -69,7 +74,7 @@ def test_a_clustering_that_cannot_place_a_new_row_is_refused() -> None:
 def test_clusters_of_everything_in_one_have_the_lowest_score(sounds: pd.DataFrame) -> None:
     pipeline = candidates.build(CLUSTERS, CLUSTERS.candidates[0])
     pipeline.steps[-1] = ("model", KMeans(1))
-    assert task_of(CLUSTERS).metrics(CLUSTERS, pipeline.fit(sounds), sounds, None) == {
+    assert task_of(CLUSTERS).metrics(pipeline.fit(sounds), unlabelled(sounds)) == {
         "silhouette": -1.0,
         "clusters": 1.0,
     }

@@ -38,7 +38,7 @@ def test_candidate_is_served_as_it_was_fitted(
 ) -> None:
     sample = samples[name]
     candidate = Candidate(name="one", estimator=estimator, params=params)
-    fitted = candidates.fit(sample.spec, candidate, sample.rows[:600], sample.target[:600], sample.folds)
+    fitted = candidates.fit(sample.spec, candidate, sample.train, sample.folds)
     model = OnnxModel(onnx_export.export(sample.spec, fitted.pipeline))
     assert model.description.features == sample.spec.features
     found = onnx_export.agreement(fitted.pipeline, model, sample.held_out)

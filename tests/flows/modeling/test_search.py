@@ -12,11 +12,11 @@ from rich.console import Console
 
 from catalog.loader import get_model
 from catalog.spec import Candidate, Choice, FloatRange, IntRange, ModelSpec
+from checks.data.splits import Rows, SplitRows
 from flows.errors import TrainingError
 from flows.modeling import candidates, search
 from flows.orchestration import progress
-from flows.training import tasks
-from flows.training.tasks import Rows
+from flows.training import steps
 
 FOLDS = 3
 
@@ -205,7 +205,7 @@ def test_parameter_that_the_estimator_does_not_have_is_refused_before_anything_i
         search.require_spaces(spec)
 
 
-def sides(random: np.random.Generator) -> tuple[ModelSpec, Rows, Any]:
+def sides(random: np.random.Generator) -> tuple[ModelSpec, SplitRows]:
     """A small regression whose best depth is not the declared one."""
     features = ("danceability", "valence")
     spec = get_model("energy").model_copy(
@@ -227,7 +227,8 @@ def sides(random: np.random.Generator) -> tuple[ModelSpec, Rows, Any]:
     others = pd.DataFrame({"energy": np.floor(rows["danceability"] * 8) / 8})
     at = np.arange(240)
     folds = [(at[at % 3 != n], at[at % 3 == n]) for n in range(3)]
-    return spec, Rows(rows, others, "energy"), folds
+    side = Rows(rows, others, "energy")
+    return spec, SplitRows(side, side, folds)
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def log(self, _: int, line: str, *values: Any) -> None:
             lines.append(line % values)
 
-    monkeypatch.setattr("flows.training.tasks.get_run_logger", Log)
+    monkeypatch.setattr("flows.training.steps.get_run_logger", Log)
     return lines
 
 
@@ -250,14 +251,14 @@ def test_the_step_puts_a_better_point_in_the_place_of_the_declared_one(
     logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "20")
-    spec, rows, folds = sides(np.random.default_rng(0))
+    spec, data = sides(np.random.default_rng(0))
     (tree,) = spec.candidates
-    first = candidates.fit(spec, tree, rows.features, rows.target, folds)
-    (better,), tried = tasks.search_further.fn(spec, [first], rows, folds)
+    first = candidates.fit(spec, tree, data.train, data.folds)
+    (better,), tried = steps.search_further.fn(spec, [first], data)
     assert better.cv_mean > first.cv_mean
     assert better.candidate.params["max_depth"] > 1
     assert better.pipeline[-1].max_depth == better.candidate.params["max_depth"]
-    np.testing.assert_allclose(better.pipeline.predict(rows.features), rows.target, atol=0.13)
+    np.testing.assert_allclose(better.pipeline.predict(data.train.features), data.train.target, atol=0.13)
     assert tried[0].state == "declared"
     assert any("tree: r2" in line for line in logged)
     assert any(" of 20 trials; " in line for line in logged)
@@ -267,9 +268,9 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
     logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "0")
-    spec, rows, folds = sides(np.random.default_rng(0))
-    fitted = [candidates.fit(spec, spec.candidates[0], rows.features, rows.target, folds)]
-    after, tried = tasks.search_further.fn(spec, fitted, rows, folds)
+    spec, data = sides(np.random.default_rng(0))
+    fitted = [candidates.fit(spec, spec.candidates[0], data.train, data.folds)]
+    after, tried = steps.search_further.fn(spec, fitted, data)
     assert after is fitted
     assert [one.state for one in tried] == ["declared"]
     assert logged == []
@@ -279,19 +280,19 @@ def test_a_point_that_scikit_learn_refuses_is_told_with_its_space(
     logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "20")
-    spec, rows, folds = sides(np.random.default_rng(0))
+    spec, data = sides(np.random.default_rng(0))
     wrong = spec.candidates[0].model_copy(update={"search": {"max_depth": Choice(values=(1, -3, -4))}})
     spec = spec.model_copy(update={"candidates": (wrong,)})
-    fitted = [candidates.fit(spec, wrong, rows.features, rows.target, folds)]
+    fitted = [candidates.fit(spec, wrong, data.train, data.folds)]
     with pytest.raises(TrainingError, match=r"tree cannot be fitted with .*its `search` allows.*narrower"):
-        tasks.search_further.fn(spec, fitted, rows, folds)
+        steps.search_further.fn(spec, fitted, data)
 
 
 def test_negative_budget_is_refused(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENROOM_SEARCH_TRIALS", "-1")
-    spec, rows, folds = sides(np.random.default_rng(0))
+    spec, data = sides(np.random.default_rng(0))
     with pytest.raises(ValidationError, match="search_trials"):
-        tasks.search_further.fn(spec, [], rows, folds)
+        steps.search_further.fn(spec, [], data)
 
 
 def test_progress_is_a_line_for_each_quarter_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

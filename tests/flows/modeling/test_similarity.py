@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spec import MAX_NEIGHBOURS, Candidate
 from checks.data import cleaning, sources, splits
+from checks.data.splits import Rows
 from flows.errors import ExportError, TrainingError
 from flows.modeling import candidates, onnx_export
 from flows.tasks import similarity
@@ -107,12 +108,12 @@ def test_a_file_without_its_things_or_names_is_none(tracks: pd.DataFrame, sounds
 
 def test_scores_of_a_search_leave_the_row_itself_out(tracks: pd.DataFrame) -> None:
     pipeline, features = search(tracks, "euclidean"), tracks[list(SIMILAR.features)]
-    found = task_of(SIMILAR).metrics(SIMILAR, pipeline, features, tracks["track_genre"])
+    found = task_of(SIMILAR).metrics(pipeline, Rows(features, tracks, "track_genre"))
     assert 1 / 6 < found["agreement_at_10"] < 1
     assert found["nearest_distance"] > 0
     # Of everything related to itself alone, nothing is near.
     alone = task_of(SIMILAR).fit(pipeline, features, tracks["track_id"])
-    assert task_of(SIMILAR).metrics(SIMILAR, alone, features, tracks["track_id"])["agreement_at_10"] == 0
+    assert task_of(SIMILAR).metrics(alone, Rows(features, tracks, "track_id"))["agreement_at_10"] == 0
 
 
 @pytest.mark.parametrize("name", ["clusters", "similar"])

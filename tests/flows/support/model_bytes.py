@@ -17,11 +17,11 @@ def train(spec: ModelSpec, trials: int) -> bytes:
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     data = splits.split_rows(rows, spec)
     train, folds = data.train, data.folds
-    fitted = [candidates.fit(spec, one, train.features, train.target, folds) for one in spec.candidates]
+    fitted = [candidates.fit(spec, one, train, folds) for one in spec.candidates]
     _, searched = search.refine(spec, fitted, train, folds, trials=trials)
     top = search.best_trial(searched)
-    whole = candidates.fit_whole(spec, top.candidate, train.features, train.target, top.folds)
-    winner = candidates.calibrate(spec, whole, train.features, train.target)
+    whole = candidates.fit_whole(spec, top.candidate, train, top.folds)
+    winner = candidates.calibrate(spec, whole, train)
     if spec.task == "similarity":
         pipeline = with_index(winner.pipeline, train.features)
         return onnx_export.export(spec, pipeline, things=train.frame)

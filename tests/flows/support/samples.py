@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 from catalog.loader import get_model
 from catalog.spec import Candidate, ModelSpec
 from checks.data import cleaning, sources
+from checks.data.splits import Rows
 from flows.modeling import candidates
 
 SMALL = {"n_estimators": 10}
@@ -25,6 +26,14 @@ class Sample:
         self.rows = cleaning.features(rows, spec).reset_index(drop=True)
         self.target = rows[spec.target].reset_index(drop=True)
         self.folds = [(np.arange(400), np.arange(400, 600)), (np.arange(200, 600), np.arange(200))]
+
+    @property
+    def train(self) -> Rows:
+        return Rows(self.rows[:600], self.target[:600].to_frame(), self.spec.target)
+
+    @property
+    def test(self) -> Rows:
+        return Rows(self.rows[600:], self.target[600:].to_frame(), self.spec.target)
 
     @property
     def held_out(self) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from flows.modeling import candidates, onnx_export, search
 from flows.modeling.trained_model import ScoredCandidate, TrainedModel
 from flows.tasks import registry
 from flows.tasks.answers import answer_form
-from flows.tasks.base import Agreement, FlowTask, SampleScore, Target, mean_of, required
+from flows.tasks.base import Agreement, FlowTask, SampleScore, mean_of, required
 from flows.tasks.registry import task_of
 from flows.tasks.regression import Regression
 from flows.training.mlflow_log import signature
@@ -33,37 +33,30 @@ class Counting(FlowTask):
 
     name = "counting"
 
-    def fold_score(self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> float:
-        return -float(_errors(pipeline, rows, target).mean())
+    def fold_score(self, pipeline: Pipeline, rows: Rows) -> float:
+        return -float(_errors(pipeline, rows).mean())
 
-    def metrics(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> dict[str, float]:
-        return {"root_error": -self.fold_score(spec, pipeline, rows, target)}
+    def metrics(self, pipeline: Pipeline, rows: Rows) -> dict[str, float]:
+        return {"root_error": -self.fold_score(pipeline, rows)}
 
-    def sample_score(
-        self, spec: ModelSpec, pipeline: Pipeline, rows: pd.DataFrame, target: Target
-    ) -> SampleScore:
-        return mean_of(-_errors(pipeline, rows, target))
+    def sample_score(self, pipeline: Pipeline, rows: Rows) -> SampleScore:
+        return mean_of(-_errors(pipeline, rows))
 
-    def baseline(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> tuple[str, SampleScore]:
+    def baseline(self, pipeline: Pipeline, train: Rows, test: Rows) -> tuple[str, SampleScore]:
         usual = np.sqrt(required(train.target)).mean()
         return "always the usual count", mean_of(-np.abs(np.sqrt(required(test.target).to_numpy()) - usual))
 
-    def agreement(self, pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:
-        return Regression().agreement(pipeline, model, rows)
+    @staticmethod
+    def agreement(pipeline: Pipeline, model: OnnxModel, features: pd.DataFrame) -> Agreement:
+        return Regression.agreement(pipeline, model, features)
 
-    def plots(
-        self, spec: ModelSpec, pipeline: Pipeline, train: Rows, test: Rows
-    ) -> Iterator[tuple[str, Any]]:
+    def plots(self, pipeline: Pipeline, train: Rows, test: Rows) -> Iterator[tuple[str, Any]]:
         yield "counts.json", {"largest": float(pipeline.predict(test.features).max())}
 
 
-def _errors(pipeline: Pipeline, rows: pd.DataFrame, target: Target) -> np.ndarray[Any, Any]:
-    predicted = np.sqrt(np.maximum(pipeline.predict(rows), 0))
-    return np.abs(predicted - np.sqrt(required(target).to_numpy()))
+def _errors(pipeline: Pipeline, rows: Rows) -> np.ndarray[Any, Any]:
+    predicted = np.sqrt(np.maximum(pipeline.predict(rows.features), 0))
+    return np.abs(predicted - np.sqrt(required(rows.target).to_numpy()))
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> ModelSpec:
     catalog_tasks.register(
         catalog_tasks.TaskSpec("counting", answers="numbers", supervised=True, metric="neg_root_error")
     )
-    registry.register(Counting())
+    registry.register(Counting)
     spec = declare("regression", "votes")
     tree = spec.candidates[0].model_copy(
         update={"name": "tree", "estimator": "sklearn.tree.DecisionTreeRegressor"}
@@ -91,14 +84,11 @@ def test_a_further_task_is_trained_measured_converted_and_described(counting: Mo
     train, test = data.train, data.test
     assert train.target is not None
     assert train.target.dtype == np.float64
-    fitted = [
-        candidates.fit(counting, candidate, train.features, train.target, data.folds)
-        for candidate in counting.candidates
-    ]
+    fitted = [candidates.fit(counting, candidate, train, data.folds) for candidate in counting.candidates]
     fitted, trials = search.refine(counting, fitted, train, data.folds, trials=3)
-    winner = candidates.calibrate(counting, candidates.best(fitted), train.features, train.target)
+    winner = candidates.calibrate(counting, candidates.best(fitted), train)
     assert winner.candidate.name == "tree"
-    pipeline, index = task_of(counting).served(counting, winner.pipeline, train, test)
+    pipeline, index = task_of(counting).served(winner.pipeline, train, test)
     content = onnx_export.export(counting, pipeline, train.features, index)
     model = OnnxModel(content)
     agreement = onnx_export.agreement(pipeline, model, test.features)
@@ -110,11 +100,11 @@ def test_a_further_task_is_trained_measured_converted_and_described(counting: Mo
     assert evaluation.forest is None
     assert [kind for kind, _ in answer_form(counting.task).signature(())] == ["float32"]
     assert signature(content).outputs.inputs[0].shape == (-1, 1)
-    assert [path for path, _ in plots.draw(counting, winner, train, test)] == ["counts.json"]
     scored = [ScoredCandidate(one, {}, {}) for one in fitted]
     trained = TrainedModel(
         counting, Cleaning(200, 0, 0, 0, 200), data, winner, scored, trials, content, agreement
     )
+    assert [path for path, _ in plots.draw(trained)] == ["counts.json"]
     outcome = CheckOutcome(check="Any", suite="model_evaluation", required=True, status="passed", reason="")
     digest = "sha256:" + "a" * 64
     verdict = Verdict(
@@ -132,7 +122,7 @@ def test_a_further_task_is_trained_measured_converted_and_described(counting: Mo
 
 def test_a_task_is_registered_once(counting: ModelSpec) -> None:
     with pytest.raises(ValueError, match="there is a task 'counting' already"):
-        registry.register(Counting())
+        registry.register(Counting)
 
 
 def test_no_flow_asks_which_task_a_declaration_has() -> None:

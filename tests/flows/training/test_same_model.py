@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score
 from catalog.loader import get_model
 from catalog.spec import FloatRange, IntRange
 from checks.data import cleaning, sources, splits, validation
+from checks.data.splits import Rows
 from flows.modeling import candidates
 
 pytestmark = pytest.mark.slow
@@ -52,10 +53,11 @@ def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
     rows = pd.concat([rows] * 4, ignore_index=True)
     (forest,) = [one for one in spec.candidates if one.name == "random-forest"]
     forest = forest.model_copy(update={"params": {**forest.params, "n_estimators": 50, "n_jobs": 8}})
+    whole = Rows(cleaning.features(rows, spec), rows, "track_genre")
     fold = (np.arange(2000), np.arange(2000, len(rows)))
     answers = set()
     for _ in range(4):
-        scored = candidates.score_fold(spec, forest, cleaning.features(rows, spec), rows["track_genre"], fold)
+        scored = candidates.score_fold(spec, forest, whole, fold)
         assert scored.predictions is not None
         answers.add(scored.predictions.probabilities.tobytes())
     assert len(answers) == 1
@@ -70,8 +72,7 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
     ]
     table = sources.read_table(spec.dataset)
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
-    matrix, (train, test) = cleaning.features(rows, spec), splits.split(rows, spec)
-    target = rows["track_genre"].astype(str)
+    data = splits.split_rows(rows, spec)
     (boosting,) = [one for one in spec.candidates if one.name == "gradient-boosting"]
     closest = {
         name: space.high
@@ -80,10 +81,9 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
     }
     assert len(closest) == 4
     candidate = boosting.model_copy(update={"params": {**boosting.params, **closest}})
-    pipeline = candidates.fit_whole(
-        spec, candidate, matrix.iloc[train], target.iloc[train], (candidates.FoldScore(0.5),)
-    ).pipeline
+    pipeline = candidates.fit_whole(spec, candidate, data.train, (candidates.FoldScore(0.5),)).pipeline
     known, held_out = (
-        f1_score(target.iloc[at], pipeline.predict(matrix.iloc[at]), average="macro") for at in (train, test)
+        f1_score(side.target, pipeline.predict(side.features), average="macro")
+        for side in (data.train, data.test)
     )
     assert (known - held_out) / known <= allowed - 0.05
