@@ -103,13 +103,9 @@ def _gate_result(verdict: Verdict) -> str:
 def _gate_section(verdict: Verdict) -> str:
     before = f"version {verdict.incumbent.version}" if verdict.incumbent else "none was in Production"
     data = verdict.data
-    brought = (
-        ""
-        if data is None or data.declared
-        else f", brought by {one_line(data.brought_by or 'a person without a name')}"
-    )
+    by = "" if data is None or data.declared else f", brought by {one_line(data.brought_by or '?')}"
     lines = [
-        ("rows", f"`{one_line(data.source)}`{brought}" if data else "not known"),
+        ("rows", f"`{one_line(data.source)}`{by}" if data else "not known"),
         ("training rows", f"`{verdict.dataset_digests['train']}`"),
         ("held-out rows", f"`{verdict.dataset_digests['test']}`"),
         ("ONNX file", f"`{verdict.model_digest}`"),
