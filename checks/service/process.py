@@ -17,6 +17,9 @@ from registry.settings import RegistrySettings
 
 # Seconds that one verdict may take, DeepChecks' own 300 among them.
 DEADLINE = 600.0
+# Seconds that the process may take to import its libraries.
+_START = 180.0
+_READY = "ready"
 
 
 class JudgeProcess:
@@ -27,6 +30,7 @@ class JudgeProcess:
         self._turn = Lock()
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._ready = False
 
     def __call__(self, settings: RegistrySettings, model: str, number: int) -> Verdict:
         """Return the verdict on a version, with the login of `settings`; raises like `judge_version`.
@@ -34,7 +38,7 @@ class JudgeProcess:
         `GateInputError` says that judging ended the process or took longer than the deadline.
         """
         with self._turn:
-            pipe = self._start()
+            pipe = self._started()
             pipe.send(
                 (settings.tracking_username, settings.tracking_password.get_secret_value(), model, number)
             )
@@ -64,11 +68,25 @@ class JudgeProcess:
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
+        self._ready = False
 
     def start(self) -> None:
         """Start the process ahead of the first verdict."""
         with self._turn:
             self._start()
+
+    def _started(self) -> Connection:
+        """Return the pipe of the process, which has imported its libraries: that counts for no verdict."""
+        pipe = self._start()
+        if not self._ready:
+            try:
+                self._ready = pipe.poll(_START) and pipe.recv() == _READY
+            except (EOFError, OSError):
+                self._ready = False
+        if not self._ready:
+            self.stop()
+            raise GateUnavailableError("The process that judges does not start; the gate's log says why.")
+        return pipe
 
     def _start(self) -> Connection:
         if self._process is None or self._pipe is None or not self._process.is_alive():
@@ -87,6 +105,7 @@ def _serve(pipe: Connection) -> None:
     from checks.service.judgement import judge_version, judging  # noqa: PLC0415
 
     with judging():
+        pipe.send(_READY)
         while True:
             try:
                 username, password, model, number = pipe.recv()

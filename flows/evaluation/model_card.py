@@ -117,7 +117,7 @@ def _gate_section(verdict: Verdict) -> str:
         for outcome in verdict.outcomes
         if outcome.check == "WeakSegmentsPerformance" and outcome.status == "failed"
     ]
-    when = f"As of {verdict.created_at:%Y-%m-%d %H:%M} UTC; `greenroom gate {verdict.model}` has what counts now."
+    when = f"As of {verdict.created_at:%Y-%m-%d %H:%M} UTC. `greenroom gate {verdict.model}` has what counts."
     return "\n\n".join([f"## {_GATE_SECTION}", when, checks_table(verdict), *weak, _table(("", ""), lines)])
 
 

@@ -11,6 +11,7 @@ from sklearn.dummy import DummyClassifier
 from catalog.loader import get_model
 from checks import bootstrap
 from checks.data.cleaning import Cleaning
+from checks.data.fingerprints import git_commit
 from checks.data.splits import Rows, SplitRows
 from flows.evaluation import model_card
 from flows.evaluation.intervals import Interval
@@ -84,21 +85,26 @@ def facts(**changes: Any) -> model_card.Facts:
         content=b"",
         agreement=Agreement(1.0, 0.01),
     )
-    plain: dict[str, Any] = {"evaluation": MEASURED, "verdict": verdict(), "run_id": "f" * 32}
+    plain: dict[str, Any] = {"evaluation": MEASURED, "run_id": "f" * 32}
     return model_card.Facts(model, **{**plain, **changes})
 
 
+def judged(judgement: Verdict | None = None, **changes: Any) -> str:
+    """Return the card of these facts with a verdict."""
+    return model_card.with_verdict(model_card.card(facts(**changes)), judgement or verdict())
+
+
 def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> None:
-    text = model_card.card(facts())
+    text = judged()
     heads = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
     assert heads == [
         "Data",
         "How it was chosen",
         "Scores",
         "Probabilities",
-        "Checks of the gate",
         "Limits",
         "Lineage",
+        "The gate",
     ]
     for part in (
         "# Model card: genre",
@@ -118,7 +124,7 @@ def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> 
         "| `loudness` | -60.0 to 6.0 |",
         "| `explicit` | false or true |",
         f"| run | `{'f' * 32}` |",
-        f"| commit | `{'e' * 40}` |",
+        f"| commit | `{git_commit()}` |",
         f"| training rows | `sha256:{'c' * 64}` |",
         f"| ONNX file | `sha256:{'a' * 64}` |",
         "scikit-learn 1.",
@@ -130,7 +136,7 @@ def test_it_has_data_choice_scores_probabilities_checks_limits_and_lineage() -> 
 
 def test_limits_are_what_was_found() -> None:
     weak = outcome("WeakSegmentsPerformance", "failed", "a segment with accuracy 0.315", required=False)
-    text = model_card.card(facts(verdict=verdict(outcome("TrainTestPerformance"), weak)))
+    text = judged(verdict(outcome("TrainTestPerformance"), weak))
     limits = text.split("## Limits")[1].split("## Lineage")[0]
     assert (
         "not shown to be better than the default RandomForest: the difference may be -0.010 to 0.030"
@@ -138,7 +144,7 @@ def test_limits_are_what_was_found() -> None:
     )
     assert "The class rock is recognised badly: of 104 held-out rows of it 10% are found" in limits
     assert "The class metal" not in limits
-    assert "Weakest segments: a segment with accuracy 0.315" in limits
+    assert "Weakest segments: a segment with accuracy 0.315" in text.split("## The gate")[1]
     good = replace(
         MEASURED, over_forest=Interval(0.02, 0.01, 0.03), classes=(ClassScore("metal", 161, 0.6, 0.7, 0.65),)
     )
@@ -152,29 +158,30 @@ def test_a_refused_model_is_said_to_be_refused_first_of_all_and_why() -> None:
         outcome("TrainTestPerformance"),
         outcome("SimpleModelComparison", "failed", "gain of 2% | less than <10%>\nof it"),
     )
-    refused = facts(verdict=bad)
-    for text in (model_card.card(refused), model_card.summary(refused)):
+    refused = judged(bad)
+    for text in (refused, model_card.summary(refused)):
         before_scores = text.split("| this model")[0]
         assert "**The gate refused this model: it is not for use.**" in before_scores
         assert "- SimpleModelComparison failed: gain of 2% \\| less than &lt;10%> of it" in before_scores
         assert "let this model pass" not in text
-    assert "The gate refused it; the scores here describe it and do not recommend it." in model_card.card(
-        refused
-    )
-    assert "refused" not in model_card.summary(facts())
+        assert "<!--" not in model_card.summary(text)
+    # The next verdict takes its place, in both places.
+    again = model_card.with_verdict(refused, verdict())
+    assert again == judged()
+    assert "refused" not in model_card.summary(again)
+    assert "The gate let this model pass." in model_card.summary(again)
 
 
-def test_what_is_not_known_is_said_to_be_so() -> None:
+def test_what_is_not_known_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = replace(
         facts().model.winner, calibration=Calibration(None, "the probabilities are no better for it", {}, {})
     )
-    text = model_card.card(
-        facts(
-            winner=plain,
-            trials=facts().model.trials[:2],
-            evaluation=replace(MEASURED, uncalibrated={}, headline=Interval(0.61, None, None)),
-            verdict=verdict(git_commit=None, incumbent=Incumbent(version=4, digest=None)),
-        )
+    monkeypatch.setattr(model_card, "git_commit", lambda: None)
+    text = judged(
+        verdict(git_commit=None, incumbent=Incumbent(version=4, digest=None)),
+        winner=plain,
+        trials=facts().model.trials[:2],
+        evaluation=replace(MEASURED, uncalibrated={}, headline=Interval(0.61, None, None)),
     )
     assert "no temperature was applied: the probabilities are no better for it" in text
     assert "| log loss | - | 0.9000 |" in text
@@ -209,10 +216,11 @@ def test_every_task_has_a_card(name: str, metric: str, test: dict[str, float], l
 
 
 def test_the_summary_fits_where_mlflow_keeps_a_description() -> None:
-    assert len(model_card.summary(facts())) < 5000
-    assert model_card.card(facts()).startswith(
-        "# Model card: genre\n\n" + model_card.summary(facts()).rstrip()
-    )
+    summary = model_card.summary(judged())
+    assert len(summary) < 5000
+    assert summary.startswith("The gate let this model pass.")
+    assert "| this model, held-out rows | 0.610 | 0.570 to 0.650 |" in summary
+    assert "## " not in summary
 
 
 def test_draws_and_metrics_are_named_as_the_docs_name_them() -> None:
