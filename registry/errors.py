@@ -124,6 +124,12 @@ class EvidenceUsedError(EvidenceError):
     code = "replayed"
 
 
+class EvidenceUnapprovedError(EvidenceError):
+    """The gate judged it on rows that somebody brought, and no operator approved those for Production."""
+
+    code = "unapproved-data"
+
+
 class EvidenceBytesError(EvidenceError):
     """The version holds other files than those the evidence is about."""
 

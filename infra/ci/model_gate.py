@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from checks.markdown import markdown, one_line
-from infra.ci import gate_key, github_outputs
+from infra.ci import github_outputs
 from infra.ci.shell import greenroom, names, program, run
 from registry.client import version_diff
 from registry.client.registry import Registry, Version
@@ -73,8 +73,6 @@ def main(
     chosen = names(models)
     options = [*(["--promote"] if promote else []), *(["--dataset", dataset] if dataset else [])]
     try:
-        if RegistrySettings().tracking_uri:  # the local stack has a key of its own
-            gate_key.install()
         with _stack(base, chosen), TrackingClient() as client:
             registry = Registry(client)
             results = [_train(registry, name, options) for name in chosen]

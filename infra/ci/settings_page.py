@@ -38,7 +38,6 @@ _OTHERS = """
 | variable | read by | |
 |---|---|---|
 | `GREENROOM_HOME` | every command | the local stack's state. Default: `.greenroom/` in the checkout |
-| `GREENROOM_GATE_KEY_PEM` | `make model-training` | the gate's private key itself, where CI has no file |
 | `GREENROOM_HEALTH_URL` | the images | address that a container's health check asks |
 | `GREENROOM_ENV_FILE` | `make compose-env compose-up` | file of Compose's settings. Default: `.env` |
 | `GREENROOM_WAIT` | `make compose-up` | seconds in which every service must become healthy. Default: 180 |

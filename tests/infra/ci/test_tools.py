@@ -8,10 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.ci import gate_key
-from registry.errors import KeyFileError
-from registry.evidence import keys
-from registry.settings import KeySettings
 from tests.conftest import ROOT
 
 
@@ -66,54 +62,6 @@ def test_each_accepted_vulnerability_says_why() -> None:
         if not line.startswith("#"):
             assert lines[number - 1].startswith("# "), line
     assert all(known.startswith(("PYSEC-", "GHSA-", "CVE-")) for known in accepted())
-
-
-# the gate's key
-
-
-@pytest.fixture
-def pem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key that was made elsewhere; from now on the home is empty."""
-    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "elsewhere"))
-    keys.create("gate", KeySettings())
-    made = KeySettings().gate_key_path.read_text()
-    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path / "home"))
-    return made
-
-
-def test_key_from_the_environment_signs_and_is_trusted(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gate_key.VARIABLE, pem)
-    assert gate_key.install()
-    assert gate_key.VARIABLE not in os.environ
-    settings = KeySettings()
-    assert settings.gate_key_path.stat().st_mode & 0o777 == 0o600
-    (trusted,) = keys.trusted("gate", settings)
-    assert trusted.keyid == keys.signer("gate", settings).public_key.keyid
-    # Again, as a second step of the same job does.
-    monkeypatch.setenv(gate_key.VARIABLE, pem)
-    assert gate_key.install()
-
-
-def test_other_key_is_not_replaced(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys.create("gate", KeySettings())
-    before = KeySettings().gate_key_path.read_bytes()
-    monkeypatch.setenv(gate_key.VARIABLE, pem)
-    with pytest.raises(KeyFileError, match="another key"):
-        gate_key.install()
-    assert KeySettings().gate_key_path.read_bytes() == before
-
-
-def test_what_is_no_key_is_refused_unsaid(pem: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(gate_key.VARIABLE, "hush")
-    with pytest.raises(KeyFileError) as caught:
-        gate_key.install()
-    assert "hush" not in str(caught.value)
-    assert not KeySettings().gate_key_path.exists()
-
-
-def test_without_a_key_nothing_is_written(pem: str) -> None:
-    assert not gate_key.install()
-    assert not KeySettings().gate_key_path.exists()
 
 
 # the images

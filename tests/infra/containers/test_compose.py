@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.xdist_group("compose"),
 ]
 
-RUNNING = ("postgres", "s3", "mlflow", "prefect", "worker", "predictor")
+RUNNING = ("postgres", "s3", "mlflow", "prefect", "gate", "worker", "predictor")
 PUBLISHED = {"mlflow": "5000/tcp", "prefect": "4200/tcp", "predictor": "8000/tcp"}
 FORBIDDEN = (
     "sklearn",
@@ -242,7 +242,7 @@ def test_the_predictor_cannot_reach_the_database(stack: ComposeStack) -> None:
 # Containers and images
 
 
-@pytest.mark.parametrize("service", ["mlflow", "prefect", "worker", "predictor"])
+@pytest.mark.parametrize("service", ["mlflow", "prefect", "gate", "worker", "predictor"])
 def test_our_containers_run_read_only_as_nobody_special(stack: ComposeStack, service: str) -> None:
     assert stack.inside(service, "id", "-u").stdout.strip() == "10001"
     for path in ("/app/x", "/opt/greenroom/x", "/etc/x", "/x"):

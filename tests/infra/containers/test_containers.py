@@ -206,8 +206,8 @@ def test_the_gates_private_key_is_where_it_is_used_alone() -> None:
     mounts = {
         name: [v for v in s.get("volumes", []) if v.startswith("gate-key:")] for name, s in services.items()
     }
-    assert {name for name, found in mounts.items() if found} == {"setup", "worker", "backup"}
-    assert mounts["worker"] == ["gate-key:/etc/greenroom/private:ro"]
+    assert {name for name, found in mounts.items() if found} == {"setup", "gate", "backup"}
+    assert mounts["gate"] == ["gate-key:/etc/greenroom/private:ro"]
 
 
 def test_every_model_has_a_deployment() -> None:
