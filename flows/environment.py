@@ -11,6 +11,19 @@ from registry.errors import RegistryUnavailableError
 from registry.settings import home
 
 
+class CommandError(click.ClickException):
+    """Why a command could not do its work; it exits with code 2."""
+
+    exit_code = 2
+
+
+def prepare_command() -> None:
+    """Prepare the environment of a command; raises `CommandError` unless both servers answer."""
+    settings = FlowSettings()
+    prepare_environment(settings)
+    require_servers(settings)
+
+
 def prepare_environment(settings: FlowSettings) -> None:
     """Point Prefect to the settings' server, and silence libraries.
 
@@ -36,26 +49,22 @@ def prepare_environment(settings: FlowSettings) -> None:
         os.environ.setdefault(name, value)
 
 
-class _UnreachableError(click.ClickException):
-    exit_code = 2
-
-
 def require_servers(settings: FlowSettings) -> None:
-    """Raise `click.ClickException` unless both servers answer: MLflow's client would retry for minutes."""
+    """Raise `CommandError` unless both servers answer: MLflow's client would retry for minutes."""
     try:
         with TrackingClient() as client:
             client.post("experiments/search", {"max_results": 1})
     except RegistryUnavailableError as error:
-        raise _UnreachableError(str(error)) from error
+        raise CommandError(str(error)) from error
     try:
         answer = httpx.get(f"{settings.prefect_url}/health", timeout=10)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _UnreachableError(
+        raise CommandError(
             f"Prefect at {settings.prefect_url} does not answer ({type(error).__name__}). "
             "Start the local stack with `make up`, or set GREENROOM_PREFECT_API_URL."
         ) from error
     if answer.is_server_error:
-        raise _UnreachableError(
+        raise CommandError(
             f"Prefect at {settings.prefect_url} fails with {answer.status_code}. "
             f"Its log is {home()}/logs/prefect.log."
         )

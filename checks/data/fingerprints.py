@@ -26,19 +26,19 @@ def source_digest(dataset: Dataset) -> str:
     """
     if is_dataset_id(dataset.source):
         return dataset.source.removeprefix("sha256:")
-    path, found = sources.locate(dataset.source), sha256()
+    path, content_digest = sources.locate(dataset.source), sha256()
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     try:
         for file in files:
             if file.is_file() or file == path:
                 with file.open("rb") as content:
                     while block := content.read(1 << 20):
-                        found.update(block)
+                        content_digest.update(block)
     except FileNotFoundError as error:
         raise DataError(
             f"{dataset.name}: there is no file {path}. Correct `source` in its declaration."
         ) from error
-    return found.hexdigest()
+    return content_digest.hexdigest()
 
 
 def declaration_digest(spec: ModelSpec) -> str:
@@ -47,10 +47,10 @@ def declaration_digest(spec: ModelSpec) -> str:
     Where the data lies is not part of it, what they are is `source_digest`'s to say.
     """
     values = spec.model_dump(mode="json", exclude={"dataset": {"row", "features", "source"}})
-    found = sha256(json.dumps(values, sort_keys=True).encode())
+    digest = sha256(json.dumps(values, sort_keys=True).encode())
     for contract in (spec.dataset.row, spec.dataset.features):
-        found.update(contract_content(contract))
-    return found.hexdigest()
+        digest.update(contract_content(contract))
+    return digest.hexdigest()
 
 
 def contract_content(contract: type[BaseModel]) -> bytes:
@@ -63,16 +63,16 @@ def contract_content(contract: type[BaseModel]) -> bytes:
 @cache
 def code_digest() -> str:
     """Return the SHA-256 of the code that trains, and of the version of every installed library, as hex."""
-    found, root = sha256(), Path(__file__).resolve().parents[2]
+    digest, root = sha256(), Path(__file__).resolve().parents[2]
     for room in _ROOMS:
         files = sorted((root / room).rglob("*.py"))
         if not files:  # a digest of no code would never change
             raise FileNotFoundError(f"There is no code of {room} in {root}.")
         for file in files:
-            found.update(file.read_bytes())
-    installed = {f"{one.metadata['Name']}=={one.version}" for one in distributions()}
-    found.update("\n".join(sorted(installed)).encode())
-    return found.hexdigest()
+            digest.update(file.read_bytes())
+    installed = {f"{library.metadata['Name']}=={library.version}" for library in distributions()}
+    digest.update("\n".join(sorted(installed)).encode())
+    return digest.hexdigest()
 
 
 def git_commit() -> str | None:

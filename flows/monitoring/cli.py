@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from catalog.loader import get_model, load_catalog
-from flows.environment import prepare_environment, require_servers
-from flows.settings import FlowSettings
+from flows.environment import prepare_command
 
 
 @click.command()
@@ -28,9 +27,7 @@ def monitor(models: tuple[str, ...], window: float | None, since: datetime | Non
     if window is not None and since is not None:
         raise click.UsageError("--window and --since say the same thing; give one of them.")
     names = [get_model(name).name for name in models] or list(load_catalog())
-    settings = FlowSettings()
-    prepare_environment(settings)
-    require_servers(settings)
+    prepare_command()
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
     from flows.monitoring.flow import monitor as monitor_flow  # noqa: PLC0415
 

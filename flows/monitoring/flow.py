@@ -173,7 +173,7 @@ def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows
     """Return the features and predictions that the log holds."""
     features = rows[[f"input_{name}" for name in spec.features]].astype(np.float64)
     features.columns = pd.Index(spec.features)
-    answers = answer_form(spec.task).logged(rows, model.description.classes)
+    answers = answer_form(spec.task, model.description.classes).logged(rows)
     if answers is None:
         return score_rows(spec, model, features)
     return ScoredRows(features, *answers)

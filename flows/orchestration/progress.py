@@ -18,32 +18,21 @@ def budget(title: str, trials: int, log: Callable[[str], None]) -> Iterator[Adva
     In both cases `log` is called with a line for each quarter.
     """
     console, quarter = Console(), 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    # No bar where several trainings share a terminal (flows/training/parallel.py): they would overlap.
+    disable = not console.is_interactive
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=disable) as bar:
+        task = bar.add_task(title, total=trials, text="")
 
-    def line(finished: int, text: str) -> str | None:
-        nonlocal quarter
-        reached = int(_QUARTERS * finished / trials)
-        if reached <= quarter:
-            return None
-        quarter = reached
-        return f"{title}: {finished} of {trials} trials; {text}"
+        def advance(finished: int, text: str) -> None:
+            nonlocal quarter
+            bar.update(task, completed=finished, text=text)
+            reached = int(_QUARTERS * finished / trials)
+            if reached > quarter:
+                quarter = reached
+                line = f"{title}: {finished} of {trials} trials; {text}"
+                log(line)
+                if disable:
+                    click.echo(f"         {line}")
 
-    # Not where several trainings share a terminal (flows/training/parallel.py): their bars would overlap.
-    if console.is_interactive:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task(title, total=trials, text="")
-
-            def advance(finished: int, text: str) -> None:
-                bar.update(task, completed=finished, text=text)
-                if quarter_line := line(finished, text):
-                    log(quarter_line)
-
-            yield advance
-        return
-
-    def show(finished: int, text: str) -> None:
-        if quarter_line := line(finished, text):
-            click.echo(f"         {quarter_line}")
-            log(quarter_line)
-
-    yield show
+        yield advance

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from catalog.loader import get_model
-from flows.environment import prepare_environment, require_servers
-from flows.settings import FlowSettings
+from flows.environment import prepare_command
 
 
 @click.command()
@@ -35,9 +34,7 @@ def score(
     Exit code 0: done. 1: more rows than allowed break the contract. 2: another error.
     """
     name = get_model(model).name
-    settings = FlowSettings()
-    prepare_environment(settings)
-    require_servers(settings)
+    prepare_command()
     # Imported here: Prefect and Dask take seconds, and `--help` should not.
     from flows.scoring.flow import TooManyRejectedError, run_scoring  # noqa: PLC0415
 

@@ -118,7 +118,7 @@ class Scorer:
 
     def __init__(self, plan: Plan, model: OnnxModel) -> None:
         self.plan, self._model = plan, model
-        spec = get_model(plan.model)
+        spec, self._form = get_model(plan.model), answer_form(plan.task, plan.classes)
         self._rules = RowRules(request_model(spec))
         self._features = model.description.features
         self._columns = list(dict.fromkeys((*spec.features, *self._features, *plan.keep)))
@@ -182,7 +182,7 @@ class Scorer:
     def _predict(self, rows: Rows) -> tuple[list[Any], npt.NDArray[np.bool_]]:
         """Return the answers as Arrow arrays in the order of the schema, and which rows got none."""
         if not len(rows):
-            return [pa.array([], field.type) for field in self._answer_fields()], np.zeros(0, dtype=np.bool_)
+            return [pa.array([], field.type) for field in self._form.fields()], np.zeros(0, dtype=np.bool_)
         blocks = [self._model.predict(rows[first : first + _BLOCK]) for first in range(0, len(rows), _BLOCK)]
         labels = np.concatenate([labels for labels, _ in blocks])
         if len(labels) != len(rows):
@@ -192,10 +192,7 @@ class Scorer:
             )
         shares = [shares for _, shares in blocks if shares is not None]
         probabilities = np.concatenate(shares) if shares else None
-        return answer_form(self.plan.task).columns(labels, probabilities, self.plan.classes)
-
-    def _answer_fields(self) -> list[Any]:
-        return answer_form(self.plan.task).fields(self.plan.classes)
+        return self._form.columns(labels, probabilities)
 
     def _schema(self) -> Any:
         first = self.plan.files[self.plan.parts[0].pieces[0].file].stored
@@ -207,7 +204,7 @@ class Scorer:
                 pa.field("source", TEXT),
                 pa.field("row", pa.int64()),
                 *(pa.field(field.name, field.type) for field in kept),
-                *self._answer_fields(),
+                *self._form.fields(),
                 pa.field("reason", pa.string()),
                 pa.field("model", TEXT),
                 pa.field("version", pa.int32()),

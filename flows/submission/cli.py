@@ -8,15 +8,10 @@ import click
 
 from catalog.loader import CatalogError
 from checks.errors import DataError
-from flows.environment import prepare_environment, require_servers
+from flows.environment import CommandError, prepare_command
 from flows.errors import LeakageError, TrainingError
-from flows.settings import FlowSettings
 from flows.training.outcome import TrainingResult, exit_code
 from registry.errors import RegistryError
-
-
-class _NotSubmittedError(click.ClickException):
-    exit_code = 2
 
 
 @click.command()
@@ -64,9 +59,7 @@ def submit(
     if declaration is not None:
         paths = [os.environ.get("GREENROOM_CATALOG_PATH", ""), str(declaration.resolve())]
         os.environ["GREENROOM_CATALOG_PATH"] = os.pathsep.join(filter(None, paths))
-    settings = FlowSettings()
-    prepare_environment(settings)
-    require_servers(settings)
+    prepare_command()
     # Imported here: MLflow and Prefect take seconds, and `--help` should not.
     from flows.submission.api import submit as submit_model  # noqa: PLC0415
 
@@ -77,9 +70,9 @@ def submit(
         click.secho(f"Refused. {error}", fg="red", err=True)
         sys.exit(1)
     except (TrainingError, DataError, CatalogError, RegistryError) as error:
-        raise _NotSubmittedError(str(error)) from error
+        raise CommandError(str(error)) from error
     except Exception as error:  # MLflow and Prefect raise anything; it is printed
-        raise _NotSubmittedError(f"{model}: {type(error).__name__}: {error}") from error
+        raise CommandError(f"{model}: {type(error).__name__}: {error}") from error
     result = "passed the gate" if outcome.passed else "was refused by the gate"
     click.echo(f"{outcome.model} version {outcome.version} {result}; {outcome.scored}; {outcome.stage}")
     for refusal in outcome.refusals:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pandas as pd
+from onnx import ModelProto
 from sklearn.base import clone
 from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
@@ -142,12 +142,8 @@ class FlowTask(ABC):
         return pipeline
 
     def finish_graph(
-        self,
-        graph: onnx.ModelProto,
-        pipeline: Pipeline,
-        train: pd.DataFrame | None,
-        things: pd.DataFrame | None,
-    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        self, graph: ModelProto, pipeline: Pipeline, train: pd.DataFrame | None, things: pd.DataFrame | None
+    ) -> tuple[ModelProto, dict[str, Any]]:
         """Return the graph with what skl2onnx does not convert, and what its description adds."""
         return graph, {}
 

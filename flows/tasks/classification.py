@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pandas as pd
 from matplotlib.figure import Figure
+from onnx import ModelProto
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -90,12 +90,8 @@ class Classification(SupervisedTask):
         return calibration.uncalibrated(pipeline)
 
     def finish_graph(
-        self,
-        graph: onnx.ModelProto,
-        pipeline: Pipeline,
-        train: pd.DataFrame | None,
-        things: pd.DataFrame | None,
-    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        self, graph: ModelProto, pipeline: Pipeline, train: pd.DataFrame | None, things: pd.DataFrame | None
+    ) -> tuple[ModelProto, dict[str, Any]]:
         if calibration.is_calibrated(pipeline):
             power = calibration.probability_exponent(pipeline)
             graph = onnx_graph.add_temperature_scaling(graph, power)

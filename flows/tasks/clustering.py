@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pandas as pd
 from matplotlib.figure import Figure
+from onnx import ModelProto
 from sklearn.base import clone
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score, silhouette_score
 from sklearn.pipeline import Pipeline
@@ -74,12 +74,8 @@ class Clustering(FlowTask):
         return "the same on shuffled features", self.sample_score(naive, rows)
 
     def finish_graph(
-        self,
-        graph: onnx.ModelProto,
-        pipeline: Pipeline,
-        train: pd.DataFrame | None,
-        things: pd.DataFrame | None,
-    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        self, graph: ModelProto, pipeline: Pipeline, train: pd.DataFrame | None, things: pd.DataFrame | None
+    ) -> tuple[ModelProto, dict[str, Any]]:
         if train is None:
             return graph, {}
         names = cluster_names(self.spec, fitted_profile(self.spec, pipeline, train))

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pandas as pd
 from matplotlib.figure import Figure
+from onnx import ModelProto
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 
@@ -79,12 +79,8 @@ class Similarity(FlowTask):
         return pipeline[:-1]
 
     def finish_graph(
-        self,
-        graph: onnx.ModelProto,
-        pipeline: Pipeline,
-        train: pd.DataFrame | None,
-        things: pd.DataFrame | None,
-    ) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        self, graph: ModelProto, pipeline: Pipeline, train: pd.DataFrame | None, things: pd.DataFrame | None
+    ) -> tuple[ModelProto, dict[str, Any]]:
         if things is None:
             return graph, {}
         vectors = pipeline[:-1].transform(things[list(self.spec.features)])

@@ -8,8 +8,7 @@ import click
 from catalog.loader import get_model, load_catalog
 from checks.data.uploads import contract_of, trained_on
 from checks.errors import DataError
-from flows.environment import prepare_environment, require_servers
-from flows.settings import FlowSettings
+from flows.environment import CommandError, prepare_command
 from flows.training.outcome import TrainingResult, exit_code
 from flows.training.parallel import print_summary, train_in_parallel
 from registry.errors import StorageUnavailableError
@@ -39,9 +38,7 @@ def train(
     names = [get_model(name).name for name in models] or list(load_catalog())
     if dataset is not None:
         names = _fit_for(dataset, names, named=bool(models))
-    settings = FlowSettings()
-    prepare_environment(settings)
-    require_servers(settings)
+    prepare_command()
     if len(names) > 1:
         results = train_in_parallel(names, promote=promote, dataset=dataset, jobs=jobs)
         print_summary(results)
@@ -69,10 +66,6 @@ def _train(name: str, *, promote: bool, dataset: str | None) -> TrainingResult:
     return TrainingResult(name, done)
 
 
-class _DatasetError(click.ClickException):
-    exit_code = 2
-
-
 def _fit_for(dataset_id: str, names: list[str], *, named: bool) -> list[str]:
     """Return the models that can learn from an uploaded dataset; before anything is trained."""
     catalogue = load_catalog()
@@ -81,10 +74,10 @@ def _fit_for(dataset_id: str, names: list[str], *, named: bool) -> list[str]:
             trained_on(catalogue[name], dataset_id)
         contract = contract_of(dataset_id)
     except (DataError, StorageUnavailableError) as error:
-        raise _DatasetError(str(error)) from error
+        raise CommandError(str(error)) from error
     unfit = [name for name in names if catalogue[name].dataset.name != contract]
     if unfit and (named or len(unfit) == len(names)):
-        raise _DatasetError(
+        raise CommandError(
             f"The dataset {dataset_id} holds rows of {contract!r}, which these models do not learn from: "
             f"{', '.join(f'{name} ({catalogue[name].dataset.name})' for name in unfit)}. Name models of "
             f"{contract!r}, or none: then those are trained."

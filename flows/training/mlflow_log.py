@@ -194,7 +194,7 @@ def signature(content: bytes) -> ModelSignature:
     """Return the signature of an ONNX file: one matrix in; its task's answers out."""
     model = OnnxModel(content)
     inputs = Schema([TensorSpec(np.dtype("float32"), (-1, len(model.description.features)))])
-    shapes = answer_form(model.description.task).signature(model.description.classes)
+    shapes = answer_form(model.description.task, model.description.classes).signature()
     outputs: list[ColSpec | TensorSpec] = [
         TensorSpec(np.dtype(kind), shape, name)
         for (kind, shape), name in zip(shapes, model.outputs, strict=True)

@@ -44,15 +44,15 @@ class Odd(BaseModel):
 
 def oracle(contract: type[BaseModel], records: list[dict[str, Any]]) -> dict[int, str]:
     """What Pydantic says of each row by itself."""
-    found = {}
+    reasons = {}
     rows: TypeAdapter[Any] = TypeAdapter(list[contract])  # type: ignore[valid-type]
     for place, record in enumerate(records):
         try:
             rows.validate_python([record])
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            found[place] = f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}"
-    return found
+            reasons[place] = f"{'.'.join(map(str, problem['loc'][1:]))}: {problem['msg']}"
+    return reasons
 
 
 NUMBERS = st.one_of(
@@ -121,9 +121,9 @@ def test_rules_that_only_pydantic_knows_are_asked_of_it() -> None:
         {"size": 0.7, "code": "a", "price": None},
         {"size": 1.0, "code": "d", "price": None},
     ]
-    found = RowRules(Odd).broken(pa.RecordBatch.from_pylist(records))
-    assert found == oracle(Odd, records)
-    assert sorted(found) == [1, 2, 3]
+    broken = RowRules(Odd).broken(pa.RecordBatch.from_pylist(records))
+    assert broken == oracle(Odd, records)
+    assert sorted(broken) == [1, 2, 3]
 
 
 def test_texts_by_dictionary_are_read() -> None:

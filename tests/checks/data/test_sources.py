@@ -13,8 +13,8 @@ from tests.flows.support.things import declare, sourced, streamed, things
 
 def test_table_of_a_path_is_read(tmp_path: Path) -> None:
     things().to_parquet(tmp_path / "things.parquet")
-    found = sources.read_table(sourced(str(tmp_path / "things.parquet")))
-    pd.testing.assert_frame_equal(found, things())
+    table = sources.read_table(sourced(str(tmp_path / "things.parquet")))
+    pd.testing.assert_frame_equal(table, things())
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

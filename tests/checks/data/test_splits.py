@@ -40,8 +40,8 @@ def test_rows_that_share_a_guest_with_a_held_out_row_are_left_out() -> None:
 
 def test_split_is_the_same_each_time_and_follows_the_seed(genre: ModelSpec, tracks: pd.DataFrame) -> None:
     first, again = splits.split(tracks, genre), splits.split(tracks.copy(), genre)
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for positions, same_positions in zip(first, again, strict=True):
+        np.testing.assert_array_equal(positions, same_positions)
     reseeded = genre.model_copy(update={"split": Split(seed=8)})
     assert list(splits.split(tracks, reseeded)[1]) != list(first[1])
 
@@ -56,11 +56,11 @@ def test_every_class_is_on_both_sides(genre: ModelSpec, tracks: pd.DataFrame) ->
 def test_folds_share_no_artist(genre: ModelSpec, tracks: pd.DataFrame) -> None:
     rows = tracks.iloc[splits.split(tracks, genre)[0]]
     main = rows["artists"].str.split(";").str[0].to_numpy()
-    found = splits.folds(rows, genre)
-    assert len(found) == genre.split.folds
-    for train, test in found:
+    folds = splits.folds(rows, genre)
+    assert len(folds) == genre.split.folds
+    for train, test in folds:
         assert not set(main[train]) & set(main[test])
-    assert sorted(np.concatenate([test for _, test in found])) == list(range(len(rows)))
+    assert sorted(np.concatenate([test for _, test in folds])) == list(range(len(rows)))
 
 
 @pytest.mark.parametrize(("task", "target"), [("classification", "kind"), ("regression", "votes")])
@@ -94,7 +94,7 @@ def test_rare_class_is_refused_before_it_fails_in_training(group: str | None) ->
 def test_the_main_group_is_what_the_split_keeps_together() -> None:
     dataset = get_model("genre").dataset
     rows = pd.DataFrame({"artists": ["Ana;Ben", "Ben;Ana", "Ana"]})
-    found = splits.main_groups(rows, dataset)
-    assert found is not None
-    assert list(found) == ["Ana", "Ben", "Ana"]
+    groups = splits.main_groups(rows, dataset)
+    assert groups is not None
+    assert list(groups) == ["Ana", "Ben", "Ana"]
     assert splits.main_groups(rows, dataset.model_copy(update={"group": None})) is None

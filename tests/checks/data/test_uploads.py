@@ -116,13 +116,13 @@ def test_a_model_learns_from_the_rows_that_were_uploaded(
     run = mlflow.get_run(mlflow.get_model_version("energy-uploaded", "1").run_id)
     assert run.data.params["dataset"] == dataset_id
     assert run.data.params["rows_read"] == str(len(tracks))
-    logged = {given.dataset.name: given.dataset for given in run.inputs.dataset_inputs}
+    logged = {logged_input.dataset.name: logged_input.dataset for logged_input in run.inputs.dataset_inputs}
     assert set(logged) == {"spotify_by_genre-training", "spotify_by_genre-held-out"}
     for name, side in (("spotify_by_genre-training", "train"), ("spotify_by_genre-held-out", "test")):
         assert logged[name].digest == digests[side].removeprefix("sha256:")[:36]
         assert dataset_id.removeprefix("sha256:") in logged[name].source
     runs = httpx.post(f"{stack.prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
-    (flow_run,) = [one for one in runs if one["name"] == "train-energy-uploaded"]
+    (flow_run,) = [flow_run for flow_run in runs if flow_run["name"] == "train-energy-uploaded"]
     assert flow_run["parameters"]["dataset"] == dataset_id
 
 

@@ -34,28 +34,28 @@ def test_few_broken_rows_are_left_out_and_reported() -> None:
     table = things()
     table["votes"] = table["votes"].astype(object)
     table.loc[7, "votes"] = "many"
-    kept, said = validation.validate(table, declare().dataset)
+    kept, problems = validation.validate(table, declare().dataset)
     assert len(kept) == 99
     assert 7 not in set(kept["votes"])
     assert list(kept.index) == list(range(99))
-    assert len(said) == 1
-    assert said[0].startswith("1 rows: votes: ")
+    assert len(problems) == 1
+    assert problems[0].startswith("1 rows: votes: ")
 
 
 def test_columns_outside_of_the_contract_are_left_out() -> None:
-    kept, said = validation.validate(things().assign(secret=1), declare().dataset)
+    kept, problems = validation.validate(things().assign(secret=1), declare().dataset)
     assert list(kept.columns) == list(Thing.model_fields)
-    assert said == []
+    assert problems == []
 
 
 @pytest.mark.parametrize("name", ["genre", "energy", "popularity", "clusters", "similar"])
 def test_the_catalogues_tables_are_the_same_streamed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_BATCH", 999)
     dataset = get_model(name).dataset
-    whole, said = validation.validate(sources.read_table(dataset), dataset)
+    whole, sentences = validation.validate(sources.read_table(dataset), dataset)
     rows, problems = validation.validate(sources.open_table(dataset), dataset)
     pd.testing.assert_frame_equal(rows, whole)
-    assert problems == said
+    assert problems == sentences
 
 
 def test_the_same_rows_are_left_out_for_the_same_reasons(
@@ -70,11 +70,11 @@ def test_the_same_rows_are_left_out_for_the_same_reasons(
     table.loc[[51, 70, 71, 72], "kind"] = None
     table["secret"] = 1
     table.index = pd.Index(range(500, 600), name="number")
-    whole, said = validation.validate(pd.read_parquet(written(table, tmp_path)), dataset)
+    whole, sentences = validation.validate(pd.read_parquet(written(table, tmp_path)), dataset)
     rows, problems = streamed(table, tmp_path, dataset)
     # Rows without a truth value are gone, so that the column holds truth values alone.
     pd.testing.assert_frame_equal(rows, whole.astype({"heavy": bool}))
-    assert problems == said
+    assert sentences == problems
     assert len(rows) == 100 - 6
 
 
@@ -88,11 +88,11 @@ def test_a_stream_is_refused_as_a_table_is(tmp_path: Path) -> None:
         assert str(stream.value) == str(whole.value)
     (tmp_path / "text.parquet").write_text("no")
     for source in ("text.parquet", "nowhere.parquet"):
-        given = dataset.model_copy(update={"source": str(tmp_path / source)})
+        elsewhere = dataset.model_copy(update={"source": str(tmp_path / source)})
         with pytest.raises(DataError) as whole:
-            sources.read_table(given)
+            sources.read_table(elsewhere)
         with pytest.raises(DataError) as stream:
-            sources.open_table(given)
+            sources.open_table(elsewhere)
         assert str(stream.value).partition("Parquet")[0] == str(whole.value).partition("Parquet")[0]
 
 

@@ -14,18 +14,18 @@ def means(values: np.ndarray[Any, Any], groups: Any, seed: int = 0) -> intervals
     return intervals.interval(np.array([values.mean(), *(values[at].mean() for at in drawn)]))
 
 
-def width(found: intervals.Interval) -> float:
-    assert found.low is not None
-    assert found.high is not None
-    return found.high - found.low
+def width(interval: intervals.Interval) -> float:
+    assert interval.low is not None
+    assert interval.high is not None
+    return interval.high - interval.low
 
 
 def test_the_interval_of_a_mean_is_the_one_of_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(5, 2, 900)
-    found = means(values, None)
-    assert found.low is not None
-    assert found.low < 5 < found.high  # type: ignore[operator]
-    assert width(found) == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.15)
+    interval = means(values, None)
+    assert interval.low is not None
+    assert interval.low < 5 < interval.high  # type: ignore[operator]
+    assert width(interval) == pytest.approx(2 * 1.96 * values.std() / 30, rel=0.15)
 
 
 def test_rows_that_come_in_clumps_have_the_interval_of_their_clumps() -> None:
@@ -50,8 +50,8 @@ def test_intervals_of_groups_hold_the_truth_about_as_often_as_they_say() -> None
     for seed in range(60):
         random = np.random.default_rng(seed)
         values = np.repeat(random.normal(3, 1, 60), 5) + random.normal(0, 0.3, 300)
-        found = means(values, np.repeat(np.arange(60), 5), seed)
-        held += found.low <= 3 <= found.high  # type: ignore[operator]
+        interval = means(values, np.repeat(np.arange(60), 5), seed)
+        held += interval.low <= 3 <= interval.high  # type: ignore[operator]
     assert held >= 52
 
 
@@ -74,5 +74,5 @@ def test_draws_without_a_score_are_left_out_and_many_of_them_leave_no_interval()
 
 
 def test_a_loss_is_reported_as_a_loss() -> None:
-    found = intervals.Interval(-0.3, -0.5, -0.2).negated()
-    assert (found.value, found.low, found.high) == (0.3, 0.2, 0.5)
+    negated = intervals.Interval(-0.3, -0.5, -0.2).negated()
+    assert (negated.value, negated.low, negated.high) == (0.3, 0.2, 0.5)

@@ -64,8 +64,8 @@ MEASURED = Evaluation(
 
 def facts(**changes: Any) -> model_card.Facts:
     first, second = SPEC.candidates[0], SPEC.candidates[1]
-    found = Calibration(0.7, "log loss on training folds is lower for it", QUALITY, QUALITY)
-    winner = FittedCandidate(second, DummyClassifier(), 0.6, 0.01, calibration=found)
+    calibration = Calibration(0.7, "log loss on training folds is lower for it", QUALITY, QUALITY)
+    winner = FittedCandidate(second, DummyClassifier(), 0.6, 0.01, calibration=calibration)
     tried = [
         search.Trial(first, (candidates.FoldScore(0.55),) * 3, "declared", 1.0),
         search.Trial(second, (candidates.FoldScore(0.58),) * 3, "declared", 1.0),

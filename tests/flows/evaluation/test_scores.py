@@ -56,57 +56,57 @@ def test_a_classifier_is_measured_beside_guessing_and_a_default_forest() -> None
     spec, train, test = narrow("genre"), labelled(1), labelled(2)
     groups = np.arange(300) // 3
     model = fitted(spec, train, "sklearn.tree.DecisionTreeClassifier", max_depth=4).pipeline
-    found = scores.evaluate(spec, model, train, replace(test, groups=groups))
+    evaluation = scores.evaluate(spec, model, train, replace(test, groups=groups))
     right = balanced_accuracy_score(test.target, model.predict(test.features))
-    assert found.headline.value == found.test["balanced_accuracy"] == pytest.approx(right)
-    assert found.headline.low is not None
-    assert found.headline.low < right < found.headline.high  # type: ignore[operator]
-    assert found.baseline.value == pytest.approx(1 / 3), "three classes, of which one is always named"
-    assert found.gain is not None
-    assert found.gain.value == pytest.approx(right - 1 / 3)
+    assert evaluation.headline.value == evaluation.test["balanced_accuracy"] == pytest.approx(right)
+    assert evaluation.headline.low is not None
+    assert evaluation.headline.low < right < evaluation.headline.high  # type: ignore[operator]
+    assert evaluation.baseline.value == pytest.approx(1 / 3), "three classes, of which one is always named"
+    assert evaluation.gain is not None
+    assert evaluation.gain.value == pytest.approx(right - 1 / 3)
     forest = scores.default_forest(spec, train)
     assert forest[-1].n_estimators == 100
-    assert found.forest is not None
-    assert found.over_forest is not None
-    assert found.forest.value == pytest.approx(
+    assert evaluation.forest is not None
+    assert evaluation.over_forest is not None
+    assert evaluation.forest.value == pytest.approx(
         balanced_accuracy_score(test.target, forest.predict(test.features))
     )
-    assert found.over_forest.value == pytest.approx(right - found.forest.value)
-    assert width(found.over_forest) < width(found.headline) + width(found.forest), "it is paired"
-    assert found.groups == 100
-    assert {one.name: one.rows for one in found.classes} == dict(test.target.value_counts())  # type: ignore[union-attr]
-    assert {"ece", "brier", "log_loss"} <= set(found.test)
-    names = found.metrics()
+    assert evaluation.over_forest.value == pytest.approx(right - evaluation.forest.value)
+    apart = width(evaluation.headline) + width(evaluation.forest)
+    assert width(evaluation.over_forest) < apart, "it is paired"
+    assert evaluation.groups == 100
+    assert {score.name: score.rows for score in evaluation.classes} == dict(test.target.value_counts())  # type: ignore[union-attr]
+    assert {"ece", "brier", "log_loss"} <= set(evaluation.test)
+    names = evaluation.metrics()
     for name in ("test_balanced_accuracy", "baseline_balanced_accuracy", "default_forest_balanced_accuracy"):
         assert names[f"{name}_low"] <= names[name] <= names[f"{name}_high"]
-    assert names["gain_over_default_forest"] == found.over_forest.value
-    assert names["train_balanced_accuracy"] == found.train["balanced_accuracy"]
+    assert names["gain_over_default_forest"] == evaluation.over_forest.value
+    assert names["train_balanced_accuracy"] == evaluation.train["balanced_accuracy"]
 
 
 def test_a_model_has_no_gain_over_itself() -> None:
     spec, train, test = narrow("energy"), numbered(1), numbered(2)
     forest = scores.default_forest(spec, train)
-    found = scores.evaluate(spec, forest, train, test)
-    assert found.over_forest is not None
-    assert [found.over_forest.value, found.over_forest.low, found.over_forest.high] == pytest.approx(
-        [0, 0, 0], abs=1e-12
-    )
-    assert found.baseline_name == "always the mean"
-    assert found.baseline.value <= 0
-    assert found.groups == 300
+    evaluation = scores.evaluate(spec, forest, train, test)
+    gain = evaluation.over_forest
+    assert gain is not None
+    assert [gain.value, gain.low, gain.high] == pytest.approx([0, 0, 0], abs=1e-12)
+    assert evaluation.baseline_name == "always the mean"
+    assert evaluation.baseline.value <= 0
+    assert evaluation.groups == 300
 
 
 def test_a_metric_that_is_a_loss_is_told_as_one_and_gains_stay_above_zero() -> None:
     spec, train, test = narrow("energy", metric="neg_mean_absolute_error"), numbered(1), numbered(2)
     model = fitted(spec, train, "sklearn.linear_model.Ridge").pipeline
-    found = scores.evaluate(spec, model, train, test)
-    assert found.metric == "mean_absolute_error"
+    evaluation = scores.evaluate(spec, model, train, test)
+    assert evaluation.metric == "mean_absolute_error"
     off = np.abs(model.predict(test.features) - test.target).mean()
-    assert found.headline.value == pytest.approx(off)
-    assert found.headline.low < off < found.headline.high  # type: ignore[operator]
-    assert found.baseline.value > found.headline.value
-    assert found.gain is not None
-    assert found.gain.value == pytest.approx(found.baseline.value - off)
+    assert evaluation.headline.value == pytest.approx(off)
+    assert evaluation.headline.low < off < evaluation.headline.high  # type: ignore[operator]
+    assert evaluation.baseline.value > evaluation.headline.value
+    assert evaluation.gain is not None
+    assert evaluation.gain.value == pytest.approx(evaluation.baseline.value - off)
 
 
 def test_a_metric_that_a_draw_may_not_have_is_measured_all_the_same() -> None:
@@ -114,8 +114,8 @@ def test_a_metric_that_a_draw_may_not_have_is_measured_all_the_same() -> None:
     answers = test.target.mask(test.target == "country", "rock")  # type: ignore[union-attr]
     answers.iloc[0] = "country"
     model = fitted(spec, train, "sklearn.linear_model.LogisticRegression").pipeline
-    found = scores.evaluate(spec, model, train, side(test.features, answers, np.arange(300)))
-    assert found.headline.value == pytest.approx(found.test["log_loss"])
+    evaluation = scores.evaluate(spec, model, train, side(test.features, answers, np.arange(300)))
+    assert evaluation.headline.value == pytest.approx(evaluation.test["log_loss"])
 
 
 def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
@@ -123,23 +123,23 @@ def test_clusters_are_measured_beside_the_same_of_shuffled_features() -> None:
     middle = np.repeat([[0.1, 0.1], [0.9, 0.9]], 150, axis=0)
     table = pd.DataFrame(middle + np.random.default_rng(0).normal(0, 0.03, (300, 2)), columns=spec.features)
     model = fitted(spec, side(table, None), "sklearn.cluster.KMeans", n_clusters=2, n_init=1).pipeline
-    found = scores.evaluate(spec, model, side(table, None), side(table, None))
-    assert found.headline.value == pytest.approx(found.test["silhouette"])
-    assert found.headline.value > found.baseline.value + 0.2
-    assert found.gain is found.forest is found.over_forest is None
+    evaluation = scores.evaluate(spec, model, side(table, None), side(table, None))
+    assert evaluation.headline.value == pytest.approx(evaluation.test["silhouette"])
+    assert evaluation.headline.value > evaluation.baseline.value + 0.2
+    assert evaluation.gain is evaluation.forest is evaluation.over_forest is None
 
 
 def test_neighbours_are_measured_beside_those_drawn_at_random() -> None:
     spec, train, test = narrow("similar"), labelled(1), labelled(2)
     model = fitted(spec, train, "sklearn.neighbors.NearestNeighbors", metric="euclidean").pipeline
-    found = scores.evaluate(spec, model, train, test)
+    evaluation = scores.evaluate(spec, model, train, test)
     shares = train.target.value_counts(normalize=True)  # type: ignore[union-attr]
-    assert found.baseline.value == pytest.approx(test.target.map(shares).mean())  # type: ignore[union-attr]
-    assert found.headline.value == pytest.approx(found.test["agreement_at_10"])
-    assert found.gain is not None
-    assert found.gain.low is not None
-    assert found.gain.low > 0
-    assert found.over_forest is None
+    assert evaluation.baseline.value == pytest.approx(test.target.map(shares).mean())  # type: ignore[union-attr]
+    assert evaluation.headline.value == pytest.approx(evaluation.test["agreement_at_10"])
+    assert evaluation.gain is not None
+    assert evaluation.gain.low is not None
+    assert evaluation.gain.low > 0
+    assert evaluation.over_forest is None
 
 
 def test_held_out_rows_have_no_say_in_which_candidate_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,12 +70,12 @@ def test_an_overconfident_model_is_made_less_sure_and_better_on_rows_nobody_saw(
     sample: Sample, kind: Any
 ) -> None:
     before, after = sample.calibrated(*kind)
-    found = after.calibration
-    assert found is not None
-    assert found.temperature is not None
-    assert found.temperature > 1
-    assert found.after["log_loss"] < found.before["log_loss"]
-    plain, scaled = (one.pipeline.predict_proba(sample.asked) for one in (before, after))
+    scaling = after.calibration
+    assert scaling is not None
+    assert scaling.temperature is not None
+    assert scaling.temperature > 1
+    assert scaling.after["log_loss"] < scaling.before["log_loss"]
+    plain, scaled = (candidate.pipeline.predict_proba(sample.asked) for candidate in (before, after))
     assert log_loss(sample.answers, scaled) < log_loss(sample.answers, plain)
     actual, classes = sample.answers.to_numpy(), before.pipeline.classes_
     errors = [calibration.expected_error(actual, form, classes) for form in (plain, scaled)]
@@ -90,8 +90,8 @@ def test_the_file_answers_the_scaled_probabilities_and_the_same_classes(sample: 
     # Whether it helps is another matter; here it is applied.
     folds = [fold.predictions for fold in before.folds if fold.predictions]
     worse = [replace(fold, probabilities=np.roll(fold.probabilities, 1, axis=1)) for fold in folds]
-    pipeline, found = calibration.calibrate(before.pipeline, worse, sample.rows, sample.target)
-    assert calibration.is_calibrated(pipeline), found
+    pipeline, scaling = calibration.calibrate(before.pipeline, worse, sample.rows, sample.target)
+    assert calibration.is_calibrated(pipeline), scaling
     model = OnnxModel(onnx_export.export(sample.spec, pipeline, sample.rows))
     agreed = onnx_export.agreement(pipeline, model, sample.asked)
     assert agreed.labels == 1.0
@@ -133,12 +133,12 @@ def test_probabilities_that_are_good_already_are_left_alone() -> None:
     sample = Sample(2)
     pipeline = sample.fitted(*LINEAR).pipeline
     pipeline[-1].classes_ = np.array(["metal", "rock"])
-    after, found = calibration.calibrate(pipeline, folds, sample.rows, pd.Series(target))
-    if found.temperature is None:
+    after, scaling = calibration.calibrate(pipeline, folds, sample.rows, pd.Series(target))
+    if scaling.temperature is None:
         assert after is pipeline
-        assert "no better" in found.why
-    assert found.after["log_loss"] == pytest.approx(found.before["log_loss"], abs=0.002)
-    assert found.before["ece"] < 0.03
+        assert "no better" in scaling.why
+    assert scaling.after["log_loss"] == pytest.approx(scaling.before["log_loss"], abs=0.002)
+    assert scaling.before["ece"] < 0.03
 
 
 def test_a_class_that_a_fold_has_not_seen_is_no_reason_to_fail() -> None:
@@ -169,9 +169,9 @@ def test_error_and_scores_are_what_their_definitions_say() -> None:
     actual = np.array(["a", "a", "b", "b", "b"])
     # Four rows are 0.9 sure and half right, one is 0.65 sure and right.
     assert calibration.expected_error(actual, probabilities, classes) == pytest.approx(0.8 * 0.4 + 0.2 * 0.35)
-    found = calibration.quality(actual, probabilities, classes)
-    assert found["brier"] == pytest.approx((2 * 0.01 * 2 + 2 * 0.81 * 2 + 2 * 0.35**2) / 5)
-    assert found["log_loss"] == pytest.approx(-(2 * np.log(0.9) + 2 * np.log(0.1) + np.log(0.65)) / 5)
+    measures = calibration.quality(actual, probabilities, classes)
+    assert measures["brier"] == pytest.approx((2 * 0.01 * 2 + 2 * 0.81 * 2 + 2 * 0.35**2) / 5)
+    assert measures["log_loss"] == pytest.approx(-(2 * np.log(0.9) + 2 * np.log(0.1) + np.log(0.65)) / 5)
     perfect = np.array([[1.0, 0.0], [0.0, 1.0]])
     assert calibration.expected_error(classes, perfect, classes) == 0
 

@@ -33,10 +33,10 @@ def test_every_declared_clustering_is_served_as_it_was_fitted(
     fitted = candidates.fit(CLUSTERS, candidate, unlabelled(sounds), folds())
     model = OnnxModel(onnx_export.export(CLUSTERS, fitted.pipeline, sounds))
     assert onnx_export.agreement(fitted.pipeline, model, sounds).labels == 1.0
-    said = model.description
-    assert said.task == "clustering"
-    assert len(said.classes) == len(set(said.classes)) == clustering.cluster_count(fitted.pipeline)
-    assert said.background == ()
+    classes, description = model.description.classes, model.description
+    assert description.task == "clustering"
+    assert len(classes) == len(set(classes)) == clustering.cluster_count(fitted.pipeline)
+    assert description.background == ()
     assert -1 < fitted.cv_mean < 1
     assert scores.score(CLUSTERS, fitted.pipeline, unlabelled(sounds))["silhouette"] < 1
 

@@ -41,14 +41,14 @@ def test_candidate_is_served_as_it_was_fitted(
     fitted = candidates.fit(sample.spec, candidate, sample.train, sample.folds)
     model = OnnxModel(onnx_export.export(sample.spec, fitted.pipeline))
     assert model.description.features == sample.spec.features
-    found = onnx_export.agreement(fitted.pipeline, model, sample.held_out)
+    agreement = onnx_export.agreement(fitted.pipeline, model, sample.held_out)
     if name == "genre":
         assert set(model.description.classes) == set(sample.target)
-        assert found.labels is not None
-        assert found.labels >= MIN_LABEL_AGREEMENT
+        assert agreement.labels is not None
+        assert agreement.labels >= MIN_LABEL_AGREEMENT
         assert fitted.cv_mean > 1 / 6
     else:
-        assert found.labels is None
+        assert agreement.labels is None
         assert fitted.cv_mean > 0
     assert fitted.cv_std > 0
 

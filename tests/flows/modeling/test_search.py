@@ -31,14 +31,14 @@ def candidate(name: str = "toy", **params: Any) -> Candidate:
 
 
 def declared(
-    one: Candidate, value: float, seconds: float = 3.0, state: search.State = "declared"
+    declared_candidate: Candidate, value: float, seconds: float = 3.0, state: search.State = "declared"
 ) -> search.Trial:
-    return search.Trial(one, (candidates.FoldScore(value),) * FOLDS, state, seconds)
+    return search.Trial(declared_candidate, (candidates.FoldScore(value),) * FOLDS, state, seconds)
 
 
-def toy(one: Candidate, _: int) -> candidates.FoldScore:
+def toy(proposed: Candidate, _: int) -> candidates.FoldScore:
     """Best at alpha 2."""
-    return candidates.FoldScore(1 - abs(one.params["alpha"] - 2) / 10)
+    return candidates.FoldScore(1 - abs(proposed.params["alpha"] - 2) / 10)
 
 
 def run(trials: int, seed: int = 7, **options: Any) -> list[search.Trial]:
@@ -48,18 +48,18 @@ def run(trials: int, seed: int = 7, **options: Any) -> list[search.Trial]:
 
 def test_a_better_point_than_the_declared_one_is_found() -> None:
     start = declared(candidate(), 0.3)
-    found = search.best_trial([start, *run(40)])
-    assert found.state == "complete"
-    assert found.mean > 0.95
-    assert found.candidate.params["alpha"] == pytest.approx(2, abs=0.5)
-    assert found.candidate.name == "toy"
+    best = search.best_trial([start, *run(40)])
+    assert best.state == "complete"
+    assert best.mean > 0.95
+    assert best.candidate.params["alpha"] == pytest.approx(2, abs=0.5)
+    assert best.candidate.name == "toy"
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 30])
 def test_there_are_as_many_trials_as_were_asked_for(trials: int) -> None:
-    told = list[int]()
-    assert len(run(trials, notify=lambda count, _: told.append(count))) == trials
-    assert told == list(range(1, trials + 1))
+    counts = list[int]()
+    assert len(run(trials, notify=lambda count, _: counts.append(count))) == trials
+    assert counts == list(range(1, trials + 1))
 
 
 def test_what_was_pruned_is_never_chosen() -> None:
@@ -70,12 +70,12 @@ def test_what_was_pruned_is_never_chosen() -> None:
 
 @pytest.mark.parametrize("slow", [0.0, 0.02])
 def test_neither_time_nor_load_has_a_say(slow: float) -> None:
-    def score(one: Candidate, number: int) -> candidates.FoldScore:
+    def score(proposed: Candidate, number: int) -> candidates.FoldScore:
         time.sleep(slow)
-        return toy(one, number)
+        return toy(proposed, number)
 
-    points = [(one.candidate.params["alpha"], one.state, one.mean) for one in run(9, score=score)]
-    assert points == [(one.candidate.params["alpha"], one.state, one.mean) for one in run(9)]
+    points = [(trial.candidate.params["alpha"], trial.state, trial.mean) for trial in run(9, score=score)]
+    assert points == [(trial.candidate.params["alpha"], trial.state, trial.mean) for trial in run(9)]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_without_trials_or_a_space_nothing_is_tried(trials: int, spaces: Any) ->
 
 def test_the_seed_drives_what_is_tried() -> None:
     def points(seed: int) -> list[float]:
-        return [one.candidate.params["alpha"] for one in run(13, seed=seed)]
+        return [trial.candidate.params["alpha"] for trial in run(13, seed=seed)]
 
     assert points(3) == points(3) != points(4)
 
@@ -122,29 +122,29 @@ def test_every_kind_of_space_is_searched_inside_its_ends_and_other_parameters_st
     )
     other = candidate("other")
 
-    def score(one: Candidate, _: int) -> candidates.FoldScore:
+    def score(proposed: Candidate, _: int) -> candidates.FoldScore:
         return candidates.FoldScore(0.5)
 
     tried = search.search([declared(kinds, 0.5), declared(other, 0.5)], score, trials=50, seed=7)
-    assert {one.candidate.name for one in tried} == {"kinds", "other"}
-    points = [one.candidate.params for one in tried if one.candidate.name == "kinds"]
+    assert {trial.candidate.name for trial in tried} == {"kinds", "other"}
+    points = [trial.candidate.params for trial in tried if trial.candidate.name == "kinds"]
     assert {point["shape"] for point in points} == {(8,), (8, 8), None}
     assert all(point["depth"] in range(2, 6) and 0.01 <= point["rate"] <= 1 for point in points)
     assert all(isinstance(point["depth"], int) and point["seed"] == 5 for point in points)
 
 
 def test_what_is_plainly_worse_is_pruned_after_a_fold() -> None:
-    def score(one: Candidate, _: int) -> candidates.FoldScore:
-        return candidates.FoldScore(1.0 if one.params["alpha"] < 1 else -one.params["alpha"])
+    def score(proposed: Candidate, _: int) -> candidates.FoldScore:
+        return candidates.FoldScore(1.0 if proposed.params["alpha"] < 1 else -proposed.params["alpha"])
 
     tried = search.search([declared(candidate(), 0.3)], score, trials=40, seed=7)
-    states = {one.state for one in tried}
+    states = {trial.state for trial in tried}
     assert "pruned" in states
-    assert all(len(one.folds) < FOLDS for one in tried if one.state == "pruned")
+    assert all(len(trial.folds) < FOLDS for trial in tried if trial.state == "pruned")
 
 
 def test_a_score_that_is_no_number_is_not_the_best() -> None:
-    def score(one: Candidate, _: int) -> candidates.FoldScore:
+    def score(proposed: Candidate, _: int) -> candidates.FoldScore:
         return candidates.FoldScore(float("nan"))
 
     start = declared(candidate(), 0.3)
@@ -272,7 +272,7 @@ def test_with_a_budget_of_nothing_the_step_changes_nothing(
     fitted = [candidates.fit(spec, spec.candidates[0], data.train, data.folds)]
     after, tried = steps.search_further.fn(spec, fitted, data)
     assert after is fitted
-    assert [one.state for one in tried] == ["declared"]
+    assert [trial.state for trial in tried] == ["declared"]
     assert logged == []
 
 

@@ -80,8 +80,8 @@ def test_a_list_of_questions_is_answered_in_parts(
     rows = tracks[list(SIMILAR.features)].to_numpy(np.float32)
     whole = model.predict(rows)
     monkeypatch.setattr("registry.model_format.onnx_model._DISTANCES", 700 * 64)
-    for one, other in zip(whole, model.predict(rows), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for expected, in_parts in zip(whole, model.predict(rows), strict=True):
+        np.testing.assert_array_equal(expected, in_parts)
 
 
 def test_an_index_that_finds_others_than_the_search_is_no_export_of_it(tracks: pd.DataFrame) -> None:
@@ -108,9 +108,9 @@ def test_a_file_without_its_things_or_names_is_none(tracks: pd.DataFrame, sounds
 
 def test_scores_of_a_search_leave_the_row_itself_out(tracks: pd.DataFrame) -> None:
     pipeline, features = search(tracks, "euclidean"), tracks[list(SIMILAR.features)]
-    found = task_of(SIMILAR).metrics(pipeline, Rows(features, tracks, "track_genre"))
-    assert 1 / 6 < found["agreement_at_10"] < 1
-    assert found["nearest_distance"] > 0
+    metrics = task_of(SIMILAR).metrics(pipeline, Rows(features, tracks, "track_genre"))
+    assert 1 / 6 < metrics["agreement_at_10"] < 1
+    assert metrics["nearest_distance"] > 0
     # Of everything related to itself alone, nothing is near.
     alone = task_of(SIMILAR).fit(pipeline, features, tracks["track_id"])
     assert task_of(SIMILAR).metrics(alone, Rows(features, tracks, "track_id"))["agreement_at_10"] == 0

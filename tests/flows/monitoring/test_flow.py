@@ -210,7 +210,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
     def retrain_twice(then: Path, variables: dict[str, str]) -> None:
         """On the table as it is, and on `then` in its place."""
         code = (
-            "import os; from flows.training.cli import prepare_environment; "
+            "import os; from flows.environment import prepare_environment; "
             "from flows.settings import FlowSettings; prepare_environment(FlowSettings()); "
             "from flows.monitoring.retrain import retrain; retrain('sounds'); "
             f"os.replace({str(then)!r}, {str(table)!r}); retrain('sounds')"

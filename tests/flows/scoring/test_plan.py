@@ -26,7 +26,7 @@ from tests.flows.support.scoring import GENRE, model, plan_of, tracks, write
 
 
 @pytest.fixture(scope="module")
-def one() -> OnnxModel:
+def onnx_model() -> OnnxModel:
     return model()
 
 
@@ -38,52 +38,52 @@ def source(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_row_groups_are_shared_out_in_order_across_files(one: OnnxModel, source: Path) -> None:
-    plan = plan_of(one, source, rows=80)
+def test_row_groups_are_shared_out_in_order_across_files(onnx_model: OnnxModel, source: Path) -> None:
+    plan = plan_of(onnx_model, source, rows=80)
     assert [(file.name, file.rows) for file in plan.files] == [("a.parquet", 100), ("below/b.parquet", 50)]
     assert plan.parts == (
         Part(pieces=(Piece(file=0, first=0, last=2),), rows=80),
         Part(pieces=(Piece(file=0, first=2, last=3), Piece(file=1, first=0, last=2)), rows=70),
     )
     # A row group is never cut, however small a partition is to be.
-    assert [part.rows for part in plan_of(one, source, rows=1).parts] == [40, 40, 20, 40, 10]
+    assert [part.rows for part in plan_of(onnx_model, source, rows=1).parts] == [40, 40, 20, 40, 10]
     assert plan.keep == ("track_id",)
 
 
-def test_a_single_file_is_a_source_and_hidden_ones_are_not(one: OnnxModel, source: Path) -> None:
+def test_a_single_file_is_a_source_and_hidden_ones_are_not(onnx_model: OnnxModel, source: Path) -> None:
     write(tracks(5), source / "_temporary" / "c.parquet", 40)
     write(tracks(5), source / ".hidden.parquet", 40)
-    assert plan_of(one, source).rows == 150
-    assert [file.name for file in plan_of(one, source / "a.parquet").files] == ["a.parquet"]
+    assert plan_of(onnx_model, source).rows == 150
+    assert [file.name for file in plan_of(onnx_model, source / "a.parquet").files] == ["a.parquet"]
 
 
-def test_what_cannot_be_read_is_refused_and_named(one: OnnxModel, source: Path) -> None:
+def test_what_cannot_be_read_is_refused_and_named(onnx_model: OnnxModel, source: Path) -> None:
     with pytest.raises(DataError, match=r"no Parquet file at .*nowhere"):
-        plan_of(one, source.parent / "nowhere")
-    for name, frame, said in (
+        plan_of(onnx_model, source.parent / "nowhere")
+    for name, frame, words in (
         ("lacks", tracks(5).drop(columns=["tempo", "key"]), r"b\.parquet lacks the columns .*tempo"),
         ("type", tracks(5).assign(key="C sharp"), r"b\.parquet: key is of type .*whole numbers"),
     ):
         write(frame, source / "below" / "b.parquet", 40)
-        with pytest.raises(DataError, match=said):
-            plan_of(one, source)
+        with pytest.raises(DataError, match=words):
+            plan_of(onnx_model, source)
         assert name
     (source / "below" / "b.parquet").write_text("no Parquet")
     with pytest.raises(DataError, match=r"b\.parquet cannot be read as Parquet"):
-        plan_of(one, source)
+        plan_of(onnx_model, source)
     write(tracks(0), source / "below" / "b.parquet", 40)
     write(tracks(0), source / "a.parquet", 40)
     with pytest.raises(DataError, match="has no rows"):
-        plan_of(one, source)
+        plan_of(onnx_model, source)
 
 
-def test_kept_columns_must_be_there_and_of_one_type(one: OnnxModel, source: Path) -> None:
-    assert plan_of(one, source, keep=("artists",)).keep == ("artists",)
+def test_kept_columns_must_be_there_and_of_one_type(onnx_model: OnnxModel, source: Path) -> None:
+    assert plan_of(onnx_model, source, keep=("artists",)).keep == ("artists",)
     with pytest.raises(DataError, match="lacks the columns nothing"):
-        plan_of(one, source, keep=("nothing",))
+        plan_of(onnx_model, source, keep=("nothing",))
     write(tracks(5).assign(artists=1), source / "below" / "b.parquet", 40)
     with pytest.raises(DataError, match="artists is of another type"):
-        plan_of(one, source, keep=("artists",))
+        plan_of(onnx_model, source, keep=("artists",))
 
 
 def test_results_do_not_go_among_inputs_nor_into_a_folder_with_other_things(
@@ -110,12 +110,12 @@ def test_what_cannot_be_scored_is_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_the_first_plan_is_in_force_and_another_is_refused(
-    one: OnnxModel, source: Path, tmp_path: Path
+    onnx_model: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
     out = LocalStore(tmp_path / "out")
-    first = plan_of(one, source, rows=80)
+    first = plan_of(onnx_model, source, rows=80)
     plan, plan_digest = plans.write_plan(out, first)
-    again, same = plans.write_plan(out, plan_of(one, source, rows=1))
+    again, same = plans.write_plan(out, plan_of(onnx_model, source, rows=1))
     assert (again, same) == (plan, plan_digest) == (first, plan_digest)
     plans.require_same(plan, model="genre", source=str(source), keep=())
     for changed in ({"model": "energy"}, {"source": "s3://other"}, {"keep": ("artists",)}):
@@ -127,11 +127,11 @@ def test_the_first_plan_is_in_force_and_another_is_refused(
 
 
 def test_an_input_that_changed_is_refused_before_and_while_it_is_read(
-    one: OnnxModel, source: Path, tmp_path: Path
+    onnx_model: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
-    plan, plan_digest = plans.write_plan(LocalStore(tmp_path / "out"), plan_of(one, source))
+    plan, plan_digest = plans.write_plan(LocalStore(tmp_path / "out"), plan_of(onnx_model, source))
     plans.require_unchanged(plan)
-    scorer = Scorer(plan, one)
+    scorer = Scorer(plan, onnx_model)
     write(tracks(100, 3), source / "a.parquet", 40)
     with pytest.raises(ChangedError, match=r"a\.parquet was changed"):
         plans.require_unchanged(plan)
@@ -142,24 +142,24 @@ def test_an_input_that_changed_is_refused_before_and_while_it_is_read(
         plans.require_unchanged(plan)
 
 
-def test_a_new_input_is_refused(one: OnnxModel, source: Path) -> None:
-    plan = plan_of(one, source)
+def test_a_new_input_is_refused(onnx_model: OnnxModel, source: Path) -> None:
+    plan = plan_of(onnx_model, source)
     write(tracks(5), source / "c.parquet", 40)
     with pytest.raises(ChangedError, match=r"c\.parquet is new"):
         plans.require_unchanged(plan)
 
 
-def scored_folder(one: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str, LocalStore]:
+def scored_folder(onnx_model: OnnxModel, source: Path, folder: Path) -> tuple[Plan, str, LocalStore]:
     out = LocalStore(folder)
-    plan, plan_digest = plans.write_plan(out, plan_of(one, source, rows=80))
-    scorer = Scorer(plan, one)
+    plan, plan_digest = plans.write_plan(out, plan_of(onnx_model, source, rows=80))
+    scorer = Scorer(plan, onnx_model)
     for part in range(len(plan.parts)):
         write_partition(scorer, out, plan_digest, part)
     return plan, plan_digest, out
 
 
-def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_path: Path) -> None:
-    plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
+def test_only_partitions_of_this_plan_count(onnx_model: OnnxModel, source: Path, tmp_path: Path) -> None:
+    plan, plan_digest, out = scored_folder(onnx_model, source, tmp_path / "out")
     assert {
         part: done.rows for part, done in manifest.finished_partitions(out, plan, plan_digest).items()
     } == {
@@ -181,9 +181,9 @@ def test_only_partitions_of_this_plan_count(one: OnnxModel, source: Path, tmp_pa
 
 
 def test_success_is_written_of_whole_jobs_alone_and_kept_an_eye_on(
-    one: OnnxModel, source: Path, tmp_path: Path
+    onnx_model: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
-    plan, plan_digest, out = scored_folder(one, source, tmp_path / "out")
+    plan, plan_digest, out = scored_folder(onnx_model, source, tmp_path / "out")
     done = manifest.finished_partitions(out, plan, plan_digest)
     with pytest.raises(DataError, match=r"lacks part-00001\.parquet"):
         manifest.write_manifest(out, plan, plan_digest, {0: done[0]})
@@ -197,8 +197,8 @@ def test_success_is_written_of_whole_jobs_alone_and_kept_an_eye_on(
         manifest.read_manifest(out, plan, plan_digest)
 
 
-def test_too_many_rejected_rows_fail_the_job(one: OnnxModel, source: Path) -> None:
-    plan = plan_of(one, source, rows=80)
+def test_too_many_rejected_rows_fail_the_job(onnx_model: OnnxModel, source: Path) -> None:
+    plan = plan_of(onnx_model, source, rows=80)
     done = FinishedPartition(part=0, rows=80, rejected=2, reasons={"key: no": 2})
     _require_few(plan, [done], 2 / 150)
     with pytest.raises(TooManyRejectedError, match=r"2 of 150 rows .* 2 times key: no"):
@@ -225,20 +225,20 @@ def test_a_file_is_put_once(tmp_path: Path) -> None:
     assert out.put_new("a/b", io.BytesIO(b"one"))
     assert not out.put_new("a/b", io.BytesIO(b"two"))
     assert out.read("a/b") == b"one"
-    assert [found.name for found in out.list()] == ["a/b"]
+    assert [stored.name for stored in out.list()] == ["a/b"]
 
 
 def test_nulls_of_a_dictionary_and_many_files_make_no_second_schema(
-    one: OnnxModel, source: Path, tmp_path: Path
+    onnx_model: OnnxModel, source: Path, tmp_path: Path
 ) -> None:
-    scored_folder(one, source, tmp_path / "out")
+    scored_folder(onnx_model, source, tmp_path / "out")
     tables = [pq.read_table(path) for path in sorted((tmp_path / "out").glob("*.parquet"))]
     assert pa.concat_tables(tables).num_rows == 150
     assert pd.unique(tables[1].to_pandas()["source"]).tolist() == ["a.parquet", "below/b.parquet"]
 
 
 def test_the_deployment_is_this_flow() -> None:
-    found = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    (declared,) = (one for one in found if one["entrypoint"].startswith("flows.scoring.flow."))
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    (declared,) = (each for each in deployments if each["entrypoint"].startswith("flows.scoring.flow."))
     assert declared["entrypoint"] == "flows.scoring.flow.score"
     assert set(declared["parameters"]) < set(inspect.signature(score.fn).parameters)

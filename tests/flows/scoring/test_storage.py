@@ -19,11 +19,11 @@ from tests.ports import free_port
 def s3(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Store]:
     """An empty prefix of the stack's bucket."""
     monkeypatch.setenv("GREENROOM_HOME", str(stack.home))
-    found = open_store("s3://greenroom/tests/places")
-    assert isinstance(found, S3Store)
-    yield found
-    for one in found.list():
-        found._client.delete_object(**found._key(one.name))
+    store = open_store("s3://greenroom/tests/places")
+    assert isinstance(store, S3Store)
+    yield store
+    for stored in store.list():
+        store._client.delete_object(**store._key(stored.name))
 
 
 def test_of_many_who_write_one_is_first(s3: S3Store) -> None:
@@ -35,10 +35,10 @@ def test_of_many_who_write_one_is_first(s3: S3Store) -> None:
 
 def test_an_object_is_read_by_ranges_until_it_changes(s3: S3Store) -> None:
     s3.put_new("rows", io.BytesIO(bytes(range(256))))
-    found = s3.find("rows")
-    assert found is not None
-    assert [found] == list(s3.list())
-    file = s3.open(found)
+    stored = s3.find("rows")
+    assert stored is not None
+    assert [stored] == list(s3.list())
+    file = s3.open(stored)
     assert file.seek(-6, io.SEEK_END) == 250
     assert file.read(100) == bytes(range(250, 256))
     file.seek(10)
@@ -60,8 +60,8 @@ def test_a_server_that_ignores_or_lacks_conditions_is_asked_first(
 
     def lacking(**options: object) -> object:
         if "IfNoneMatch" in options:
-            said = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
-            raise ClientError(said, "PutObject")  # type: ignore[arg-type]
+            answer = {"Error": {"Code": "NotImplemented"}, "ResponseMetadata": {"HTTPStatusCode": 501}}
+            raise ClientError(answer, "PutObject")  # type: ignore[arg-type]
         return real(**options)
 
     monkeypatch.setattr(s3._client, "put_object", lacking)
@@ -90,9 +90,9 @@ def test_a_folder_behaves_the_same(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         wrote = list(pool.map(lambda n: folder.put_new("race", io.BytesIO(b"%d" % n)), range(8)))
     assert wrote.count(True) == 1
-    found = folder.find("race")
-    assert found is not None
+    stored = folder.find("race")
+    assert stored is not None
     (tmp_path / "race").write_bytes(b"another")
     with pytest.raises(ChangedError):
-        folder.open(found)
+        folder.open(stored)
     assert [path.name for path in tmp_path.iterdir()] == ["race"]

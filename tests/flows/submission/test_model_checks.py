@@ -48,8 +48,8 @@ def table() -> pd.DataFrame:
 
 def declared(table: pd.DataFrame, target: str = "kind") -> ModelSpec:
     task: Any = "classification" if target == "kind" else "regression"
-    found, _ = plain_table.declare("trees", table.copy(), target=target, task=task)
-    return found.spec()
+    declaration, _ = plain_table.declare("trees", table.copy(), target=target, task=task)
+    return declaration.spec()
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def describe(spec: ModelSpec, content: bytes, table: pd.DataFrame, *classes: str
 
 def graph(width: int, outputs: list[Any], nodes: list[Any], rows: Any = "n") -> bytes:
     """Return an ONNX file of a few nodes that read `x`."""
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, width])
-    made = helper.make_graph(nodes, "made", [given], outputs)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    matrix = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, width])
+    graph = helper.make_graph(nodes, "made", [matrix], outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     return bytes(model.SerializeToString())
 
 
@@ -325,9 +325,9 @@ def test_what_people_bring_becomes_an_onnx_model_that_agrees(
     model_checks.use_column_positions(pipeline, spec.features)
     np.testing.assert_allclose(pipeline.predict_proba(rows), expected)
     model = OnnxModel(onnx_export.export(spec, pipeline, rows))
-    found = onnx_export.agreement(pipeline, model, rows)
-    assert found.labels == 1.0
-    assert found.max_difference < 1e-5
+    agreement = onnx_export.agreement(pipeline, model, rows)
+    assert agreement.labels == 1.0
+    assert agreement.max_difference < 1e-5
     assert "sklearn." in SubmittedModel(estimator).kind
     assert "._" not in SubmittedModel(estimator).kind
 
@@ -372,6 +372,6 @@ def test_a_worse_model_is_the_gates_to_refuse(spec: ModelSpec, table: pd.DataFra
 
 def test_a_submission_says_where_it_learned(spec: ModelSpec) -> None:
     assert flow.Submission(spec, SubmittedModel(LogisticRegression())).tags["greenroom.fitted"] == "here"
-    made = flow.Submission(spec, SubmittedModel(onnx=b"", source="model.onnx"), as_fitted=True)
-    assert made.tags["greenroom.fitted"] == "elsewhere"
-    assert made.tags["greenroom.submitted_from"] == "model.onnx"
+    submission = flow.Submission(spec, SubmittedModel(onnx=b"", source="model.onnx"), as_fitted=True)
+    assert submission.tags["greenroom.fitted"] == "elsewhere"
+    assert submission.tags["greenroom.submitted_from"] == "model.onnx"

@@ -30,9 +30,9 @@ def table(rows: int = 1200) -> pd.DataFrame:
     )
 
 
-def declare(found: pd.DataFrame, **words: Any) -> PlainDeclaration:
-    given: dict[str, Any] = {"target": "price", "task": "regression", "group": "town", **words}
-    return plain_table.declare("houses", found, **given)[0]
+def declare(frame: pd.DataFrame, **words: Any) -> PlainDeclaration:
+    arguments: dict[str, Any] = {"target": "price", "task": "regression", "group": "town", **words}
+    return plain_table.declare("houses", frame, **arguments)[0]
 
 
 def test_a_table_declares_a_model() -> None:
@@ -67,8 +67,8 @@ def test_the_same_rows_have_the_same_id_and_others_another() -> None:
 
 @pytest.mark.parametrize("rows", [420, 500, 700, 900, 1100])
 def test_small_tables_leave_enough_rows_held_out_for_the_gate(rows: int) -> None:
-    found = table(rows).drop(columns="town")
-    declared, kept = plain_table.declare("houses", found, target="price", task="regression")
+    lacking = table(rows).drop(columns="town")
+    declared, kept = plain_table.declare("houses", lacking, target="price", task="regression")
     spec = declared.spec()
     _, held_out = splits.split(plain_table.frame(spec, kept), spec)
     assert len(held_out) >= 200
@@ -113,25 +113,25 @@ def test_training_rows_are_those_of_every_training_and_no_others() -> None:
     read = sources.read_table(spec.dataset)
     rows, _ = cleaning.clean(validation.validate(read, spec.dataset)[0], spec, read=len(read))
     train, test = splits.split(rows, spec)
-    found = training_rows("genre")
-    assert tuple(found.features.columns) == spec.features
+    training = training_rows("genre")
+    assert tuple(training.features.columns) == spec.features
     np.testing.assert_array_equal(
-        found.features.to_numpy(), cleaning.features(rows, spec).iloc[train].to_numpy()
+        training.features.to_numpy(), cleaning.features(rows, spec).iloc[train].to_numpy()
     )
-    assert found.target.tolist() == rows["track_genre"].iloc[train].tolist()
-    assert found.groups is not None
+    assert training.target.tolist() == rows["track_genre"].iloc[train].tolist()
+    assert training.groups is not None
     held_out = {artist for artists in rows["artists"].iloc[test] for artist in artists.split(";")}
-    assert held_out.isdisjoint(artist for artists in found.groups for artist in artists.split(";"))
-    for learn, validate in found.folds:
-        assert set(learn) | set(validate) == set(range(len(found.target)))
+    assert held_out.isdisjoint(artist for artists in training.groups for artist in artists.split(";"))
+    for learn, validate in training.folds:
+        assert set(learn) | set(validate) == set(range(len(training.target)))
 
 
 def test_training_rows_of_a_plain_table_leave_the_held_out_ones_out() -> None:
-    found = training_rows("houses", table=table(), target="price", task="regression", group="town")
-    assert 900 < len(found.features) < 1000
-    assert found.groups is not None
-    assert set(found.features) == {"height", "floors", "new"}
-    assert found.target.dtype == np.float64
+    training = training_rows("houses", table=table(), target="price", task="regression", group="town")
+    assert 900 < len(training.features) < 1000
+    assert training.groups is not None
+    assert set(training.features) == {"height", "floors", "new"}
+    assert training.target.dtype == np.float64
 
 
 def test_models_without_a_target_cannot_be_submitted() -> None:

@@ -28,6 +28,7 @@ import httpx
 import psutil
 from mlflow import MlflowClient
 
+from flows.training import steps
 from flows.training.flow import train
 from registry.client.registry import Registry
 from registry.names import Stage
@@ -39,8 +40,8 @@ def _die(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("SIGKILL is not survived")
 
 
-def _dies(owner: type, name: str, *, when: Callable[..., bool] = lambda *_: True) -> None:
-    """Let a method do its work, and the process die before anybody hears of it."""
+def _dies(owner: Any, name: str, *, when: Callable[..., bool] = lambda *_: True) -> None:
+    """Let a method or a function do its work, and the process die before anybody hears of it."""
     original = getattr(owner, name)
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
@@ -58,8 +59,8 @@ POINTS: dict[str, Callable[[], None]] = {
     "half a model": lambda: setattr(MlflowClient, "finalize_logged_model", _die),
     "a name without versions": lambda: _dies(MlflowClient, "create_registered_model"),
     "registered": lambda: _dies(MlflowClient, "create_model_version"),
-    "before the evidence": lambda: setattr(Registry, "attest", _die),
-    "evidence": lambda: _dies(Registry, "attest"),
+    "before the evidence": lambda: setattr(steps, "request_verdict", _die),
+    "evidence": lambda: _dies(steps, "request_verdict"),
     "staged": _promoted_to(Stage.STAGING),
     "promoted": _promoted_to(Stage.PRODUCTION),
     "end": lambda: None,

@@ -17,7 +17,7 @@ def train(spec: ModelSpec, trials: int) -> bytes:
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     data = splits.split_rows(rows, spec)
     train, folds = data.train, data.folds
-    fitted = [candidates.fit(spec, one, train, folds) for one in spec.candidates]
+    fitted = [candidates.fit(spec, candidate, train, folds) for candidate in spec.candidates]
     _, searched = search.refine(spec, fitted, train, folds, trials=trials)
     top = search.best_trial(searched)
     whole = candidates.fit_whole(spec, top.candidate, train, top.folds)
@@ -34,7 +34,7 @@ def main() -> None:
     for wanted in sys.argv[1:]:
         name, _, kept = wanted.partition(":")
         spec = get_model(name)
-        only = tuple(one for one in spec.candidates if kept in ("", one.name))
+        only = tuple(candidate for candidate in spec.candidates if kept in ("", candidate.name))
         content = train(spec.model_copy(update={"candidates": only}), trials=1)
         digests[wanted] = sha256(content).hexdigest()
     sys.stdout.write(json.dumps(digests))

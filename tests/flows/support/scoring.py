@@ -41,18 +41,18 @@ def model() -> OnnxModel:
     return OnnxModel(classifier(GENRE.features).SerializeToString())
 
 
-def pinned(one: OnnxModel) -> PinnedVersion:
+def pinned(onnx_model: OnnxModel) -> PinnedVersion:
     """The version that a plan names."""
-    return PinnedVersion(3, one.digest, one.description.task, one.description.classes)
+    return PinnedVersion(3, onnx_model.digest, onnx_model.description.task, onnx_model.description.classes)
 
 
-def plan_of(one: OnnxModel, source: Path, rows: int = 100, **options: Any) -> Plan:
+def plan_of(onnx_model: OnnxModel, source: Path, rows: int = 100, **options: Any) -> Plan:
     """A plan for `genre`."""
-    return make_plan(GENRE, pinned(one), str(source), keep=options.get("keep", ()), rows=rows)
+    return make_plan(GENRE, pinned(onnx_model), str(source), keep=options.get("keep", ()), rows=rows)
 
 
-def expected(one: OnnxModel, frame: pd.DataFrame) -> tuple[list[str], Any]:
+def expected(onnx_model: OnnxModel, frame: pd.DataFrame) -> tuple[list[str], Any]:
     """What the model says to rows, as the predictor would ask it."""
-    matrix = frame[list(one.description.features)].astype("float64").to_numpy().astype(np.float32)
-    labels, shares = one.predict(matrix)
+    matrix = frame[list(onnx_model.description.features)].astype("float64").to_numpy().astype(np.float32)
+    labels, shares = onnx_model.predict(matrix)
     return [str(label) for label in labels], shares

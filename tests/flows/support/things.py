@@ -29,14 +29,14 @@ class Thing(Seen):
 
 
 def declare(task: str = "classification", target: str = "kind", **changes: Any) -> ModelSpec:
-    given = {"unique_by": ("owner", "size"), "prefer": "votes", "group": "owner", "group_separator": ";"}
+    identity = {"unique_by": ("owner", "size"), "prefer": "votes", "group": "owner", "group_separator": ";"}
     dataset = Dataset(
         name="things",
         description="",
         source="things.parquet",
         row=Thing,
         features=Seen,
-        **{**given, **changes},
+        **{**identity, **changes},
     )
     return ModelSpec(
         name="thing",

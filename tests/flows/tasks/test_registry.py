@@ -98,9 +98,9 @@ def test_a_further_task_is_trained_measured_converted_and_described(counting: Mo
     assert evaluation.baseline_name == "always the usual count"
     assert evaluation.headline.value < evaluation.baseline.value
     assert evaluation.forest is None
-    assert [kind for kind, _ in answer_form(counting.task).signature(())] == ["float32"]
+    assert [kind for kind, _ in answer_form(counting.task).signature()] == ["float32"]
     assert signature(content).outputs.inputs[0].shape == (-1, 1)
-    scored = [ScoredCandidate(one, {}, {}) for one in fitted]
+    scored = [ScoredCandidate(candidate, {}, {}) for candidate in fitted]
     trained = TrainedModel(
         counting, Cleaning(200, 0, 0, 0, 200), data, winner, scored, trials, content, agreement
     )

@@ -41,8 +41,8 @@ def trained(cores: set[int], **environment: str) -> dict[str, str]:
 def test_neither_cores_nor_threads_nor_hashes_change_a_model() -> None:
     cores = set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else {0}
     many = {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4", "PYTHONHASHSEED": "1"}
-    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "2"}
-    assert trained(cores, **many) == trained({min(cores)}, **one)
+    alone = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "2"}
+    assert trained(cores, **many) == trained({min(cores)}, **alone)
 
 
 def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
@@ -51,7 +51,7 @@ def test_a_forests_threads_do_not_change_what_it_says_of_a_fold() -> None:
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     # Enough of them that eight threads come to an end in another order each time.
     rows = pd.concat([rows] * 4, ignore_index=True)
-    (forest,) = [one for one in spec.candidates if one.name == "random-forest"]
+    (forest,) = [candidate for candidate in spec.candidates if candidate.name == "random-forest"]
     forest = forest.model_copy(update={"params": {**forest.params, "n_estimators": 50, "n_jobs": 8}})
     whole = Rows(cleaning.features(rows, spec), rows, "track_genre")
     fold = (np.arange(2000), np.arange(2000, len(rows)))
@@ -73,7 +73,7 @@ def test_what_genre_searches_keeps_five_points_from_the_gate() -> None:
     table = sources.read_table(spec.dataset)
     rows, _ = cleaning.clean(validation.validate(table, spec.dataset)[0], spec, read=len(table))
     data = splits.split_rows(rows, spec)
-    (boosting,) = [one for one in spec.candidates if one.name == "gradient-boosting"]
+    (boosting,) = [candidate for candidate in spec.candidates if candidate.name == "gradient-boosting"]
     closest = {
         name: space.high
         for name, space in boosting.search.items()
