@@ -128,16 +128,17 @@ def _session_gate(deepchecks_server: DeepChecksServer) -> Iterator[None]:
 
 @dataclass
 class Stack:
-    """A home with a local stack of its own."""
+    """A home with a local stack of its own.
+
+    With a port for `GATE` it starts a gate of its own; else the session's gate judges (tests/gate_server.py).
+    """
 
     home: Path
     ports: dict[str, int] = field(
         default_factory=lambda: {
-            name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "GATE", "S3", "POSTGRES")
+            name: free_port() for name in ("SERVING", "MLFLOW", "PREFECT", "S3", "POSTGRES")
         }
     )
-    # Whether `up` starts a gate of its own; else the session's judges (tests/gate_server.py).
-    own_gate: bool = False
     # What every command is told besides: whatever differs from one `up` to the next restarts services.
     variables: dict[str, str] = field(default_factory=dict)
 
@@ -150,7 +151,7 @@ class Stack:
         # A worker is for the tests that need one: it takes memory, and runs what is scheduled. Trainings try
         # what is declared and no more.
         alone |= {"GREENROOM_LOCAL_WORKER": "false", "GREENROOM_SEARCH_TRIALS": "0"}
-        gate = {} if self.own_gate else {"GREENROOM_GATE_URL": SESSION_GATE.url}
+        gate = {} if "GATE" in self.ports else {"GREENROOM_GATE_URL": SESSION_GATE.url}
         return {**os.environ, "GREENROOM_HOME": str(self.home), **alone, **chosen, **gate, **self.variables}
 
     @property

@@ -73,8 +73,8 @@ def declare(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec, rows: Rows) -> Non
     origin = DataOrigin(source="rows", declared=True)
     monkeypatch.setattr(cli, "find_spec", lambda *_: spec)
     monkeypatch.setattr(judgement, "find_declared", lambda *_: Declared(spec, origin))
-    sides = [SplitSide(frame[list(spec.features)], frame[["energy"]], "energy") for frame in rows]
-    monkeypatch.setattr(judgement, "load_rows", lambda _: SplitRows(*sides, []))
+    train, test = (SplitSide(frame[list(spec.features)], frame[["energy"]], "energy") for frame in rows)
+    monkeypatch.setattr(judgement, "load_rows", lambda _: SplitRows(train, test, []))
 
 
 def run(*arguments: str) -> Result:

@@ -115,7 +115,7 @@ def test_a_further_task_is_trained_measured_converted_and_described(counting: Mo
         dataset_digests={"train": digest, "test": digest},
         outcomes=(outcome,),
     )
-    card = model_card.card(model_card.Facts(trained, evaluation, verdict, "f" * 32))
+    card = model_card.with_verdict(model_card.card(model_card.Facts(trained, evaluation, "f" * 32)), verdict)
     assert "A counting, tree." in card
     assert "| root_error |" in card
 

@@ -43,6 +43,7 @@ GOOD = Evidence(
     incumbent=CHAMPION,
     configuration={"policy": {"sha256": "policy"}},
     failed_tests=(),
+    data=None,
     reason=None,
     operator=None,
     keyid="k",
