@@ -16,6 +16,7 @@ import pytest
 
 from tests.deepchecks_server import DeepChecksServer
 from tests.ports import free_port
+from tests.warm_commands import warm_greenroom, warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -149,10 +150,16 @@ class Stack:
     def greenroom(
         self, *arguments: str, constants: Mapping[str, object] | None = None, **variables: str
     ) -> "subprocess.CompletedProcess[str]":
-        """Run the command line against this stack; `constants` as in tests/constants.py."""
-        changed = [sys.executable, "-m", "tests.constants", json.dumps(constants)]
+        """Run the command line against this stack; `constants` as in tests/constants.py.
+
+        `up` has a Python of its own: what it starts is to be what `make up` starts.
+        """
+        real = Path(sys.executable).parent / "greenroom"
+        command = [str(real if "up" in arguments[:1] else warm_greenroom())]
+        if constants:
+            command = [str(warm_python()), "-m", "tests.constants", json.dumps(constants)]
         return subprocess.run(
-            [*(changed if constants else [str(Path(sys.executable).parent / "greenroom")]), *arguments],
+            [*command, *arguments],
             cwd=ROOT,
             env={**self.environment, **variables},
             capture_output=True,

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from tests.flows.support.tumour_rows import tumours
 from tests.receivers import http_receiver
 from tests.serving.support.scraped import Scraped
 from tests.waiting import until
+from tests.warm_commands import warm_python
 
 SUPPORT = ROOT / "tests" / "flows" / "support"
 FEATURES = ["radius", "texture", "smoothness", "concavity"]
@@ -190,7 +190,7 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
         assert "texture" in receiver.bodies[0]["message"]
 
     def texture_events() -> list[Any]:
-        """Events about this feature: an earlier test's event about the score may come late, out of a queue."""
+        """Events about this feature: an earlier test's event about the score may come late."""
         return [event for event in drift_events(served) if "texture" in event["payload"]["reasons"][0]]
 
     until(lambda: len(texture_events()) > 0)
@@ -216,7 +216,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             f"os.replace({str(then)!r}, {str(table)!r}); retrain('sounds')"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [str(warm_python()), "-c", code],
             env={**served.stack.environment, **served.environment, **variables},
             capture_output=True,
             text=True,

@@ -1,7 +1,6 @@
 """`greenroom check-data` refuses broken data before anything is trained on it."""
 
 import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
+from tests.warm_commands import warm_greenroom
 
 DECLARE = """
 from catalog.models.energy import MODEL as BASE
@@ -31,7 +31,7 @@ def check(folder: Path, table: pd.DataFrame | None, **variables: str) -> "subpro
     declared.write_text(DECLARE.format(source=str(source)))
     return subprocess.run(
         [
-            str(Path(sys.executable).parent / "greenroom"),
+            str(warm_greenroom()),
             "check-data",
             "checked",
             "--report",
