@@ -39,7 +39,7 @@ gc.set_threshold(100_000)
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
-# The files that take longest (20 seconds and more), so that no worker begins one when the others are done.
+# The files that take longest (15 seconds and more), so that no worker begins one when the others are done.
 LONG = (
     "flows/training/test_flow.py",
     "flows/training/test_same_model.py",
@@ -62,6 +62,14 @@ LONG = (
     "flows/scoring/test_flow.py",
     "infra/k8s/test_work_pool.py",
     "checks/test_gate.py",
+    "infra/ci/test_deploy.py",
+    "infra/ci/test_check_data.py",
+    "serving/models/test_watcher.py",
+    "registry/cli/test_promotion.py",
+    "serving/process/test_shutdown.py",
+    "serving/uploads/test_routes.py",
+    "serving/process/test_slow_clients.py",
+    "serving/process/test_workers.py",
 )
 
 

@@ -1,5 +1,6 @@
 """`greenroom check-data` refuses broken data before anything is trained on it."""
 
+import os
 import subprocess
 from importlib import resources
 from pathlib import Path
@@ -40,6 +41,7 @@ def check(folder: Path, table: pd.DataFrame | None, **variables: str) -> "subpro
         cwd=ROOT,
         env={
             "PATH": "/usr/bin:/bin",
+            "GREENROOM_CHECKS_PYTHON": os.environ["GREENROOM_CHECKS_PYTHON"],
             "GREENROOM_HOME": str(folder / "home"),
             "GREENROOM_CATALOG_PATH": str(declared),
             **variables,
