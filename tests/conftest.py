@@ -16,7 +16,7 @@ import pytest
 
 from tests.deepchecks_server import DeepChecksServer
 from tests.ports import free_port
-from tests.warm_commands import warm_greenroom, warm_python
+from tests.warm_commands import warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -160,12 +160,13 @@ class Stack:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the command line against this stack; `constants` as in tests/constants.py.
 
-        `up` has a Python of its own: what it starts is to be what `make up` starts.
+        `up` has a Python of its own, and `score`: what they start (services, Dask's processes) is to be what
+        it is in production.
         """
-        real = Path(sys.executable).parent / "greenroom"
-        command = [str(real if "up" in arguments[:1] else warm_greenroom())]
+        python = Path(sys.executable) if arguments[:1] in (("up",), ("score",)) else warm_python()
+        command = [str(python.with_name("greenroom"))]
         if constants:
-            command = [str(warm_python()), "-m", "tests.constants", json.dumps(constants)]
+            command = [str(python), "-m", "tests.constants", json.dumps(constants)]
         return subprocess.run(
             [*command, *arguments],
             cwd=ROOT,

@@ -19,7 +19,9 @@ def warm_python() -> Path:
     python = WarmPython(Path(tempfile.mkdtemp(prefix="warm-")), Path(sys.executable), _IMPORTS).python
     # Beside the Python, where `infra/ci/shell.py` looks for it.
     greenroom = python.with_name("greenroom")
-    greenroom.write_text(f"#!{python}\nfrom registry.cli.main import main\n\nmain()\n")
+    greenroom.write_text(
+        f"#!{python}\nfrom registry.cli.main import main\n\nif __name__ == '__main__':\n    main()\n"
+    )
     greenroom.chmod(0o755)
     return python
 
