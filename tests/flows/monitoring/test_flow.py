@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from tests.flows.support.tumour_rows import tumours
 from tests.receivers import http_receiver
 from tests.serving.support.scraped import Scraped
 from tests.waiting import until
-from tests.warm_commands import warm_python
 
 SUPPORT = ROOT / "tests" / "flows" / "support"
 FEATURES = ["radius", "texture", "smoothness", "concavity"]
@@ -216,7 +216,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             f"os.replace({str(then)!r}, {str(table)!r}); retrain('sounds')"
         )
         done = subprocess.run(
-            [str(warm_python()), "-c", code],
+            [sys.executable, "-c", code],
             env={**served.stack.environment, **served.environment, **variables},
             capture_output=True,
             text=True,
