@@ -19,6 +19,7 @@ import pytest
 from tests.deepchecks_server import DeepChecksServer
 from tests.gate_server import HEADER, SESSION_GATE, ours
 from tests.ports import free_port
+from tests.warm_commands import warm_python
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +42,7 @@ gc.set_threshold(100_000)
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
-# The files that take longest (20 seconds and more), so that no worker begins one when the others are done.
+# The files that take longest (15 seconds and more), so that no worker begins one when the others are done.
 LONG = (
     "flows/training/test_flow.py",
     "flows/training/test_same_model.py",
@@ -64,6 +65,14 @@ LONG = (
     "flows/scoring/test_flow.py",
     "infra/k8s/test_work_pool.py",
     "checks/test_gate.py",
+    "infra/ci/test_deploy.py",
+    "infra/ci/test_check_data.py",
+    "serving/models/test_watcher.py",
+    "registry/cli/test_promotion.py",
+    "serving/process/test_shutdown.py",
+    "serving/uploads/test_routes.py",
+    "serving/process/test_slow_clients.py",
+    "serving/process/test_workers.py",
 )
 
 
@@ -172,10 +181,17 @@ class Stack:
     def greenroom(
         self, *arguments: str, constants: Mapping[str, object] | None = None, **variables: str
     ) -> "subprocess.CompletedProcess[str]":
-        """Run the command line against this stack; `constants` as in tests/constants.py."""
-        changed = [sys.executable, "-m", "tests.constants", json.dumps(constants)]
+        """Run the command line against this stack; `constants` as in tests/constants.py.
+
+        `up` has a Python of its own, and `score`: what they start (services, Dask's processes) is to be what
+        it is in production.
+        """
+        python = Path(sys.executable) if arguments[:1] in (("up",), ("score",)) else warm_python()
+        command = [str(python.with_name("greenroom"))]
+        if constants:
+            command = [str(python), "-m", "tests.constants", json.dumps(constants)]
         return subprocess.run(
-            [*(changed if constants else [str(Path(sys.executable).parent / "greenroom")]), *arguments],
+            [*command, *arguments],
             cwd=ROOT,
             env={**self.environment, **variables},
             capture_output=True,

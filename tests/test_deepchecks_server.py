@@ -107,7 +107,7 @@ def test_killing_it_kills_the_process(start: Start, tmp_path: Path) -> None:
 
 
 def test_any_other_command_is_for_the_real_python(deepchecks_server: DeepChecksServer) -> None:
-    command = [deepchecks_server.python, "-c", "import sys; print(sys.prefix)"]
+    command = [deepchecks_server.python, "-I", "-c", "import sys; print(sys.prefix)"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.strip().endswith(".venv-checks")
 

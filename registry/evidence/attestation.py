@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner
 
 from registry.digests import tree_digest
 from registry.errors import (
@@ -27,6 +25,11 @@ from registry.errors import (
 )
 from registry.evidence.keys import Role, TrustedKey
 from registry.evidence.verdict import DataOrigin, Incumbent, Verdict
+
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: it brings boto3, half a second for each command.
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.signer import CryptoSigner
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
@@ -128,7 +131,7 @@ def attest_verdict(
     source: str,
     files: Mapping[str, str],
     report_digest: str,
-    signer: CryptoSigner,
+    signer: "CryptoSigner",
     created_at: datetime | None = None,
 ) -> str:
     """Return the gate's verdict on a version as a signed envelope, JSON.
@@ -175,7 +178,7 @@ def attest_override(
     incumbent: Incumbent | None,
     reason: str,
     operator: str,
-    signer: CryptoSigner,
+    signer: "CryptoSigner",
     created_at: datetime | None = None,
 ) -> str:
     """Return an operator's decision to promote a version without the gate's consent, signed, JSON."""
@@ -200,8 +203,10 @@ def _sign(
     configuration: Mapping[str, Mapping[str, str]],
     incumbent: Incumbent | None,
     created_at: datetime,
-    signer: CryptoSigner,
+    signer: "CryptoSigner",
 ) -> str:
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - see above
+
     model, version, source = about
     descriptors: list[dict[str, Any]] = [{"name": n, "digest": dict(d)} for n, d in configuration.items()]
     if incumbent:
@@ -271,7 +276,9 @@ def read_unverified(text: str) -> Evidence | None:
     return _evidence(statement, about, kind, keyid="", payload=envelope.payload)
 
 
-def _envelope(text: str) -> Envelope:
+def _envelope(text: str) -> "Envelope":
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - see above
+
     if len(text) > _MAX_ENVELOPE:
         raise EvidenceUnreadableError(f"The evidence is longer than {_MAX_ENVELOPE} characters.")
     try:

@@ -7,7 +7,7 @@ of each, so that a key can be rotated without anything that it signed becoming i
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -17,11 +17,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from registry.errors import KeyFileError
 from registry.files import write_atomically
 from registry.settings import KeySettings
+
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: it brings boto3, half a second for each command.
+    from securesystemslib.signer import CryptoSigner, SSlibKey
 
 Role = Literal["gate", "operator"]
 ROLES: tuple[Role, ...] = ("gate", "operator")
@@ -32,7 +35,7 @@ class TrustedKey:
     """A public key that is trusted for one role."""
 
     role: Role
-    key: SSlibKey
+    key: "SSlibKey"
     path: Path
 
     @property
@@ -52,6 +55,8 @@ def create(role: Role, settings: KeySettings, *, replace: bool = False) -> Trust
     With `replace` it takes the place of the private key there is, whose public key stays trusted: that is a
     rotation. Without, `KeyFileError` if there is one.
     """
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 - see above
+
     path = private_path(role, settings)
     if path.exists() and not replace:
         raise KeyFileError(
@@ -91,8 +96,10 @@ def all_trusted(settings: KeySettings) -> dict[Role, list[TrustedKey]]:
     return {role: trusted(role, settings) for role in ROLES}
 
 
-def signer(role: Role, settings: KeySettings) -> CryptoSigner:
+def signer(role: Role, settings: KeySettings) -> "CryptoSigner":
     """Return what signs for a role; `KeyFileError` says how to come by the key."""
+    from securesystemslib.signer import CryptoSigner  # noqa: PLC0415 - see above
+
     path = private_path(role, settings)
     try:
         content = path.read_bytes()
@@ -110,7 +117,9 @@ def signer(role: Role, settings: KeySettings) -> CryptoSigner:
     return CryptoSigner(private)
 
 
-def _public(path: Path) -> SSlibKey:
+def _public(path: Path) -> "SSlibKey":
+    from securesystemslib.signer import SSlibKey  # noqa: PLC0415 - see above
+
     try:
         public = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:

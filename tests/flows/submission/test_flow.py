@@ -1,7 +1,6 @@
 """Submissions that must not get through, on real parts: what they leave behind, and what they do not."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
@@ -12,6 +11,7 @@ from sklearn.ensemble import RandomForestClassifier
 
 from tests.conftest import Stack
 from tests.flows.support.tumour_rows import tumours
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_what_knows_the_held_out_rows_or_cannot_be_onnx_leaves_nothing_in_the_re
     stack: Stack, table: Path, client: MlflowClient
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _REFUSED, str(table)],
+        [str(warm_python()), "-c", _REFUSED, str(table)],
         env=stack.environment,
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from registry.settings import RegistrySettings
 from tests.conftest import ROOT, Stack
 from tests.evidence import key_settings
 from tests.flows.support.tumour_rows import tumours
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -283,7 +283,7 @@ def finish(stack: Stack, name: str, catalogue: str) -> "subprocess.CompletedProc
     )
     environment = {**stack.environment, "GREENROOM_CATALOG_PATH": catalogue}
     return subprocess.run(
-        [sys.executable, "-c", code, name], env=environment, capture_output=True, text=True, check=False
+        [str(warm_python()), "-c", code, name], env=environment, capture_output=True, text=True, check=False
     )
 
 

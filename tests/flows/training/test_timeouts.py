@@ -1,10 +1,10 @@
 """A step that hangs is ended, once, with a word about what to do."""
 
 import subprocess
-import sys
 
 from flows.orchestration.retries import explain
 from tests.conftest import Stack
+from tests.warm_commands import warm_python
 
 HANGS = """
 import socket, sys
@@ -32,7 +32,7 @@ except TaskRunTimeoutError as error:
 
 def test_a_step_that_hangs_is_ended_with_a_clear_word_and_not_tried_again(stack: Stack) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HANGS],
+        [str(warm_python()), "-c", HANGS],
         env={
             **stack.environment,
             "PREFECT_API_URL": f"{stack.prefect_url}/api",

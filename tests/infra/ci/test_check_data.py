@@ -1,7 +1,7 @@
 """`greenroom check-data` refuses broken data before anything is trained on it."""
 
+import os
 import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import ROOT
+from tests.warm_commands import warm_greenroom
 
 DECLARE = """
 from catalog.models.energy import MODEL as BASE
@@ -31,7 +32,7 @@ def check(folder: Path, table: pd.DataFrame | None, **variables: str) -> "subpro
     declared.write_text(DECLARE.format(source=str(source)))
     return subprocess.run(
         [
-            str(Path(sys.executable).parent / "greenroom"),
+            str(warm_greenroom()),
             "check-data",
             "checked",
             "--report",
@@ -40,6 +41,7 @@ def check(folder: Path, table: pd.DataFrame | None, **variables: str) -> "subpro
         cwd=ROOT,
         env={
             "PATH": "/usr/bin:/bin",
+            "GREENROOM_CHECKS_PYTHON": os.environ["GREENROOM_CHECKS_PYTHON"],
             "GREENROOM_HOME": str(folder / "home"),
             "GREENROOM_CATALOG_PATH": str(declared),
             **variables,

@@ -22,6 +22,7 @@ from tests.conftest import ROOT, Stack, free_port
 from tests.evidence import Gate, key_settings
 from tests.serving.support.onnx_parts import WEIGHTS, divides_by_zero, register, regression
 from tests.waiting import answers, until
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +57,7 @@ class Place:
 
     def deploy(self, stage: str, version: Version, **variables: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-c", DEPLOY, stage],
+            [str(warm_python()), "-c", DEPLOY, stage],
             cwd=ROOT,
             env={
                 **self.stack.environment,

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ from registry.client.version_diff import DiffLine
 from registry.names import Stage
 from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
+from tests.warm_commands import warm_python
 
 DECLARATION = ROOT / "tests" / "flows" / "support" / "tumours.py"
 
@@ -70,7 +70,10 @@ def test_change_is_trained_gated_and_refused_when_it_is_bad(stack: Stack, tmp_pa
 
     def gate(*options: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "infra.ci.model_gate", "--report", str(tmp_path / "r.md"), *options, name],
+            [
+                *(str(warm_python()), "-m", "infra.ci.model_gate", "--report", str(tmp_path / "r.md")),
+                *(*options, name),
+            ],
             cwd=ROOT,
             env={
                 **stack.environment,

@@ -7,10 +7,10 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
 
+import click
 import mlflow.environment_variables
 import pytest
 from click.testing import CliRunner
-from mlflow.cli import cli as mlflow_cli
 from prefect.settings import Settings
 from prefect.settings.legacy import _get_settings_fields
 from prefect_kubernetes.settings import KubernetesObserverSettings, KubernetesWorkerSettings
@@ -32,6 +32,14 @@ _LIBRARIES = {"DO_NOT_TRACK", "GIT_PYTHON_REFRESH"}
 _AWS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
 
 
+def _mlflow_cli() -> click.Group:
+    # Imported here: it imports MLflow's server, 4 seconds that only the worker with this file need pay.
+    from mlflow.cli import cli  # noqa: PLC0415
+
+    assert isinstance(cli, click.Group)
+    return cli
+
+
 def _all_modules(*packages: ModuleType) -> None:
     for package in packages:
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -49,7 +57,7 @@ def _known() -> set[str]:
     _all_modules(registry, checks, flows, serving)
     ours = {f"GREENROOM_{name.upper()}" for one in _settings(GreenroomSettings) for name in one.model_fields}
     mlflows = {name for name in vars(mlflow.environment_variables) if name.startswith("MLFLOW_")}
-    server = next(command for name, command in mlflow_cli.commands.items() if name == "server")
+    server = next(command for name, command in _mlflow_cli().commands.items() if name == "server")
     for option in server.params:
         given = option.envvar
         mlflows |= {given} if isinstance(given, str) else set(given or ())
@@ -119,8 +127,8 @@ def test_every_command_is_one_that_the_images_have(documents: list[Document]) ->
     assert "migrate" in entry_points(group="greenroom.commands").names
     # Each option is known to MLflow's server; what it does not know it refuses.
     _, *arguments = commands["Deployment/mlflow"]
-    said = CliRunner().invoke(mlflow_cli, [*arguments, "--help"])
+    said = CliRunner().invoke(_mlflow_cli(), [*arguments, "--help"])
     assert said.exit_code == 0
-    server = mlflow_cli.commands["server"]
+    server = _mlflow_cli().commands["server"]
     options = {option for one in server.params for option in one.opts}
     assert {one.partition("=")[0] for one in arguments[1:]} <= options

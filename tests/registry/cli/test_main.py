@@ -2,9 +2,7 @@
 
 import os
 import subprocess
-import sys
 from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -16,6 +14,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.names import Stage
 from tests.conftest import Stack
 from tests.registry.support.registered import Registrar, verdict
+from tests.warm_commands import warm_greenroom
 
 
 class Promote(Protocol):
@@ -24,7 +23,7 @@ class Promote(Protocol):
 
 def greenroom(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.executable).parent / "greenroom", *arguments],
+        [warm_greenroom(), *arguments],
         env={**os.environ, **env},
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 import secrets
 import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from psycopg2 import sql
 from infra.local.supervisor import environment
 from registry.audit import AuditEntry
 from tests.registry.support.tracking_server import refused_start
+from tests.warm_commands import warm_greenroom
 
 
 @dataclass
@@ -132,7 +132,7 @@ class Site:
             **changed,
         }
         done = subprocess.run(
-            [str(Path(sys.executable).parent / "greenroom"), "migrate", *arguments],
+            [str(warm_greenroom()), "migrate", *arguments],
             env=environment({name: value for name, value in variables.items() if value}),
             capture_output=True,
             text=True,

@@ -3,13 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.ports import free_port
 from tests.waiting import answers, until
+from tests.warm_commands import warm_python
 
 _START = 90  # seconds; a start takes 6 to 9 on an idle machine
 
@@ -52,7 +52,7 @@ def _process(
     with (folder / "mlflow.log").open("ab") as log:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
+                *(str(warm_python()), "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"),
                 *("--serve-artifacts", "--registry-store-uri", "greenroom://", *arguments),
             ],
             env={
