@@ -11,13 +11,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 
 from tests.deepchecks_server import DeepChecksServer
-from tests.gate_server import HEADER, SESSION_GATE, ours
+from tests.gate_header import send_variables
+from tests.gate_server import SESSION_GATE
 from tests.ports import free_port
 from tests.warm_commands import warm_python
 
@@ -38,6 +37,7 @@ os.environ.update(
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 # The libraries' objects stay: the collector need not walk through them all the time.
 gc.set_threshold(100_000)
+send_variables()
 # Without a client of its own httpx reads all root certificates for each request: 30 ms, thousands of times.
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
@@ -121,17 +121,8 @@ def deepchecks_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deep
 
 @pytest.fixture(scope="session", autouse=True)
 def _session_gate(deepchecks_server: DeepChecksServer) -> Iterator[None]:
-    """End the session's gate; this process tells it the variables that it has now."""
-    post = httpx.post
-
-    def post_with_environment(url: str, **arguments: Any) -> httpx.Response:
-        if url.endswith("/verdicts"):
-            arguments["headers"] = {HEADER: json.dumps(ours(os.environ))}
-        return post(url, **arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("checks.service.client.httpx.post", post_with_environment)
-        yield
+    """End the session's gate, which starts with the first need of it."""
+    yield
     SESSION_GATE.end()
 
 

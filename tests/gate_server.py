@@ -21,11 +21,11 @@ import uvicorn
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tests.gate_header import HEADER
 from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADER = "x-test-environment"
 
 
 class SessionGate:

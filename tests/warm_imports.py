@@ -4,7 +4,9 @@ That is MLflow, Prefect and our own modules: each command imports those itself. 
 start threads at their import, which a fork would lose.
 """
 
+import runpy
 from importlib import import_module
+from pathlib import Path
 
 for name in (
     *("alembic", "amplitude", "asyncpg", "boto3", "cachetools", "click", "cloudpickle"),
@@ -24,3 +26,6 @@ for name in (
         import_module(name)
     except ImportError:
         continue
+
+# A forked command has other variables than this process had at its start.
+runpy.run_path(str(Path(__file__).with_name("gate_header.py")))["send_variables"]()
