@@ -93,7 +93,7 @@ class PredictionRecord(NamedTuple):
 
 
 State = Served | Unavailable
-# From a model's name, a body and the most rows that it may have, to what is asked.
+# From a model's name, a body and the most rows that it may have, to the request.
 Read = Callable[[str, bytes | bytearray, int], ParsedRequest]
 
 
@@ -101,7 +101,7 @@ class Predictor:
     """The models that are known and what is loaded for each.
 
     All that is loaded is one immutable mapping, replaced by a single assignment: a request reads it once
-    and is answered whole by one version, whatever is swapped meanwhile.
+    and is answered whole by one version, even if another takes its place meanwhile.
     """
 
     def __init__(self, specs: Mapping[str, ModelSpec]) -> None:

@@ -87,7 +87,7 @@ def shortest_decimals(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64
     """
     decimals = np.full(values.shape, np.nan)
     if values.size >= _MANY and values.dtype == np.float32:
-        with np.errstate(invalid="ignore"):  # NaN is dealt with by whoever calls
+        with np.errstate(invalid="ignore"):  # callers deal with NaN
             exact = values.astype(np.float64)
         open_ = np.abs(exact) < 2**23  # beyond, fewer digits than the whole number's may do
         for scale in 10.0 ** np.arange(1, 10):

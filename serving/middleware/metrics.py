@@ -206,7 +206,7 @@ class Metrics:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
     def refresh(self) -> None:
-        """Bring what is only known when asked up to date; beside other workers, that is done every second."""
+        """Update the gauges of the queue and of this process; several workers do it every second."""
         for gauge, ask in self._asked:
             gauge.set(ask())
         if self._several:

@@ -2,7 +2,7 @@
 
 The bounds: how long and how large a request's head may be, how many connections there are, how long a caller
 may take to read an answer. Without them a caller who opens connections and sends nothing, or sends headers
-without end, takes file handles or memory until nobody else is answered.
+without end, takes file handles or memory until no other caller is answered.
 
 When the predictor stops, idle connections may bring one more request: uvicorn closes them at once, and a
 request on its way is lost.
@@ -133,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The answer is written. Whether it is read is checked later, if it does not fit the buffers.
 
         What is still to come of a body that was answered before its end is taken and thrown away, for a
-        while: who is refused in the middle of sending shall read why, and not see the connection break.
+        while: a caller who is refused in the middle of sending can then read the answer.
         """
         self.server_state.total_requests += 1
         if self.transport.is_closing():
@@ -146,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_idle_timer(self.timeout_keep_alive)
         if self._in_body:
             self._start_head_timer()
-        # uvicorn writes nothing more before this is read, so that starting anew gives nobody more time.
+        # uvicorn writes nothing more before this is read, so a new timer gives no caller more time.
         self._stop_read_timer()
         if self.transport.get_write_buffer_size() > 0:
             self._start_read_timer()
@@ -180,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         super().connection_lost(exc)
-        self._stop_read_timer()  # uvicorn resumes writing to wake whoever waits
+        self._stop_read_timer()  # uvicorn resumes writing to wake waiting tasks
 
     def _start_idle_timer(self, seconds: float) -> None:
         # It runs on through requests: uvicorn's own, which starts anew for each, took 3 % of a small answer.

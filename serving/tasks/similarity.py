@@ -1,4 +1,4 @@
-"""Similarity: what is most like a row, or like a thing that the model's index holds."""
+"""Similarity: the nearest neighbours of a row, or of a thing in the model's index."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -67,7 +67,7 @@ class Similarity(ServingTask):
     def parse_question(
         self, contract: Contract, description: Description, body: bytes | bytearray, max_rows: int
     ) -> ParsedRows:
-        """Return what is asked by id, or by features; `queries` are a `NeighbourQuery` for each row.
+        """Return a request by ids or features as rows; `queries` are a `NeighbourQuery` for each row.
 
         Raises what `parse_features` raises, and `UnknownItemError`.
         """
@@ -153,7 +153,7 @@ class Similarity(ServingTask):
 
 def _items(description: Description) -> SimilarityIndex:
     if description.items is None:
-        raise ValueError("a similarity's file holds what is found")
+        raise ValueError("a similarity's file must hold its index")
     return description.items
 
 
