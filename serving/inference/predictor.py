@@ -12,12 +12,7 @@ import numpy as np
 
 from catalog.spec import ModelSpec, Task
 from registry.model_format.onnx_model import Rows
-from serving.errors import (
-    Detail,
-    InvalidInputError,
-    ModelUnavailableError,
-    UnknownModelNameError,
-)
+from serving.errors import Detail, InvalidInputError, ModelUnavailableError, UnknownModelNameError
 from serving.ids import new_id
 from serving.inference.contracts import declared
 from serving.inference.response import PredictionResponse, outputs
@@ -115,7 +110,7 @@ class Predictor:
         self.refused: Mapping[str, RefusedLoad] = MappingProxyType({})
         self.registry = RegistryState()
         # Told of every prediction, from whichever thread made it; it must not wait.
-        self.record: Callable[[PredictionRecord], None] = _forget
+        self.record: Callable[[PredictionRecord], None] = lambda _: None
 
     @property
     def states(self) -> Mapping[str, State]:
@@ -241,7 +236,3 @@ class Predictor:
 
     def _contract(self, name: str, state: State) -> Contract | None:
         return (state.contract if isinstance(state, Served) else None) or self.declared.get(name)
-
-
-def _forget(_: PredictionRecord) -> None:
-    """Keep no record of a prediction."""
