@@ -28,7 +28,7 @@ def main() -> None:
         _refuse(explain(error))
     except (CatalogError, TracingUnavailableError) as error:
         _refuse(str(error))
-    # uvicorn finishes what is under way, then raises the signal again; being told to stop is no failure.
+    # uvicorn finishes the requests under way, then raises the signal again; a stop is no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if settings.serving_workers == 1:
         _run(settings)
@@ -50,7 +50,7 @@ def _run(settings: ServingSettings) -> None:
         port=settings.serving_port,
         workers=settings.serving_workers,
         server_header=False,
-        # Who is behind a proxy is not asked: the log names requests and keys, and nothing depends on it.
+        # A proxy's headers are not read: nothing depends on the address of a caller behind it.
         proxy_headers=False,
         access_log=False,  # serving/middleware/access_log.py writes one
         log_config=config(settings.serving_log_format),

@@ -7,7 +7,7 @@ from hashlib import sha256
 # Shorter than a hash, so that a pair turned round is no pair.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", re.ASCII)
 _HASH = re.compile(r"[0-9A-Fa-f]{64}", re.ASCII)
-# So that people, and the scanners that look for secrets in repositories, see what it is.
+# By it people, and the scanners that look for secrets in repositories, recognize a key.
 _PREFIX = "greenroom_"
 
 

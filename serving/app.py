@@ -40,8 +40,8 @@ _FEEDBACKS = 8
 _DESCRIPTION = """\
 Predictions by the model versions that are in Production.
 
-One POST per model, with one JSON object of features or a list of them; `GET /api/models` says what is
-served and in which units. Every error has the form
+One POST per model, with one JSON object of features or a list of them; `GET /api/models` lists the
+served models and their units. Every error has the form
 `{"error": {"code", "message", "details": [{"field", "problem"}]}}`.
 """
 

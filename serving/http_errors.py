@@ -85,7 +85,7 @@ async def _predictor_error(_: Request, error: PredictorError) -> JSONResponse:
 def answer_to(error: PredictorError) -> JSONResponse:
     """Return the answer that says what went wrong."""
     if isinstance(error, BodyError):
-        # Who is too slow has had its time; who sends too much may end, and reads why.
+        # A slow sender has had its time. A sender of too much may finish, and so reads the answer.
         headers = {"Connection": "close"} if error.status == 408 else None
         return respond(error.status, error.body_code, error.message, error.details, headers)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, OverloadedError) else None
@@ -132,7 +132,7 @@ def respond(
     details: tuple[Detail, ...] | list[Detail] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return an error in the one form; for those who answer outside of FastAPI, too."""
+    """Return an error in the one form; middleware outside of FastAPI uses it, too."""
     body = ErrorBody(
         error=ErrorContent(
             code=code,

@@ -3,10 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from operator import itemgetter
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 from pydantic import BaseModel, Field, RootModel, TypeAdapter, ValidationError
@@ -87,13 +86,13 @@ def to_matrix(
     requests: Sequence[BaseModel],
     features: Sequence[str],
     *,
-    attributes: Sequence[str] = (),
+    values_of: Callable[[dict[str, Any]], Any],
     listed: bool,
     numbers: Sequence[int] = (),
 ) -> Rows:
     """Return requests as float32 of shape (requests, features); booleans become 0 and 1.
 
-    `attributes` are those of a request that hold the features, unless they are called the same.
+    `values_of` returns the features' values from the attributes of a request.
     What float32 cannot hold is refused with `InvalidInputError`, by index as well when it was `listed`; by
     that of `numbers`, where requests are but some of a list.
     """
@@ -101,8 +100,8 @@ def to_matrix(
     def at(row: int) -> int:
         return numbers[row] if numbers else row
 
-    values = list(map(itemgetter(*(attributes or features)), map(vars, requests)))
-    if len(values) == 1 and len(features) > 1 and all(map(_fits, values[0])):
+    values = list(map(values_of, map(vars, requests)))
+    if len(values) == 1 and len(features) > 1 and _fit(values[0]):
         return np.array(values, dtype=np.float32)
     try:
         exact = np.array(values, dtype=np.float64).reshape(len(requests), len(features))
@@ -120,9 +119,12 @@ def to_matrix(
     return rows
 
 
-def _fits(number: float) -> bool:
-    # For one row comparing is faster than NumPy's functions. NaN fits nowhere.
-    return -_LARGEST <= number <= _LARGEST
+def _fit(row: Iterable[float]) -> bool:
+    # For one row this is faster than NumPy's functions. A sum that is NaN is not smaller.
+    try:
+        return sum(map(abs, row)) <= _LARGEST
+    except OverflowError:  # an integer beyond float64
+        return False
 
 
 @lru_cache(256)  # what a swap made useless is forgotten

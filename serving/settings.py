@@ -20,7 +20,7 @@ class ServingSettings(StorageSettings, RegistrySettings):
 
     serving_host: str = Field(
         default="127.0.0.1",
-        description="GREENROOM_SERVING_HOST: address to listen on. The predictor asks nobody who they are "
+        description="GREENROOM_SERVING_HOST: address to listen on. The predictor does not identify callers "
         "unless GREENROOM_SERVING_API_KEYS is set, and it speaks no TLS: listen beyond this machine only "
         "with keys and behind something that encrypts.",
     )
@@ -135,7 +135,7 @@ class ServingSettings(StorageSettings, RegistrySettings):
 
     @property
     def metrics_shut(self) -> bool:
-        """Whether /metrics needs a key. Beyond this machine without any keys that means: nobody gets it."""
+        """Whether /metrics needs a key. Beyond this machine without keys no request gets it."""
         return bool(self.api_keys) or not _loopback(self.serving_host)
 
 

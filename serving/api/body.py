@@ -2,7 +2,6 @@
 
 import asyncio
 from email.message import Message
-from functools import partial
 
 from starlette.types import Receive, Scope
 
@@ -34,12 +33,11 @@ async def read_json(scope: Scope, receive: Receive, *, max_bytes: int, max_list_
     # The declared length refuses early; the count below does not believe it.
     if declared.isdigit() and int(declared[:20]) > max_list_bytes:
         raise _too_large(max_bytes, max_list_bytes)
-    read = partial(_read, receive, max_bytes, max_list_bytes)
-    if WHOLE_REQUEST in scope:  # nothing is waited for, so that no timer is needed
-        return await read()
+    if WHOLE_REQUEST in scope:  # there is nothing to wait for, and so no timer is needed
+        return await _read(receive, max_bytes, max_list_bytes)
     try:
         async with asyncio.timeout(limits.BODY_TIMEOUT):
-            return await read()
+            return await _read(receive, max_bytes, max_list_bytes)
     except TimeoutError:
         late = f"The body did not arrive within {limits.BODY_TIMEOUT:g} seconds; send it at once."
         raise BodyError(408, "request_timeout", late) from None

@@ -27,7 +27,7 @@ _WORDS = """\
 How much each feature of one object moves {what} away from the base value, its mean over the {rows} \
 training rows that travel in the model's file (the background).
 
-The contributions are Shapley values: the base value and all of them add up to what is explained. At most \
+The contributions are Shapley values: the base value and all of them add up to the explained number. At most \
 about {most} rows are evaluated; where that is too few to count every coalition of features, orders are \
 sampled, always the same ones, and each contribution carries its standard error.
 

@@ -83,7 +83,7 @@ def feedback_routes(
         summary="Say what came true",
         description="The true outcome of an earlier prediction, by the `id` of its answer; one object, or a "
         f"list of 1 to {most}, taken whole or not at all. It is kept beside the prediction log. An id that "
-        "no answer ever had is taken too, and found to be nobody's when predictions and outcomes are joined.",
+        "no answer ever had is accepted too; it has no match when predictions and outcomes are joined.",
         response_model=Accepted,
         responses=_responses(),
         openapi_extra=_body(most),
@@ -92,7 +92,7 @@ def feedback_routes(
 
 
 def _read(form: TypeAdapter[Any], body: bytearray, most: int) -> list[Feedback]:
-    # Pydantic would make an error of each field that is none, which takes a second of everybody's time.
+    # Pydantic would report each unknown field, which keeps all requests waiting for a second.
     if most_fields_of(body) > most * _MOST_FIELDS:
         problem = f"It has more fields than {most} outcomes have"
         raise InvalidInputError(f"The feedback is not valid: {problem}.", [Detail("body", problem)])

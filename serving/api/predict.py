@@ -35,7 +35,7 @@ class PredictMiddleware:
     def __init__(self, app: ASGIApp, predictor: Predictor, settings: ServingSettings) -> None:
         self._app, self._predictor = app, predictor
         self._most_rows, self._max_bytes = settings.serving_max_rows, limits.MAX_BODY_BYTES
-        self._batcher, self._executors, self._tasks = MicroBatcher(), ModelExecutors(), task_paths()
+        self._batcher, self._executors, self._tasks = MicroBatcher(predictor), ModelExecutors(), task_paths()
         # One processor is left to the event loop.
         threads = max(1, min(5, os.cpu_count() or 1) - 1)
         self._lists = ThreadPoolExecutor(threads, thread_name_prefix="list")
@@ -73,8 +73,8 @@ class PredictMiddleware:
         if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
             request = read(name, body, most_rows)
             if not isinstance(request.served.model, OnnxModel):
-                return await self._executors.run(name, predictor.answer_alone, request)
-            return predictor.answer(request, await self._batcher.outputs(request))
+                return (await self._executors.run(name, predictor.answers, [request]))[0]
+            return await self._batcher.answer(request)
         state = predictor.states.get(name)
         if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
             return await self._executors.run(name, predictor.predict, name, body, most_rows)

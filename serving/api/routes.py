@@ -8,11 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from serving import limits
 from serving.api.openapi import Describe, RequestSchemas
-from serving.api.schemas import (
-    Liveness,
-    ModelList,
-    Readiness,
-)
+from serving.api.schemas import Liveness, ModelList, Readiness
 from serving.api.status import model_info, readiness
 from serving.errors import UnknownModelNameError
 from serving.http_errors import PREDICT, documented

@@ -1,4 +1,4 @@
-"""Says what is served, for people and for orchestrators."""
+"""Describes the models and their state, for people and for orchestrators."""
 
 from typing import Any
 

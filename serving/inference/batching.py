@@ -7,38 +7,35 @@ in its next turn, in one call per version; what a call costs beside the rows is 
 import asyncio
 import logging
 from contextvars import Context, copy_context
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-
-from serving.inference.predictor import ParsedRequest
-from serving.inference.response import outputs
-from serving.tasks.base import ModelOutputs
+from serving.inference.predictor import ParsedRequest, Predictor
+from serving.inference.response import PredictionResponse
 
 _log = logging.getLogger("greenroom.serving")
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A request that waits for its outputs; what is logged about it has its id from its context."""
+class _Waiting(NamedTuple):
+    """A request that waits for its answer; its context has its id, for log lines about it."""
 
     request: ParsedRequest
-    outputs: "asyncio.Future[ModelOutputs]"
+    answer: "asyncio.Future[PredictionResponse]"
     context: Context
 
 
 class MicroBatcher:
     """Collects the requests of one turn of the event loop. For one event loop, so that it needs no lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
         self._waiting: list[_Waiting] = []
 
-    async def outputs(self, request: ParsedRequest) -> ModelOutputs:
-        """Return the version's outputs for the rows; raises `PredictionFailedError`."""
+    async def answer(self, request: ParsedRequest) -> PredictionResponse:
+        """Return the version's answer to a request; raises `PredictionFailedError`."""
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._flush, context=Context())  # of no request in particular
-        future: asyncio.Future[ModelOutputs] = loop.create_future()
+        future: asyncio.Future[PredictionResponse] = loop.create_future()
         self._waiting.append(_Waiting(request, future, copy_context()))
         return await future
 
@@ -46,36 +43,26 @@ class MicroBatcher:
         batch, self._waiting = self._waiting, []
         groups: dict[int, list[_Waiting]] = {}
         for waiting in batch:
-            groups.setdefault(id(waiting.request.served), []).append(waiting)
+            if not waiting.answer.done():  # the future of a caller who has left is cancelled
+                groups.setdefault(id(waiting.request.served), []).append(waiting)
         for group in groups.values():
-            _answer(group)
+            if len(group) == 1 or not self._answered_at_once(group):
+                for waiting in group:
+                    self._answer_alone(waiting)
 
-
-def _answer(group: list[_Waiting]) -> None:
-    """Answer requests that one version answers."""
-    if len(group) > 1:
+    def _answered_at_once(self, group: list[_Waiting]) -> bool:
+        """Answer requests for one version by one call; return False if that fails."""
         try:
-            batch = _outputs([waiting.request for waiting in group])
+            responses = self._predictor.answers([waiting.request for waiting in group])
         except Exception:  # noqa: BLE001 - one by one, so that only those fail that cannot be answered
             _log.debug("%d requests of one moment are answered one by one", len(group))
-        else:
-            first = 0
-            for waiting in group:
-                last = first + len(waiting.request.rows)
-                if not waiting.outputs.done():  # the future of a caller who has left is cancelled
-                    waiting.outputs.set_result(batch.part(first, last))
-                first = last
-            return
-    for waiting in group:
-        if waiting.outputs.done():
-            continue
+            return False
+        for waiting, response in zip(group, responses, strict=True):
+            waiting.answer.set_result(response)
+        return True
+
+    def _answer_alone(self, waiting: _Waiting) -> None:
         try:
-            waiting.outputs.set_result(waiting.context.run(_outputs, [waiting.request]))
-        except Exception as error:  # noqa: BLE001 - the waiting request gets it, of whatever kind it is
-            waiting.outputs.set_exception(error)
-
-
-def _outputs(group: list[ParsedRequest]) -> ModelOutputs:
-    first = group[0]
-    rows = first.rows if len(group) == 1 else np.concatenate([request.rows for request in group])
-    return outputs(first.name, first.served.version, first.served.model, rows)
+            waiting.answer.set_result(waiting.context.run(self._predictor.answers, [waiting.request])[0])
+        except Exception as error:  # noqa: BLE001 - the waiting request gets it
+            waiting.answer.set_exception(error)

@@ -1,20 +1,18 @@
 """Predicts with the versions that are in Production. No HTTP here."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from catalog.spec import ModelSpec, Task
 from registry.model_format.onnx_model import Rows
-from serving.errors import (
-    Detail,
-    InvalidInputError,
-    ModelUnavailableError,
-    UnknownModelNameError,
-)
+from serving.errors import Detail, InvalidInputError, ModelUnavailableError, UnknownModelNameError
 from serving.ids import new_id
 from serving.inference.contracts import declared
 from serving.inference.response import PredictionResponse, outputs
@@ -61,8 +59,7 @@ class RegistryState:
     checked_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedRequest:
+class ParsedRequest(NamedTuple):
     """Rows for the version that was served when they were read: float32 of shape (n, its features)."""
 
     name: str
@@ -75,11 +72,14 @@ class ParsedRequest:
         return self.parsed.rows
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionRecord:
-    """Predictions for the log: when (`at`, nanoseconds since 1970), by which version, of which rows."""
+class PredictionRecord(NamedTuple):
+    """The answers of one call of a model, for the log; `at` is its time, in nanoseconds since 1970.
 
-    id: str
+    `ids` are of the answers and `counts` their numbers of rows; `rows` and `outputs` are those of all.
+    """
+
+    ids: Sequence[str]
+    counts: Sequence[int]
     at: int
     model: str
     served: Served
@@ -88,7 +88,7 @@ class PredictionRecord:
 
 
 State = Served | Unavailable
-# From a model's name, a body and the most rows that it may have, to what is asked.
+# From a model's name, a body and the most rows that it may have, to the request.
 Read = Callable[[str, bytes | bytearray, int], ParsedRequest]
 
 
@@ -96,7 +96,7 @@ class Predictor:
     """The models that are known and what is loaded for each.
 
     All that is loaded is one immutable mapping, replaced by a single assignment: a request reads it once
-    and is answered whole by one version, whatever is swapped meanwhile.
+    and is answered whole by one version, even if another takes its place meanwhile.
     """
 
     def __init__(self, specs: Mapping[str, ModelSpec]) -> None:
@@ -110,7 +110,7 @@ class Predictor:
         self.refused: Mapping[str, RefusedLoad] = MappingProxyType({})
         self.registry = RegistryState()
         # Told of every prediction, from whichever thread made it; it must not wait.
-        self.record: Callable[[PredictionRecord], None] = _forget
+        self.record: Callable[[PredictionRecord], None] = lambda _: None
 
     @property
     def states(self) -> Mapping[str, State]:
@@ -190,16 +190,26 @@ class Predictor:
         problem = f"Several models do {task}: {', '.join(sorted(names))}. Say which with ?model=NAME"
         raise InvalidInputError(f"{problem}.", [Detail("model", problem)])
 
-    def answer(self, request: ParsedRequest, outputs: ModelOutputs) -> PredictionResponse:
-        """Return the answer to a request, and have it recorded."""
-        name, served = request.name, request.served
+    def answers(self, requests: Sequence[ParsedRequest]) -> list[PredictionResponse]:
+        """Return the answers to requests for one version, by one call of it, and record them.
+
+        Raises `PredictionFailedError`.
+        """
+        name, served, parsed = requests[0]
+        rows = parsed.rows if len(requests) == 1 else np.concatenate([request.rows for request in requests])
         task = TASKS[served.model.description.task]
-        outputs = task.select(outputs, request.parsed.queries)
-        response = PredictionResponse(new_id(), name, served.version, outputs, request.parsed.listed, task)
-        self.record(
-            PredictionRecord(response.id, time.time_ns(), name, served, request.rows, task.logged(outputs))
-        )
-        return response
+        queries: Sequence[Any] = ()
+        if any(request.parsed.queries for request in requests):
+            queries = [query for _, _, each in requests for query in each.queries or [None] * len(each.rows)]
+        selected = task.select(outputs(name, served.version, served.model, rows), queries)
+        ids = [new_id() for _ in requests]
+        counts = [len(request.rows) for request in requests]
+        self.record(PredictionRecord(ids, counts, time.time_ns(), name, served, rows, task.logged(selected)))
+        ends = accumulate(counts)
+        return [
+            PredictionResponse(id_, name, served.version, selected, range(end - count, end), listed, task)
+            for id_, count, end, (_, _, (_, listed, _)) in zip(ids, counts, ends, requests, strict=True)
+        ]
 
     def predict(
         self, name: str, body: bytes | bytearray, max_rows: int = 1000, read: Read | None = None
@@ -209,12 +219,7 @@ class Predictor:
         A list is answered in its order and by one version, or refused whole. `read` is `read` or
         `read_question`. Raises what that does, and `PredictionFailedError`.
         """
-        return self.answer_alone((read or self.read)(name, body, max_rows))
-
-    def answer_alone(self, request: ParsedRequest) -> PredictionResponse:
-        """Return the answer to a request in a call of its own; raises `PredictionFailedError`."""
-        served = request.served
-        return self.answer(request, outputs(request.name, served.version, served.model, request.rows))
+        return self.answers([(read or self.read)(name, body, max_rows)])[0]
 
     def serving(self, name: str) -> tuple[Served, Contract]:
         """Return the version of a model that answers now, and what it reads.
@@ -231,7 +236,3 @@ class Predictor:
 
     def _contract(self, name: str, state: State) -> Contract | None:
         return (state.contract if isinstance(state, Served) else None) or self.declared.get(name)
-
-
-def _forget(_: PredictionRecord) -> None:
-    """Keep no record of a prediction."""

@@ -3,8 +3,7 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,29 +24,29 @@ _LONG = 256
 _HALVES = ThreadPoolExecutor(1, thread_name_prefix="half") if (os.cpu_count() or 1) > 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionResponse:
-    """The answer to one object, or to a list of them (`listed`), and who gave it."""
+class PredictionResponse(NamedTuple):
+    """A version's answer to one object, or to a list of them (`listed`): some `places` of its outputs."""
 
     id: str
     model: str
     version: int
     outputs: ModelOutputs
+    places: range
     listed: bool
     task: ServingTask
 
     @property
     def rows(self) -> int:
         """How many objects it answers."""
-        return len(self.outputs.labels)
+        return len(self.places)
 
     def json(self) -> bytes:
         """Return it as its task declares it; float32 by the shortest decimals that mean it."""
         about: dict[str, Any] = {"id": self.id, "model": self.model, "version": self.version}
         if self.listed:
-            about["predictions"] = [self.task.row(self.outputs, place) for place in range(self.rows)]
+            about["predictions"] = [self.task.row(self.outputs, place) for place in self.places]
         else:
-            about.update(self.task.row(self.outputs, 0))
+            about.update(self.task.row(self.outputs, self.places[0]))
         return orjson.dumps(about, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -88,7 +87,7 @@ def shortest_decimals(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64
     """
     decimals = np.full(values.shape, np.nan)
     if values.size >= _MANY and values.dtype == np.float32:
-        with np.errstate(invalid="ignore"):  # NaN is dealt with by whoever calls
+        with np.errstate(invalid="ignore"):  # callers deal with NaN
             exact = values.astype(np.float64)
         open_ = np.abs(exact) < 2**23  # beyond, fewer digits than the whole number's may do
         for scale in 10.0 ** np.arange(1, 10):

@@ -36,7 +36,7 @@ class ServedModel(Protocol):
 class ModelExecutors:
     """A thread for each model that must not run on the event loop.
 
-    Each its own, so that a model that hangs keeps nobody else's work waiting. For one event loop.
+    Each has its own, so that a model that hangs does not delay other models. For one event loop.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""API keys, if there are any: who may use the predictor. Only their hashes are known here.
+"""API keys, if there are any. Only their hashes are known here.
 
 A key is 256 random bits, so one round of SHA-256 keeps it safe: there is nothing to guess, and a slow hash
 would cost every request more than its prediction.
@@ -19,15 +19,15 @@ from serving.settings import ServingSettings
 _OPEN = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 _OPEN_FOLDER = "/static-offline-docs/"
 _MESSAGE = (
-    "This needs a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. Whoever runs the "
-    "predictor makes one with `greenroom api-key NAME`."
+    "This needs a valid API key, as `Authorization: Bearer KEY` or `X-API-Key: KEY`. The operator of "
+    "the predictor makes one with `greenroom api-key NAME`."
 )
 
 Reason = Literal["no_key", "wrong_key"]
 
 
 class RequireKey:
-    """Plain ASGI: answers 401 to whoever brings no key that is known; notes the key's name for others.
+    """Plain ASGI: answers 401 to a request without a known key, and notes the name of a known key.
 
     The name is in the request's state as `api_key_name`; the key itself goes nowhere.
     """

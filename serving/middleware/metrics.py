@@ -113,8 +113,7 @@ class Metrics:
         self._feedback = self._counter("greenroom_feedback", "Outcomes that were told.")
         self._serving: dict[str, str] = dict.fromkeys(self._models, _NONE)
         # Finding a child by its labels costs more than counting, so the children are kept.
-        self._children: dict[tuple[str, str, int], Histogram] = {}
-        self._callers: dict[tuple[str, str], Counter] = {}
+        self._children: dict[tuple[str, str, int, str], tuple[Histogram, Counter]] = {}
         self._rows_of: dict[str, Counter] = {}
         for model in self._models:
             self._version.labels(model).set(0)
@@ -180,13 +179,12 @@ class Metrics:
         label = self._known(model)
         version, rows = state.get("answer") or (self._serving.get(label, _NONE), 1)
         key = state.get("api_key_name") or _NONE
-        if (latency := self._children.get((label, version, status // 100))) is None:
+        series = label, version, status // 100, key
+        if (children := self._children.get(series)) is None:
             latency = self._latency.labels(label, version, f"{status // 100}xx")
-            self._children[label, version, status // 100] = latency
-        if (requests := self._callers.get((label, key))) is None:
-            requests = self._callers[label, key] = self._requests.labels(label, key)
-        latency.observe(seconds)
-        requests.inc()
+            children = self._children[series] = latency, self._requests.labels(label, key)
+        children[0].observe(seconds)
+        children[1].inc()
         if status < 300 and label in self._rows_of:
             self._rows_of[label].inc(rows)
 
@@ -206,7 +204,7 @@ class Metrics:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
     def refresh(self) -> None:
-        """Bring what is only known when asked up to date; beside other workers, that is done every second."""
+        """Update the gauges of the queue and of this process; several workers do it every second."""
         for gauge, ask in self._asked:
             gauge.set(ask())
         if self._several:

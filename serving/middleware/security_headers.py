@@ -36,11 +36,12 @@ class SecurityHeaders:
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = [header for header in message.get("headers", ()) if header[0] not in _OURS]
-                # Answers are of the moment; only files, which bring an ETag, may be kept.
-                if not any(name == b"etag" for name, _ in headers):
-                    headers.append(_NO_STORE)
-                message["headers"] = [*headers, *policy]
+                headers = list(message.get("headers", ()))
+                names = {name for name, _ in headers}
+                if not names.isdisjoint(_OURS):
+                    headers = [header for header in headers if header[0] not in _OURS]
+                # An answer holds for its moment; only files, which have an ETag, may be kept.
+                message["headers"] = [*headers, *(() if b"etag" in names else (_NO_STORE,)), *policy]
             await send(message)
 
         await self._app(scope, receive, add)

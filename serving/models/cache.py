@@ -6,14 +6,13 @@ processes may share the folder, because every file is written beside and renamed
 """
 
 import logging
-import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from registry.client.registry import Version
 from registry.digests import digest
+from registry.files import write_atomically
 from registry.names import EVIDENCE, OVERRIDE, Stage
 from serving.ids import file_name
 from serving.models.pyfunc import PyfuncFiles
@@ -56,10 +55,11 @@ class ModelCache:
             tags={tag: version.tags[tag] for tag in (EVIDENCE, OVERRIDE) if tag in version.tags},
         )
         try:
-            blob = self._blob(kept.digest)
-            if not blob.exists():
-                _write(blob, content)
-            _write(self._pointer(version.model), kept.model_dump_json().encode())
+            for folder in (self._blobs, self._models):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Also if it is there: that mends a damaged file.
+            write_atomically(self._blob(kept.digest), content, 0o600)
+            write_atomically(self._pointer(version.model), kept.model_dump_json().encode(), 0o600)
             self._prune()
         except OSError as error:
             _log.error("%s is served but could not be kept for an outage: %s", version, error)
@@ -123,16 +123,3 @@ def _model_of(pointer: Path) -> str | None:
         return _Kept.model_validate_json(pointer.read_bytes()).model
     except (OSError, ValidationError):
         return None
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-    Path(file.name).replace(path)

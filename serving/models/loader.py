@@ -34,7 +34,7 @@ def from_registry(registry: Registry, version: Version, settings: ServingSetting
     """Return the file of the version in Production, or all its files, held against its evidence.
 
     A mismatch is also reported to the tracking server, which records it. Raises an `EvidenceError` that says
-    what is wrong, and whatever `Registry` raises.
+    what is wrong, and the errors of `Registry`.
     """
     try:
         if is_pyfunc(version, settings):

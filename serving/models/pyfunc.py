@@ -41,14 +41,14 @@ _LONGEST_WAIT, _LIVED = 60.0, 60.0
 def is_pyfunc(version: Version, settings: KeySettings) -> bool:
     """Whether what was signed is an MLflow model without an ONNX file.
 
-    The evidence says so, not the store: who deletes a file there must not choose how a version is loaded.
+    The evidence decides, not the store: a deleted file there must not change how a version is loaded.
     """
     files = genuine_evidence(version, settings).files
     return MODEL_FILE not in files and _MLMODEL in files
 
 
 class PyfuncFiles:
-    """A version's files in a private folder, each of them as it was signed. Gone when nobody holds this."""
+    """A version's files in a private folder, each of them as it was signed. It goes with this object."""
 
     def __init__(self, name: str, files: Mapping[str, str], python: str) -> None:
         """Make an empty folder for `files`, the SHA-256 of each by its path; `name` is for messages.

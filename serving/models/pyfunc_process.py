@@ -102,12 +102,12 @@ class WorkerProcess:
         return answer
 
     def end(self) -> None:
-        """End the worker and whatever it started."""
+        """End the worker and the processes that it started."""
         self._socket.close()
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
-            pass  # nobody of its group is left
+            pass  # no process of its group is left
         finally:
             self._process.wait()
 

@@ -1,4 +1,4 @@
-"""Keeps what is served equal to what is in Production, and never gives up a good version for a bad one.
+"""Serves the versions in Production, and never replaces a good version by a bad one.
 
 One thread asks the registry every second. A new version is loaded, verified and warmed beside the old one,
 and then takes its place in one step. A version that cannot be loaded is refused; `/readyz` gives the reason.
@@ -82,7 +82,7 @@ class Watcher:
         self._look()
         release_memory()
         # All that was imported and built by now stays: the collector need not walk through it again, which
-        # takes a tenth of a second of everybody's time.
+        # keeps all requests waiting for a tenth of a second.
         gc.collect()
         gc.freeze()
         while True:
@@ -99,8 +99,8 @@ class Watcher:
     def _tell(self) -> None:
         try:
             self._after_each_look()
-        except Exception:  # noqa: BLE001 - whoever follows Production must not stop because a disk is full
-            _log.exception("what is served could not be told")
+        except Exception:  # noqa: BLE001 - the watcher must not stop because a disk is full
+            _log.exception("the served versions could not be written for the other workers")
 
     def _look(self) -> None:
         try:
@@ -150,7 +150,7 @@ class Watcher:
         return [name for name in fit if name in declared] + others[:most]
 
     def _guarded(self, name: str, step: Callable[[], None]) -> None:
-        """One model must not take the others off the air, whatever it is that fails."""
+        """Take a step for one model; a failure of any kind does not affect the other models."""
         try:
             step()
         except RegistryUnavailableError:
@@ -161,7 +161,7 @@ class Watcher:
             self._unavailable(name, reason)
 
     def _follow(self, registry: Registry, name: str, version: Version | None) -> None:
-        """Serve what is in Production now, if that is not what is served already."""
+        """Serve the version in Production, unless it is served already."""
         state = self._predictor.states.get(name)
         if version is None:
             if isinstance(state, Served):
@@ -226,7 +226,7 @@ class Watcher:
         self._meters.cache_state(name, served.source)
 
     def _refuse(self, name: str, number: int, error: RegistryError) -> None:
-        """Say that a version is not taken; what is served goes on."""
+        """Report a refused version; the served version stays."""
         self._again[name, number] = time.monotonic() + _AGAIN
         before = self._predictor.refused.get(name)
         if before is None or (before.version, before.reason) != (number, str(error)):
@@ -236,7 +236,7 @@ class Watcher:
         self._unavailable(name, str(error))
 
     def _unavailable(self, name: str, reason: str, *, even_if_served: bool = False) -> None:
-        """Say why nothing of a model is served; what is served stays, unless it was taken away."""
+        """Report why no version of a model is served; a served one stays, unless `even_if_served`."""
         state = self._predictor.states.get(name)
         if isinstance(state, Served) and not even_if_served:
             return
@@ -247,7 +247,7 @@ class Watcher:
             _log.warning("%s", reason)
 
     def _registry(self, problem: str | None, in_full: str = "") -> None:
-        """Remember whether the registry answers, in words that anybody may read; the log has them in full."""
+        """Remember whether the registry answers; every caller may read `problem`, the log has it in full."""
         before = self._predictor.registry
         if (before.problem is None) != (problem is None) or before.checked_at is None:
             if problem:

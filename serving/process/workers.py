@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
 
+from registry.files import write_atomically
+
 FOLDER = "GREENROOM_SERVING_WORKERS_FOLDER"
 # prometheus_client's own name for the folder through which workers add up their metrics.
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -40,9 +42,7 @@ class Workers:
         """Write which versions this process serves, if that has changed."""
         if self._folder is None or (text := json.dumps(versions)) == self._written:
             return
-        new = self._folder / f".{os.getpid()}"
-        new.write_text(text)
-        new.replace(self._folder / f"{os.getpid()}.json")
+        write_atomically(self._folder / f"{os.getpid()}.json", text.encode())
         self._written = text
 
     def all(self) -> dict[int, dict[str, int]]:

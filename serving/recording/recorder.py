@@ -9,7 +9,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from threading import Event, Lock, Thread
 from typing import Literal, Protocol
 
@@ -33,6 +32,7 @@ _MANY = 4_000
 # Seconds between two tries of a bucket that does not answer.
 _AGAIN = 5.0
 _AT = pa.timestamp("us", tz="UTC")
+_DAY = 86_400 * 10**9  # nanoseconds
 
 Reason = Literal["memory", "spool", "error"]
 
@@ -134,27 +134,24 @@ class Recorder:
             records, outcomes = self._records, self._outcomes
             self._records, self._outcomes, self._rows = [], [], 0
         self._no_room = self._spool.full
-        groups: dict[tuple[object, ...], list[PredictionRecord]] = {}
+        # A file holds answers of one version on one day.
+        groups: dict[tuple[str, int, int], list[PredictionRecord]] = {}
         for record in records:
-            # Files hold answers of models of one form: the same columns.
-            form = record.served.model.description.features, record.outputs.classes
-            groups.setdefault((record.model, _date(record.at), form), []).append(record)
-        for (model, date, _), group in groups.items():
-            self._add(f"predictions/model={file_name(str(model))}/date={date}", group)
-        days: dict[str, list[FeedbackRecord]] = {}
+            groups.setdefault((record.model, id(record.served), record.at // _DAY), []).append(record)
+        for (model, _, day), group in groups.items():
+            self._add(f"predictions/model={file_name(model)}/date={_date(day)}", group)
+        days: dict[int, list[FeedbackRecord]] = {}
         for outcome in outcomes:
-            days.setdefault(_date(outcome.at), []).append(outcome)
-        # What was accepted is kept even in a full folder; no more is accepted until there is room.
-        for date, feedback in days.items():
-            if not self._add(f"feedback/date={date}", feedback, even_if_full=True):
+            days.setdefault(outcome.at // _DAY, []).append(outcome)
+        # Accepted feedback is kept even in a full folder; no more is accepted until there is room.
+        for day, feedback in days.items():
+            if not self._add(f"feedback/date={_date(day)}", feedback, even_if_full=True):
                 with self._lock:
                     self._outcomes, self._rows = feedback + self._outcomes, self._rows + len(feedback)
         if groups or days:
             self._written.set()
 
-    def _add(
-        self, prefix: str, group: list[PredictionRecord] | list[FeedbackRecord], *, even_if_full: bool = False
-    ) -> bool:
+    def _add(self, prefix: str, group: Records, *, even_if_full: bool = False) -> bool:
         rows = sum(len(record.rows) if isinstance(record, PredictionRecord) else 1 for record in group)
         try:
             table = _predictions(group) if isinstance(group[0], PredictionRecord) else _feedback(group)
@@ -191,28 +188,28 @@ class Recorder:
             self._written.clear()
 
 
-def _date(at: int) -> str:
-    return datetime.fromtimestamp(at / 1e9, UTC).date().isoformat()
+def _date(day: int) -> str:
+    """Return a day, counted from 1970, as YYYY-MM-DD."""
+    return str(np.datetime64(day, "D"))
 
 
 def _predictions(group: Sequence[PredictionRecord]) -> pa.Table:
-    """Return one row for each row that was predicted; `group` are answers of models of one form."""
-    counts = [len(record.rows) for record in group]
+    """Return one row for each row that was predicted; `group` are answers of one version."""
+    served = group[0].served
+    counts = np.concatenate([record.counts for record in group])
     inputs = np.concatenate([record.rows for record in group])
+    ids = [(id_, count) for record in group for id_, count in zip(record.ids, record.counts, strict=True)]
+    microseconds = np.array([record.at for record in group]) // 1000
     columns = {
-        "id": texts(_repeated([record.id for record in group], counts)),
-        "row": numbers(np.concatenate([np.arange(count) for count in counts]), np.int32),
-        "at": _times(np.repeat([record.at // 1000 for record in group], counts)),
-        "version": numbers(np.repeat([record.served.version for record in group], counts), np.int32),
-        "digest": texts(_repeated([record.served.model.digest for record in group], counts)),
+        "id": texts([id_ for id_, count in ids for _ in range(count)]),
+        "row": numbers(np.arange(len(inputs)) - np.repeat(np.cumsum(counts) - counts, counts), np.int32),
+        "at": _times(np.repeat(microseconds, [len(record.rows) for record in group])),
+        "version": numbers(np.full(len(inputs), served.version), np.int32),
+        "digest": texts([served.model.digest] * len(inputs)),
     }
-    for place, name in enumerate(group[0].served.model.description.features):
+    for place, name in enumerate(served.model.description.features):
         columns[f"input_{name}"] = numbers(inputs[:, place], np.float32)
     return pa.table(columns | _outputs(group))
-
-
-def _repeated(values: Sequence[str], counts: Sequence[int]) -> list[str]:
-    return [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
 
 
 def _outputs(group: Sequence[PredictionRecord]) -> dict[str, pa.Array]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from registry.errors import StorageUnavailableError
+from registry.files import write_atomically
 from registry.storage.bucket import Bucket
 from serving.ids import new_id
 
@@ -54,13 +55,9 @@ class Spool:
         name = new_id() + _SUFFIX
         target = self._folder / prefix / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        being_written = target.with_suffix(".part")
-        try:
-            pq.write_table(table, being_written, compression="zstd")
-            being_written.replace(target)
-        except BaseException:
-            being_written.unlink(missing_ok=True)
-            raise
+        content = pa.BufferOutputStream()
+        pq.write_table(table, content, compression="zstd")
+        write_atomically(target, content.getvalue().to_pybytes())
         return target
 
     def send(self, bucket: Bucket, go_on: Callable[[], bool]) -> bool:

@@ -1,10 +1,11 @@
 """The protocol of a task: what its models read, what they answer, how both are described. No HTTP here."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cached_property, lru_cache
+from operator import itemgetter
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,7 @@ from serving.parsing import is_list, object_bytes, read_list, read_object, to_ma
 Column = list[str] | npt.NDArray[np.number[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelOutputs:
+class ModelOutputs(NamedTuple):
     """What a model answers to n rows, checked by its task.
 
     `labels` has shape (n,). A similarity's has shape (n, neighbours): places in `items`, nearest first, -1
@@ -31,11 +31,6 @@ class ModelOutputs:
     shares: npt.NDArray[np.float32] | None
     classes: tuple[str, ...] = ()
     items: SimilarityIndex | None = None
-
-    def part(self, first: int, last: int) -> "ModelOutputs":
-        """Return the outputs for the rows from `first` up to but not including `last`."""
-        shares = None if self.shares is None else self.shares[first:last]
-        return ModelOutputs(self.labels[first:last], shares, self.classes, self.items)
 
 
 @dataclass(frozen=True)
@@ -94,12 +89,16 @@ class Contract:
     ) -> Rows:
         """Return validated requests as rows in the order that the model reads; see `parsing.to_matrix`."""
         features = description.features
-        attributes = [self.attributes[feature] for feature in features]
-        return to_matrix(self.name, requests, features, attributes=attributes, listed=listed, numbers=numbers)
+        values_of = self._values_of(features)
+        return to_matrix(self.name, requests, features, values_of=values_of, listed=listed, numbers=numbers)
+
+    @cached_property
+    def _values_of(self) -> Callable[[tuple[str, ...]], "itemgetter[Any]"]:
+        """For features, the function that takes their values from the attributes of a request."""
+        return lru_cache(8)(lambda features: itemgetter(*map(self.attributes.__getitem__, features)))
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedRows:
+class ParsedRows(NamedTuple):
     """A request's body as rows, float32 of shape (n, features); `listed` if it was a list.
 
     `queries` are what a task wants to know beside each row, if it does.
@@ -159,7 +158,10 @@ class ServingTask(ABC):
         """Return what `OnnxModel.predict` returned, if it can be an answer; else raise `ValueError`."""
 
     def select(self, outputs: ModelOutputs, queries: Sequence[Any]) -> ModelOutputs:  # noqa: ARG002
-        """Return the part of the outputs that was asked for."""
+        """Return the part of the outputs that was asked for.
+
+        `queries` has one for each row, None where a request had none; it is empty where no request had one.
+        """
         return outputs
 
     def logged(self, outputs: ModelOutputs) -> ModelOutputs:

@@ -39,7 +39,7 @@ class ClassExplanation(Explanation):
     """Why a classifier gives its class the probability that it does."""
 
     prediction: str = Field(description="The predicted class.")
-    probability: float = Field(description="Its probability, 0..1: this is what is explained.")
+    probability: float = Field(description="Its probability, 0..1: the explained number.")
 
 
 class Classification(ServingTask):

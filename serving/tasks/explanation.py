@@ -15,8 +15,8 @@ class Contribution(BaseModel):
     feature: str
     value: float = Field(description="The value that the model read; booleans are 0 and 1.")
     contribution: float = Field(
-        description="Shapley value, in the unit of what is explained: how far this feature moves it from the "
-        "base value, on average over the orders in which features can become known."
+        description="Shapley value, in the unit of the explained number: how far this feature moves it from "
+        "the base value, on average over the orders in which features can become known."
     )
     standard_error: float = Field(
         description="Standard error of `contribution` from sampling; 0 when every coalition was counted. "
@@ -37,8 +37,8 @@ class Explanation(BaseModel):
         "orders of them."
     )
     base_value: float = Field(
-        description="Mean of what is explained over the background. The base value and all contributions add "
-        "up to what is explained."
+        description="Mean of the explained number over the background. The base value and all contributions "
+        "add up to the explained number."
     )
     contributions: tuple[Contribution, ...] = Field(description="One per feature, the largest first.")
     background_rows: int = Field(description="Training rows that it is explained against.")

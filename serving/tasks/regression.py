@@ -32,7 +32,7 @@ class NumberPredictions(SupervisedListResponse):
 class NumberExplanation(Explanation):
     """Why a regression answers what it does."""
 
-    prediction: float = Field(description="The predicted number: this is what is explained.")
+    prediction: float = Field(description="The predicted number: the explained number.")
 
 
 class Regression(ServingTask):

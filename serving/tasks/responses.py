@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # `model` is this domain's word; Pydantic would keep the prefix `model_` for itself.
 RESPONSE_CONFIG = ConfigDict(frozen=True, protected_namespaces=())
+_FOR_FEEDBACK = "Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
 
 
 class Response(BaseModel):
@@ -31,14 +32,10 @@ class ModelListResponse(Response):
 class SupervisedResponse(ModelResponse):
     """An answer that may turn out right or wrong."""
 
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
+    id: str = Field(description=_FOR_FEEDBACK)
 
 
 class SupervisedListResponse(ModelListResponse):
     """An answer to a list, each part of which may turn out right or wrong."""
 
-    id: str = Field(
-        description="Names this prediction (a UUID); POST /api/feedback takes it with the true outcome."
-    )
+    id: str = Field(description=_FOR_FEEDBACK)

@@ -1,8 +1,7 @@
-"""Similarity: what is most like a row, or like a thing that the model's index holds."""
+"""Similarity: the nearest neighbours of a row, or of a thing in the model's index."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from pydantic import Field, RootModel, create_model
 from catalog.spec import Dataset, ModelSpec
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import Description
-from registry.model_format.similarity_index import SimilarityIndex
+from registry.model_format.similarity_index import SimilarityIndex, nearest_others, pick
 from serving.errors import UnknownItemError, UnknownModelNameError
 from serving.parsing import is_list, read_list, read_object
 from serving.tasks.base import Column, Contract, ModelOutputs, ParsedRows, Question, ServingTask
@@ -23,8 +22,7 @@ from serving.tasks.similarity_request import DEFAULT_NEIGHBOURS, SimilarityReque
 LOGGED = 10
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourQuery:
+class NeighbourQuery(NamedTuple):
     """How many neighbours are wanted, and the place of the thing that must not be among them; -1 is none."""
 
     k: int = DEFAULT_NEIGHBOURS
@@ -69,7 +67,7 @@ class Similarity(ServingTask):
     def parse_question(
         self, contract: Contract, description: Description, body: bytes | bytearray, max_rows: int
     ) -> ParsedRows:
-        """Return what is asked by id, or by features; `queries` are a `NeighbourQuery` for each row.
+        """Return a request by ids or features as rows; `queries` are a `NeighbourQuery` for each row.
 
         Raises what `parse_features` raises, and `UnknownItemError`.
         """
@@ -109,23 +107,16 @@ class Similarity(ServingTask):
 
         The result is as wide as the largest k.
         """
-        queries = queries or (NeighbourQuery(),) * len(outputs.labels)
-        shares = _distances(outputs)
-        itself, most = (
-            np.array([getattr(query, name) for query in queries])[:, None] for name in ("itself", "k")
-        )
-        others = outputs.labels != itself
-        place = np.cumsum(others, axis=1) - 1
-        rows, columns = np.nonzero(others & (place < most))
-        labels = np.full((len(queries), int(most.max())), -1, dtype=np.int64)
-        distances = np.zeros(labels.shape, dtype=np.float32)
-        to = place[rows, columns]
-        labels[rows, to], distances[rows, to] = outputs.labels[rows, columns], shares[rows, columns]
-        return replace(outputs, labels=labels, shares=distances)
+        k, itself = np.array(
+            [query or NeighbourQuery() for query in queries or [None] * len(outputs.labels)]
+        ).T
+        columns = nearest_others(outputs.labels != itself[:, None], k)
+        labels, distances = pick(outputs.labels, columns, -1), pick(_distances(outputs), columns, 0.0)
+        return outputs._replace(labels=labels, shares=distances)
 
     def logged(self, outputs: ModelOutputs) -> ModelOutputs:
         """Return the first few neighbours of each row."""
-        return replace(outputs, labels=outputs.labels[:, :LOGGED], shares=_distances(outputs)[:, :LOGGED])
+        return outputs._replace(labels=outputs.labels[:, :LOGGED], shares=_distances(outputs)[:, :LOGGED])
 
     def row(self, outputs: ModelOutputs, place: int) -> dict[str, Any]:
         pairs = zip(outputs.labels[place].tolist(), _distances(outputs)[place], strict=True)
@@ -162,7 +153,7 @@ class Similarity(ServingTask):
 
 def _items(description: Description) -> SimilarityIndex:
     if description.items is None:
-        raise ValueError("a similarity's file holds what is found")
+        raise ValueError("a similarity's file must hold its index")
     return description.items
 
 

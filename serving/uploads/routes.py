@@ -150,8 +150,8 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: StorageSettings | No
         except UploadError as error:
             _log.info("upload refused: %s %s", error.status, error.code)
             return respond(error.status, error.code, error.message, error.details, error.headers)
-        who = getattr(request.state, "api_key_name", None) or "somebody without an API key"
-        _log.info("dataset %s: %d rows of %s, uploaded by %s", stored.id, stored.rows, stored.dataset, who)
+        sender = getattr(request.state, "api_key_name", None) or "somebody without an API key"
+        _log.info("dataset %s: %d rows of %s, uploaded by %s", stored.id, stored.rows, stored.dataset, sender)
         return JSONResponse(stored.model_dump(mode="json"), status_code=201 if stored.created else 200)
 
     router.add_api_route(

@@ -1,7 +1,7 @@
 """The process of one pyfunc model: `PYTHON -s serving/models/pyfunc_worker FOLDER TASK SOCKET MEMORY`.
 
 It is run by the interpreter that GREENROOM_SERVING_PYFUNC_PYTHON names, not by the predictor's: it imports
-MLflow, pandas and whatever the model brings, and nothing of Greenroom; so it is no part of the package
+MLflow, pandas and the model's own packages, and nothing of Greenroom; so it is no part of the package
 (there is no __init__.py), and the import rules of `serving` do not reach it. FOLDER is an MLflow model whose
 files the predictor has checked; loading it executes code (pickles). TASK is `classification` or `regression`,
 SOCKET the number of an open socket, MEMORY the most bytes of address space.
@@ -27,7 +27,7 @@ _NUMBERS = ("boolean", "integer", "long", "float", "double")
 
 
 class BadModelError(Exception):
-    """The model cannot be served; the message is for whoever promoted it."""
+    """The model cannot be served; the message is for the person who promoted it."""
 
 
 class Model:
@@ -103,7 +103,7 @@ class Model:
     def _shares(self, found: Any, frame: Any) -> Any:
         import numpy as np  # noqa: PLC0415
 
-        if hasattr(found, "columns"):  # a table with a column per class, in whatever order
+        if hasattr(found, "columns"):  # a table with a column per class, in any order
             named = {str(name): name for name in found.columns}
             return found[[named[label] for label in self.classes]].to_numpy(dtype="float64")
         if np.ndim(found) == 2:

@@ -14,9 +14,10 @@ from catalog.models.energy import MODEL as ENERGY
 from catalog.models.genre import MODEL as GENRE
 from catalog.spec import ModelSpec
 from catalog.spotify_tracks import FEATURES
-from registry.client.registry import Registry
+from registry.client.registry import Registry, Version
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import OnnxModel
+from registry.names import Stage
 from serving import limits
 from serving.api.openapi import OpenApi
 from serving.api.routes import describe_predict
@@ -211,3 +212,14 @@ def test_what_cannot_be_removed_from_the_cache_stops_nothing(tmp_path: Path) -> 
     (tmp_path / "models" / "genre.json").mkdir(parents=True)
     cache.forget("genre")
     assert cache.last_good("genre") is None
+
+
+def test_a_damaged_file_of_the_cache_is_not_used_and_is_mended(tmp_path: Path) -> None:
+    cache = ModelCache(tmp_path)
+    version = Version(model="genre", number=1, stage=Stage.PRODUCTION, run_id="", source="models:/m", tags={})
+    cache.keep(version, b"model")
+    (blob,) = (tmp_path / "sha256").iterdir()
+    blob.write_bytes(b"mod")
+    assert cache.last_good("genre") is None
+    cache.keep(version, b"model")
+    assert cache.last_good("genre") == (version, b"model")

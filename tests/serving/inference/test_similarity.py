@@ -337,3 +337,25 @@ def test_an_index_that_shows_other_things_than_declared_is_refused(similar: byte
     less = SIMILAR.model_copy(update={"shown": ("artists",)})
     with pytest.raises(ModelFormatError, match="declared are track_id and artists"):
         loaded(declared(less), "similar", similar)
+
+
+def test_requests_of_one_moment_are_answered_as_each_alone(
+    app: PredictorApp, made: list[PredictionRecord], tracks: pd.DataFrame
+) -> None:
+    """One call answers requests with and without `k`, single ones and lists; each gets its own neighbours."""
+    predictor, row = app.predictor, features_of(tracks, 9)
+    of_one, of_two = {"track_id": tracks["track_id"][9], "k": 3}, [{**row, "k": 1}, {**row, "k": 100}]
+    requests = [
+        predictor.read("similar", json.dumps(row).encode()),
+        predictor.read_question("similar", json.dumps(of_one).encode()),
+        predictor.read_question("similar", json.dumps(of_two).encode()),
+    ]
+    together = predictor.answers(requests)
+    alone = [predictor.answers([request])[0] for request in requests]
+    for one, other in zip(together, alone, strict=True):
+        assert json.loads(one._replace(id="").json()) == json.loads(other._replace(id="").json())
+    log, expected = _predictions(made[:1]).to_pylist(), _predictions(made[1:]).to_pylist()
+    ids = [answer.id for answer in together]
+    assert [(kept["id"], kept["row"]) for kept in log] == [(ids[0], 0), (ids[1], 0), (ids[2], 0), (ids[2], 1)]
+    for kept, other in zip(log, expected, strict=True):
+        assert {**kept, "id": "", "at": 0} == {**other, "id": "", "at": 0}

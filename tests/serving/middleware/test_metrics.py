@@ -152,7 +152,10 @@ def test_the_version_that_answered_counts_whatever_is_served_now() -> None:
     metrics.swapped("genre", 2)
     scope: dict[str, Any] = {"state": {"api_key_name": "shop"}}
     found = ModelOutputs(np.full(40, 0.5, dtype=np.float32), None, ())
-    note_answer(scope, PredictionResponse(new_id(), "genre", 1, found, listed=True, task=TASKS["regression"]))
+    note_answer(
+        scope,
+        PredictionResponse(new_id(), "genre", 1, found, range(40), listed=True, task=TASKS["regression"]),
+    )
     metrics.answered("genre", 200, 0.01, scope["state"])
     metrics.answered("genre", 503, 0.01, {})
     seen = Scraped(metrics.text().decode())

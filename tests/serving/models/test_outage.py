@@ -20,7 +20,7 @@ from registry.model_format.onnx_model import OnnxModel
 from registry.settings import RegistrySettings
 from serving.inference.batching import MicroBatcher
 from serving.inference.predictor import ParsedRequest, Predictor, Served
-from serving.tasks.base import ModelOutputs
+from serving.inference.response import PredictionResponse
 from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.registry.support.registered import Registrar
@@ -182,7 +182,8 @@ def test_rows_of_one_moment_are_answered_by_the_version_that_each_was_read_for(
     track_without_energy: dict[str, Any],
 ) -> None:
     """A swap between two requests that are answered together: rare under load, so it is made here."""
-    predictor, together = Predictor({"energy": ENERGY}), MicroBatcher()
+    predictor = Predictor({"energy": ENERGY})
+    together = MicroBatcher(predictor)
     asked: list[ParsedRequest] = []
     for number in range(12):
         version = number // 2 % 3 + 1  # 1 1 2 2 3 3 1 1 ..
@@ -192,13 +193,14 @@ def test_rows_of_one_moment_are_answered_by_the_version_that_each_was_read_for(
         row = {**track_without_energy, "duration_ms": 1000 * (number + 1)}
         asked.append(predictor.read("energy", json.dumps([row] * (number % 3 + 1)).encode()))
 
-    async def ask() -> list[ModelOutputs]:
-        return await asyncio.gather(*map(together.outputs, asked))
+    async def ask() -> list[PredictionResponse]:
+        return await asyncio.gather(*map(together.answer, asked))
 
     counted = Counted()
-    for number, (one, found) in enumerate(zip(asked, asyncio.run(ask()), strict=True)):
-        answer = json.loads(predictor.answer(one, found).json())
-        judge(answer, [number + 1.0] * (number % 3 + 1), counted)
+    answers = asyncio.run(ask())
+    assert len(answers) == len(asked)
+    for number, answer in enumerate(answers):
+        judge(json.loads(answer.json()), [number + 1.0] * (number % 3 + 1), counted)
     lost_none(counted)
     assert counted.answers == {"1": 4, "2": 4, "3": 4}
 

@@ -7,6 +7,7 @@ import socket
 import time
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.serving.support.predictor_process import Published, Running, Start
@@ -171,3 +172,53 @@ def test_who_never_ends_a_body_that_was_answered_is_closed(strict: Running) -> N
         assert whole(connection).startswith(b"HTTP/1.1 404")
         with pytest.raises(OSError, match=r"reset|pipe"):
             drip(connection)
+
+
+def test_an_idle_connection_is_closed_and_one_in_use_is_not(strict: Running) -> None:
+    """uvicorn lets a connection be idle for 5 s after an answer."""
+    with connect(strict) as connection:
+        for _ in range(14):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert whole(connection).startswith(b"HTTP/1.1 200")
+            time.sleep(0.5)
+        assert closed(connection) == b""
+
+
+ANSWERS = """
+import os
+import uvicorn
+from serving.process.connections import BoundedProtocol
+
+HEADERS = {
+    "/value": [(b"x-a", b"1\\r\\nx-b: 2")],
+    "/name": [(b"x a", b"1")],
+    "/twice": [(b"x-a", b"1"), (b"x-a", b"2")],
+    "/last": [(b"Connection", b"close")],
+}
+
+async def app(scope, receive, send):
+    length = b"3" if scope["path"] == "/short" else b"2"
+    headers = [(b"content-length", length), *HEADERS.get(scope["path"], ())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+port = int(os.environ["GREENROOM_SERVING_PORT"])
+uvicorn.run(app, http=BoundedProtocol, port=port, lifespan="off", server_header=False)
+"""
+
+
+def test_an_answer_in_one_write_is_examined_as_uvicorn_does(start: Start) -> None:
+    running = start("http://127.0.0.1:9", program=ANSWERS)
+    for path in ("/value", "/name", "/short"):
+        with pytest.raises(httpx.RemoteProtocolError):  # uvicorn closes the connection
+            running.get(path)
+    assert running.get("/twice").headers.get_list("x-a") == ["1", "2"]
+    assert running.get("/last").headers["connection"] == "close"
+    head = running.ask("HEAD", "/twice")
+    assert (head.status_code, head.content) == (200, b"")
+    with connect(running) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2)
+        both = whole(connection)
+        while both.count(b"\r\n\r\nok") < 2:
+            both += connection.recv(65536)
+    running.kill()
