@@ -80,7 +80,7 @@ SECRETS: Mapping[str, Mapping[str, Check]] = {
     "greenroom-prefect-server": {"database-url": _database("postgresql+asyncpg")},
     "greenroom-prefect": {"auth-string": _login},
     "greenroom-flow-run": {"tracking-password": _strong, "s3-access-key": _present, "s3-secret-key": _strong},
-    "greenroom-gate": {"gate.pem": _pem},
+    "greenroom-gate": {"gate.pem": _pem, "s3-access-key": _present, "s3-secret-key": _strong},
 }
 
 

@@ -341,7 +341,7 @@ def test_only_the_migration_has_the_owners_credentials(overlay: list[Document]) 
     gate = [
         name for name, pod in pods([*overlay, job]).items() if "greenroom-gate" in json.dumps(pod["spec"])
     ]
-    assert gate == ["Job/run-"]
+    assert gate == ["Deployment/gate"]
 
 
 def test_the_autoscaler_asks_for_a_metric_that_the_predictor_has(overlay: list[Document]) -> None:
