@@ -129,6 +129,17 @@ def production_changed(rows: Iterable[AuditEntry]) -> datetime | None:
     return datetime.fromisoformat(changes[-1]) if changes else None
 
 
+def staged_digest(rows: Iterable[AuditEntry], version: int) -> str | None:
+    """Return the digest of the files with which a version came into its stage, None if no row says it."""
+    digest: str | None = None
+    for row in rows:
+        if row.version == version and row.to_stage and row.to_stage != row.from_stage:
+            digest = row.digest
+        elif row.version == version and row.action == "override" and row.digest:
+            digest = row.digest  # of what was in its stage before there was evidence
+    return digest
+
+
 def as_json(rows: Iterable[AuditEntry]) -> str:
     """Return rows as a JSON list, with the names that they have in the database."""
     return json.dumps(

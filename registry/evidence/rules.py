@@ -27,8 +27,9 @@ from registry.evidence.verdict import Incumbent
 EVIDENCE_MAX_AGE = timedelta(days=30)
 # An override is signed by the person who then promotes; a longer one could be kept for another occasion.
 OVERRIDE_MAX_AGE = timedelta(minutes=15)
-# How far a clock may be ahead of ours before its evidence counts as made in the future.
-_CLOCK_SKEW = timedelta(minutes=5)
+# How far a clock may be ahead of ours before its evidence counts as made in the future. Synchronised clocks
+# differ by milliseconds.
+CLOCK_SKEW = timedelta(seconds=5)
 _SHOWN = 3
 
 
@@ -89,6 +90,41 @@ def require_passed(evidence: Evidence, ref: VersionRef) -> None:
     raise EvidenceFailedError(
         f"The gate refused {ref}: {failed} failed. `greenroom gate {ref.model} {ref.version}` says why."
     )
+
+
+def require_not_future(evidence: Evidence, ref: VersionRef, now: datetime) -> None:
+    """Raise `EvidenceStaleError` if evidence says that it was made later than now."""
+    if evidence.created_at - now > CLOCK_SKEW:
+        raise EvidenceStaleError(
+            f"The evidence on {ref} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M:%S} UTC. "
+            f"Set the clock of the machine that made it. {_again(ref)}"
+        )
+
+
+def require_successor(
+    evidence: Evidence, ref: VersionRef, before: Evidence | None, now: datetime, staged: str | None = None
+) -> None:
+    """Raise an `EvidenceError` unless evidence may take the place of what a version has.
+
+    `before` is genuine evidence of the same kind that it has, if any; `staged` is the digest of the files
+    with which it came into the stage that it is in, None if it is in none or that is not known.
+
+    It is newer, unless what is there was made in the future: a clock that was ahead must not keep a version
+    from new evidence. And about a version in a stage it says something about the same files.
+    """
+    require_not_future(evidence, ref, now)
+    if before and evidence.created_at <= before.created_at <= now + CLOCK_SKEW:
+        # The same in another writing would only disturb a promotion that is under way.
+        raise EvidenceStaleError(
+            f"{ref} has newer evidence already, made {before.created_at:%Y-%m-%d %H:%M:%S} UTC; older "
+            "evidence cannot take its place."
+        )
+    if staged not in (None, evidence.files_digest):
+        raise EvidenceBytesError(
+            f"{ref} came into its stage with the files {(staged or '')[:19]}…, and the evidence is about "
+            f"{evidence.files_digest[:19]}…: evidence about a version in a stage can only be renewed for the "
+            f"same files. Register other files as a new version."
+        )
 
 
 def first_genuine(
@@ -161,11 +197,7 @@ def _require_fresh(evidence: Evidence, ref: VersionRef, context: PromotionContex
         days = age / timedelta(days=1)
         how_old = f"{days:.0f} days" if days >= 2 else f"{age / timedelta(minutes=1):.0f} minutes"
         raise EvidenceStaleError(f"The evidence on {ref} is {how_old} old. {_again(ref)}")
-    if age < -_CLOCK_SKEW:
-        raise EvidenceStaleError(
-            f"The evidence on {ref} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M} UTC. "
-            f"Set the clock of the machine that made it. {_again(ref)}"
-        )
+    require_not_future(evidence, ref, context.now)
     if evidence.kind == "gate" and context.policy_digest not in (None, evidence.policy_digest):
         raise EvidenceStaleError(
             f"The evidence on {ref} was made under another gate policy than the one that applies now. "
