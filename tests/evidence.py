@@ -13,6 +13,14 @@ from registry.names import EVIDENCE, Stage
 from registry.settings import KeySettings
 from tests.conftest import Stack
 
+# What MLflow's ONNX flavour writes, in short.
+MLMODEL = b"""flavors:
+  onnx: {data: model.onnx}
+  python_function:
+    data: model.onnx
+    env: {conda: conda.yaml, virtualenv: python_env.yaml}
+    loader_module: mlflow.onnx
+"""
 # Of nothing that there is.
 NO_DIGEST = "sha256:" + "0" * 64
 

@@ -27,11 +27,12 @@ from registry.errors import (
 from registry.evidence import keys, rules
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
+from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
 from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
 
-# The file of a version that is served; MLflow's ONNX flavour gives it this name.
-MODEL_FILE = "model.onnx"
+__all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence", "require_checked_bytes"]
+
 # What the gate found, without the rows that it looked at.
 _REPORTS = (".html", ".json")
 
@@ -206,16 +207,23 @@ class Registry:
     def attest(self, version: Version, verdict: Verdict, settings: KeySettings) -> Evidence:
         """Sign a verdict on a version, whose reports are in its run already, and put it on the version.
 
-        Raises `KeyFileError` without the gate's key, and `EvidenceBytesError` when the registry holds
-        another model file than the one that was checked.
+        Raises `KeyFileError` without the gate's key, `EvidenceBytesError` when the registry holds another
+        model file than the one that was checked, or a file that no served version may hold, and
+        `ModelFormatError` when one of MLflow's files says what it may not say.
         """
         signer = keys.signer("gate", settings)
-        files = self.files(version)
+        files, small = {}, {}
+        for path, content in self.contents(version):
+            files[path] = sha256(content).hexdigest()
+            if path in CLOSED_LIST and path != MODEL_FILE:
+                small[path] = content
         if digest_of(files, MODEL_FILE) != verdict.model_digest:
             raise EvidenceBytesError(
                 f"{version} does not hold the model that was checked: its {MODEL_FILE} is "
                 f"{digest_of(files, MODEL_FILE) or 'not there'}, the verdict is about {verdict.model_digest}."
             )
+        rules.require_closed_files(files, version.ref)
+        _require_mlflow_files(small)
         envelope = attest_verdict(
             verdict,
             version=version.number,
@@ -352,6 +360,14 @@ def require_checked_bytes(version: Version, content: bytes, settings: KeySetting
 def digest_of(files: Mapping[str, str], path: str) -> str | None:
     """Return the digest of one file as `sha256:HEX`, or None if it is not there."""
     return f"sha256:{files[path]}" if path in files else None
+
+
+def _require_mlflow_files(contents: Mapping[str, bytes]) -> None:
+    # Here: YAML's parser is not for the predictor, which signs nothing.
+    from registry.model_format.mlmodel import check_file  # noqa: PLC0415
+
+    for path, content in contents.items():
+        check_file(path, content)
 
 
 def _version(raw: dict[str, Any]) -> Version:

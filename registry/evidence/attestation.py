@@ -35,7 +35,6 @@ from registry.evidence.statement import (
     TABLE,
     TEST_RESULT,
     TREE,
-    Artifact,
     GateResult,
     Kind,
     Outcome,
@@ -45,7 +44,7 @@ from registry.evidence.statement import (
     result_fields,
 )
 from registry.evidence.verdict import Incumbent, Verdict
-from registry.model_format.mlflow_folder import artifact_of
+from registry.model_format.mlflow_folder import Artifact, artifact_of
 
 _ROLES: Mapping[Kind, Role] = {"gate": "gate", "override": "operator"}
 

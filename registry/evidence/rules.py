@@ -12,6 +12,7 @@ from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
     EvidenceFailedError,
+    EvidenceFilesError,
     EvidenceForeignError,
     EvidenceIncumbentError,
     EvidenceMissingError,
@@ -21,6 +22,7 @@ from registry.errors import (
 from registry.evidence.attestation import Evidence, verify
 from registry.evidence.keys import Role, TrustedKey
 from registry.evidence.verdict import Incumbent
+from registry.model_format.mlflow_folder import beyond_closed_list
 
 # Data and thresholds of the day of the check may be others after a month. Constants, so that the server, the
 # gate and `greenroom verify` always say the same.
@@ -92,6 +94,38 @@ def require_passed(evidence: Evidence, ref: VersionRef) -> None:
     )
 
 
+def require_closed_files(files: Iterable[str], ref: VersionRef) -> None:
+    """Raise `EvidenceFilesError` if a version holds a file that no served version may hold.
+
+    `files` are paths. What an ONNX version may consist of is a closed list
+    (registry/model_format/mlflow_folder.py). A pyfunc version's files are those that its model needs; a
+    predictor runs it only where a setting allows it.
+    """
+    extra, absent = beyond_closed_list(files)
+    if not (extra or absent):
+        return
+    kinds = [
+        *(f"{name} may not be there" for name in extra),
+        *(f"{name} is not there" for name in absent),
+    ]
+    more = f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else ""
+    raise EvidenceFilesError(
+        f"{ref} holds other files than a served version may hold: {', '.join(kinds[:_SHOWN])}{more}. Log the "
+        "model again with `mlflow.onnx.log_model` alone, and register that (docs/evidence.md)."
+    )
+
+
+def require_looked_at(evidence: Evidence, ref: VersionRef) -> None:
+    """Raise `EvidenceStaleError` if evidence is from before the gate looked at every file of a version.
+
+    It counts for what is in its stage already; a version moves up on new evidence.
+    """
+    if evidence.kind == "gate" and evidence.artifact is None:
+        raise EvidenceStaleError(
+            f"The evidence on {ref} is from before the gate looked at every file of a version. {_again(ref)}"
+        )
+
+
 def require_not_future(evidence: Evidence, ref: VersionRef, now: datetime) -> None:
     """Raise `EvidenceStaleError` if evidence says that it was made later than now."""
     if evidence.created_at - now > CLOCK_SKEW:
@@ -130,7 +164,8 @@ def require_successor(
 def first_genuine(
     envelopes: Iterable[str], ref: VersionRef, trusted: Mapping[Role, Sequence[TrustedKey]]
 ) -> tuple[Evidence, str]:
-    """Return the first evidence that a trusted key signed, about a version and no refusal, and its envelope.
+    """Return the first evidence that a trusted key signed, about a version, no refusal, and about files that
+    a served version may hold; and its envelope.
 
     Its age and the bytes do not count here. Raises the `EvidenceError` of the last one.
     """
@@ -140,6 +175,7 @@ def first_genuine(
             evidence = verify(envelope, trusted)
             require_about(evidence, ref)
             require_passed(evidence, ref)
+            require_closed_files(evidence.files, ref)
         except EvidenceError as error:
             problem = error
         else:
@@ -170,11 +206,13 @@ def require_good(evidence: Evidence, ref: VersionRef, context: PromotionContext)
 
 
 def require_bytes(evidence: Evidence, ref: VersionRef, files: Mapping[str, str]) -> None:
-    """Raise `EvidenceBytesError` unless a version holds exactly the files that evidence is about.
+    """Raise `EvidenceBytesError` unless a version holds exactly the files that evidence is about, and
+    `EvidenceFilesError` if a file is among them that no served version may hold.
 
     `files` maps the path of each file that it holds now to its SHA-256.
     """
     if dict(evidence.files) == dict(files):
+        require_closed_files(files, ref)
         return
     names = sorted(evidence.files.keys() | files.keys())
     changed = [name for name in names if evidence.files.get(name) != files.get(name)]

@@ -27,6 +27,7 @@ from pydantic import (
 
 from registry.errors import EvidenceUnreadableError
 from registry.evidence.verdict import Status
+from registry.model_format.mlflow_folder import Artifact
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
@@ -39,8 +40,6 @@ INCUMBENT = "incumbent"
 
 Kind = Literal["gate", "override"]
 KINDS: Mapping[str, Kind] = {TEST_RESULT: "gate", OVERRIDE: "override"}
-# What a version's files are: an ONNX file with MLflow's description of it, or code that MLflow would run.
-Artifact = Literal["onnx", "pyfunc"]
 
 _RESULT_FIELDS = ("result", "passedTests", "warnedTests", "failedTests")
 # Far beyond what a statement needs; MLflow's tags hold 100,000 characters.

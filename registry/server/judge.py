@@ -201,6 +201,7 @@ class Judge:
             used=snapshot.used,
         )
         rules.require_good(evidence, snapshot.ref, context)
+        rules.require_looked_at(evidence, snapshot.ref)
         rules.require_bytes(evidence, snapshot.ref, files())
         return evidence
 

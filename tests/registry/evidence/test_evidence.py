@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,35 @@ def test_files_that_were_never_there(registrar: Registrar) -> None:
     version = new(registrar)
     files = {**registrar.registry.files(version), "more.bin": "0" * 64}
     refuse_move(registrar, registrar.gate.attest(version, files=files), "bytes", r"more\.bin \(is gone\)")
+
+
+def test_files_that_no_served_version_holds(registrar: Registrar) -> None:
+    """Whoever signed them: consumers of `models:/…` would load them."""
+    version = new(registrar)
+    registrar.client.put_artifact(registrar.artifact_uri(version), "code/evil.py", b"import os")
+    version = registrar.gate.attest(version)
+    refuse_move(registrar, version, "files", r"code/evil\.py may not be there")
+    registrar.registry.tag(version, OVERRIDE, override(registrar, version))
+    refuse_move(registrar, version, "files", r"code/evil\.py may not be there")
+
+
+def test_from_before_every_file_was_looked_at(registrar: Registrar) -> None:
+    version = new(registrar)
+    envelope = signed_anew(registrar, registrar.gate.envelope(version), lambda p: p.pop("greenroom_artifact"))
+    registrar.registry.tag(version, EVIDENCE, envelope)
+    refuse_move(registrar, version, "stale", "before the gate looked at every file.*--rerun")
+    version = registrar.registry.version(version.model, version.number)
+    assert registrar.registry.evidence(version, registrar.gate.settings).passed, "it still speaks for it"
+    assert registrar.registry.promote(registrar.gate.attest(version), Stage.STAGING).stage is Stage.STAGING
+
+
+def signed_anew(registrar: Registrar, envelope: str, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Another predicate, truly signed."""
+    payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+    change(payload["predicate"])
+    made = Envelope(json.dumps(payload).encode(), PAYLOAD_TYPE, {})
+    made.sign(keys.signer("gate", registrar.gate.settings))
+    return json.dumps(made.to_dict())
 
 
 def test_another_incumbent(registrar: Registrar) -> None:
