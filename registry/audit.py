@@ -68,9 +68,12 @@ def link_hash(number: int, previous: str, body: str) -> str:
     return sha256(f"{number}\n{previous}\n{body}".encode()).hexdigest()
 
 
-def broken_links(links: Sequence[AuditLink]) -> Iterator[str]:
-    """Yield a sentence for each place where the chain does not hold together."""
-    previous, expected = "", 1
+def broken_links(links: Sequence[AuditLink], since: AuditLink | None = None) -> Iterator[str]:
+    """Yield a sentence for each place where the chain does not hold together.
+
+    `since` is the link before the first one, where the chain up to it was checked already.
+    """
+    previous, expected = (since.hash, since.id + 1) if since else ("", 1)
     for link in links:
         if link.id != expected:
             gone = f"row {expected}" if link.id == expected + 1 else f"rows {expected} to {link.id - 1}"

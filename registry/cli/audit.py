@@ -57,15 +57,17 @@ def history(model: str, *, as_json: bool) -> None:
     metavar="HASH",
     help="The head that an earlier run printed: finds out whether the end of the audit was cut off since.",
 )
-def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -> None:
-    """Check the audit's chain, every signature, and the bytes of everything in a stage.
+@click.option("--full", is_flag=True, help="Walk every row again, also what an earlier run walked.")
+def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool, full: bool) -> None:
+    """Check the audit's chain, every signature, and the files and policy of everything in a stage.
 
-    With MODELS, the chain and those alone.
+    With MODELS, the chain and those alone. What the last run walked and has not changed since is not walked
+    again; files are always compared. What cannot be looked at is a problem of its own.
 
     Exit code 0: all is by right. 1: something is not. 2: could not tell.
     """
     with TrackingClient() as client:
-        report = verification.verify(client, KeySettings(), models, expected_head=expect_head)
+        report = verification.verify(client, KeySettings(), models, expected_head=expect_head, full=full)
     if as_json:
         click.echo(json.dumps(report.__dict__, indent=2))
     else:
@@ -75,8 +77,13 @@ def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -
             click.secho(f"note     {printable(note)}", fg="yellow")
         for checked in report.checked:
             click.echo(f"checked  {printable(checked)}")
+        for unknown in report.unknown:
+            click.echo(f"unknown  {printable(unknown)}")
         head = f", head {report.head}" if report.head else ""
-        click.echo(f"{report.rows} rows in the audit{head}. {len(report.problems)} problems.")
+        click.echo(
+            f"{report.rows} rows in the audit, {report.walked} of them walked now{head}. "
+            f"{len(report.problems)} problems."
+        )
     sys.exit(1 if report.problems else 0)
 
 

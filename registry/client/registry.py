@@ -28,7 +28,7 @@ from registry.evidence import keys, rules
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
-from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
+from registry.names import ACTION_HEADER, EVIDENCE, GATED, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
 
 __all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence", "require_checked_bytes"]
@@ -117,6 +117,12 @@ class Registry:
         versions = (_version(raw) for model in registered for raw in model.get("latest_versions", []))
         return {version.model: version for version in versions if version.stage is Stage.PRODUCTION}
 
+    def staged_versions(self) -> list[Version]:
+        """Return every version in Staging or Production, of all models that MLflow's search shows."""
+        raw = self._client.pages("model-versions/search", {}, "model_versions")
+        staged = [version for version in map(_version, raw) if version.stage in GATED]
+        return sorted(staged, key=lambda version: (version.model, version.number))
+
     # What a version is made of
 
     def verdict(self, version: Version) -> Verdict:
@@ -189,7 +195,8 @@ class Registry:
     def report_digest(self, version: Version) -> str:
         """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
         uri = f"{self._run_artifacts(version)}/gate"
-        return tree_digest({p: d for p, d in self._digests(uri).items() if p.endswith(_REPORTS)})
+        paths = [path for path in self._client.artifact_paths(uri) if path.endswith(_REPORTS)]
+        return tree_digest({path: sha256(self._client.artifact(uri, path)).hexdigest() for path in paths})
 
     def identity(self, version: Version) -> Incumbent:
         """Return which version this is, by the files that it holds now."""
