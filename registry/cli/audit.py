@@ -1,7 +1,8 @@
-"""Subcommands that look: history, verify, diff."""
+"""Subcommands that look: history, verify, evidence, diff."""
 
 import json
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from registry import audit
 from registry.audit import AuditEntry
 from registry.client import audit_log, verification, version_diff
+from registry.client.evidence_export import export
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
@@ -85,6 +87,25 @@ def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool, f
             f"{len(report.problems)} problems."
         )
     sys.exit(1 if report.problems else 0)
+
+
+@click.command("evidence")
+@click.argument("model")
+@click.argument("version", type=_VERSION)
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), required=True, help="A new folder to write to."
+)
+def export_evidence(model: str, version: int, folder: Path) -> None:
+    """Write all that speaks for VERSION of MODEL to a folder, for somebody who checks it without Greenroom.
+
+    docs/evidence.md says how, with the public key and other people's tools alone.
+    """
+    with TrackingClient() as client:
+        registry = Registry(client)
+        paths = export(registry, registry.version(model, version), folder, KeySettings())
+    for path in paths:
+        click.echo(printable(path))
+    click.echo(f"{len(paths)} files are in {folder}. Give the keys to the reader on another way.")
 
 
 @click.command()

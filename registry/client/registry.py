@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner
 
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
@@ -24,7 +25,7 @@ from registry.errors import (
     RegistryRefusedError,
     TooLargeError,
 )
-from registry.evidence import keys, rules
+from registry.evidence import keys, model_signature, rules
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
@@ -33,6 +34,8 @@ from registry.settings import KeySettings
 
 __all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence", "require_checked_bytes"]
 
+# Of the run: the signature by OpenSSF's rules, and the public key that it is checked with.
+MODEL_SIGNATURE, MODEL_SIGNATURE_KEY = "gate/model.sig", "gate/model.pub"
 # What the gate found, without the rows that it looked at.
 _REPORTS = (".html", ".json")
 
@@ -192,6 +195,10 @@ class Registry:
         """Yield each of a version's files, path and bytes, as the tracking server holds them now."""
         return self._contents(self._location(version))
 
+    def reports(self, version: Version) -> Iterator[tuple[str, bytes]]:
+        """Yield what the gate left in the run that made a version, path and bytes."""
+        return self._contents(f"{self._run_artifacts(version)}/gate")
+
     def report_digest(self, version: Version) -> str:
         """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
         uri = f"{self._run_artifacts(version)}/gate"
@@ -239,11 +246,24 @@ class Registry:
             report_digest=self.report_digest(version),
             signer=signer,
         )
+        self._put_model_signature(version, files, signer, passed=verdict.passed)
         self.tag(version, EVIDENCE, envelope)
         evidence = read_unverified(envelope)
         if evidence is None:
             raise AssertionError("a statement that was just made can be read")
         return evidence
+
+    def _put_model_signature(
+        self, version: Version, files: Mapping[str, str], signer: CryptoSigner, *, passed: bool
+    ) -> None:
+        """Write a signature beside the evidence, for who has OpenSSF's tool and not ours.
+
+        That tool asks for no verdict. So what the gate refused has none, and loses the one it had.
+        """
+        name = f"{version.model}-{version.number}"
+        signature = model_signature.sign(name, files, signer) if passed else b"{}"
+        self.put_artifact(version, MODEL_SIGNATURE, signature)
+        self.put_artifact(version, MODEL_SIGNATURE_KEY, model_signature.public_pem(signer))
 
     def evidence(self, version: Version, settings: KeySettings) -> Evidence:
         """Return the evidence that speaks for a version: the gate's, else an operator's override.

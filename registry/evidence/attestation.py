@@ -26,6 +26,7 @@ from registry.errors import (
     EvidenceWrongKeyError,
 )
 from registry.evidence.keys import Role, TrustedKey
+from registry.evidence.model_signature import public_pem
 from registry.evidence.statement import (
     INCUMBENT,
     OVERRIDE,
@@ -113,6 +114,7 @@ def attest_verdict(
         **{f"dataset/{side}": {TABLE: _hex(digest)} for side, digest in verdict.dataset_digests.items()},
         "report": {TREE: _hex(report_digest)},
         **({"code": {"gitCommit": verdict.git_commit}} if verdict.git_commit else {}),
+        "model-signing-key": {"sha256": sha256(public_pem(signer)).hexdigest()},
     }
     outcomes = [Outcome(check=o.check, status=o.status, required=o.required) for o in verdict.outcomes]
     predicate = {
