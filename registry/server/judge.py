@@ -119,7 +119,11 @@ class Judge:
         if envelope_before == envelope:
             return evidence
         before = self._believed(envelope_before) if envelope_before else None
-        staged = staged_digest(snapshot.history, snapshot.number) if snapshot.stage in GATED else None
+        staged = None
+        if snapshot.stage in GATED:
+            staged = staged_digest(snapshot.history, snapshot.number)
+            # What came there without evidence is what the first evidence on it says.
+            staged = staged or (before.files_digest if before else None)
         rules.require_successor(evidence, snapshot.ref, before, datetime.now(UTC), staged)
         return evidence
 

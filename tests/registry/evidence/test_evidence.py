@@ -154,6 +154,15 @@ def test_in_a_stage_evidence_is_renewed_for_the_same_files_alone(
     registrar.gate.attest(renewed, files=other)
 
 
+def test_nor_for_what_came_into_its_stage_without_evidence(registrar: Registrar, sql: Any) -> None:
+    version = registrar.good()
+    sql.execute("UPDATE model_versions SET current_stage = 'Production' WHERE name = %s", (version.model,))
+    other = {**registrar.registry.files(version), MODEL_FILE: "0" * 64}
+    envelope = registrar.gate.envelope(version, files=other)
+    refuse_tag(registrar, version, EVIDENCE, envelope, "bytes", "can only be renewed for the same files")
+    assert registrar.gate.attest(version).stage is Stage.PRODUCTION
+
+
 def test_tampered(registrar: Registrar) -> None:
     version = registrar.good()
     registrar.client.put_artifact(registrar.artifact_uri(version), MODEL_FILE, b"other bytes")
