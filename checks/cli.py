@@ -107,6 +107,7 @@ def _refusal(client: TrackingClient, registry: Registry, version: Version, spec:
                 used=audit.used_evidence(rows),
             )
             rules.require_good(evidence, version.ref, context)
+            rules.require_looked_at(evidence, version.ref)
         rules.require_bytes(evidence, version.ref, registry.files(version))
     except EvidenceError as error:
         return str(error)

@@ -68,9 +68,12 @@ def link_hash(number: int, previous: str, body: str) -> str:
     return sha256(f"{number}\n{previous}\n{body}".encode()).hexdigest()
 
 
-def broken_links(links: Sequence[AuditLink]) -> Iterator[str]:
-    """Yield a sentence for each place where the chain does not hold together."""
-    previous, expected = "", 1
+def broken_links(links: Sequence[AuditLink], since: AuditLink | None = None) -> Iterator[str]:
+    """Yield a sentence for each place where the chain does not hold together.
+
+    `since` is the link before the first one, where the chain up to it was checked already.
+    """
+    previous, expected = (since.hash, since.id + 1) if since else ("", 1)
     for link in links:
         if link.id != expected:
             gone = f"row {expected}" if link.id == expected + 1 else f"rows {expected} to {link.id - 1}"
@@ -127,6 +130,17 @@ def production_changed(rows: Iterable[AuditEntry]) -> datetime | None:
     """Return when what is in Production changed last."""
     changes = [r.at for r in rows if PRODUCTION in (r.from_stage, r.to_stage) and r.from_stage != r.to_stage]
     return datetime.fromisoformat(changes[-1]) if changes else None
+
+
+def staged_digest(rows: Iterable[AuditEntry], version: int) -> str | None:
+    """Return the digest of the files with which a version came into its stage, None if no row says it."""
+    digest: str | None = None
+    for row in rows:
+        if row.version == version and row.to_stage and row.to_stage != row.from_stage:
+            digest = row.digest
+        elif row.version == version and row.action == "override" and row.digest:
+            digest = row.digest  # of what was in its stage before there was evidence
+    return digest
 
 
 def as_json(rows: Iterable[AuditEntry]) -> str:

@@ -134,3 +134,9 @@ class EvidenceBytesError(EvidenceError):
     """The version holds other files than those the evidence is about."""
 
     code = "bytes"
+
+
+class EvidenceFilesError(EvidenceBytesError):
+    """The version holds a file that no served version may hold, or lacks one that it must."""
+
+    code = "files"

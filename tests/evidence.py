@@ -13,6 +13,17 @@ from registry.names import EVIDENCE, Stage
 from registry.settings import KeySettings
 from tests.conftest import Stack
 
+# What MLflow's ONNX flavour writes, in short.
+MLMODEL = b"""flavors:
+  onnx: {data: model.onnx}
+  python_function:
+    data: model.onnx
+    env: {conda: conda.yaml, virtualenv: python_env.yaml}
+    loader_module: mlflow.onnx
+"""
+# Of nothing that there is.
+NO_DIGEST = "sha256:" + "0" * 64
+
 
 def key_settings(stack: Stack) -> KeySettings:
     """Return the keys of a stack; an operator's is made when it is first asked for."""
@@ -56,9 +67,9 @@ class Gate:
         verdict = Verdict(
             model=changed.get("model", version.model),
             task="regression",
-            model_digest=digest_of(files, MODEL_FILE) or "sha256:0",
-            policy_digest=policy_digest(policy) if policy else "sha256:0",
-            dataset_digests={"train": "sha256:1", "test": "sha256:2"},
+            model_digest=digest_of(files, MODEL_FILE) or NO_DIGEST,
+            policy_digest=policy_digest(policy) if policy else NO_DIGEST,
+            dataset_digests={"train": "sha256:" + "1" * 64, "test": "sha256:" + "2" * 64},
             incumbent=changed.get("incumbent", incumbent),
             outcomes=(outcome("Performance", "passed" if passed else "failed"),),
         )
@@ -67,7 +78,7 @@ class Gate:
             version=changed.get("version", version.number),
             source=changed.get("source", version.source),
             files=files,
-            report_digest="sha256:3",
+            report_digest="sha256:" + "3" * 64,
             signer=signer or keys.signer("gate", self.settings),
             created_at=created_at,
         )

@@ -25,6 +25,15 @@ from registry.settings import KeySettings, RegistrySettings
 
 PREDICTOR = (sys.executable, "-m", "serving")
 
+# As MLflow's ONNX flavour writes it.
+MLMODEL = b"""flavors:
+  onnx: {data: model.onnx}
+  python_function:
+    data: model.onnx
+    env: {conda: conda.yaml, virtualenv: python_env.yaml}
+    loader_module: mlflow.onnx
+"""
+
 
 @dataclass(frozen=True)
 class House:
@@ -83,7 +92,7 @@ def publish(client: TrackingClient, name: str, content: bytes) -> Version:
     about = {"experiment_id": experiment["experiment_id"]}
     run = client.post("runs/create", {**about, "start_time": int(time.time() * 1000)})["run"]["info"]
     made = client.post("logged-models", {**about, "name": name})["model"]["info"]
-    client.put_artifact(made["artifact_uri"], "MLmodel", b"flavors: {}")
+    client.put_artifact(made["artifact_uri"], "MLmodel", MLMODEL)
     client.put_artifact(made["artifact_uri"], MODEL_FILE, content)
     body = {"name": name, "source": f"models:/{made['model_id']}", "model_id": made["model_id"]}
     answer = client.post("model-versions/create", {**body, "run_id": run["run_id"]})

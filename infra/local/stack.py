@@ -32,11 +32,12 @@ from infra.local.supervisor import (
     wait_until_ready,
 )
 from registry.client.registry import Registry, Version
+from registry.client.standing import without_standing
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryError, RegistryRefusedError
 from registry.names import EVIDENCE, FLOW_RUN, GATE, METRIC, OVERRIDE, SCORE, TRAINING, Stage
 from registry.notify.predictors import PredictorSettings, served_versions
-from registry.settings import home
+from registry.settings import KeySettings, home
 
 Say = Callable[[str], None]
 
@@ -56,7 +57,8 @@ class ServiceStatus:
 class ModelStatus:
     """One model: its newest version, the one in Production, and the one that each predictor serves.
 
-    `serving` is what all predictors serve, None when they disagree or none does.
+    `serving` is what all predictors serve, None when they disagree or none does; `evidence` says why that of
+    the version in Production does not speak for it, None if it does.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ModelStatus:
     metric: str | None = None
     score: float | None = None
     gate: str | None = None
+    evidence: str | None = None
     replicas: dict[str, int | None] = field(default_factory=dict)
 
 
@@ -239,7 +242,8 @@ def describe(settings: LocalSettings) -> Status:
         status.problem = f"{down}: not up. `make up` starts what is missing; logs are in {home()}/logs."
     try:
         status.models = model_status(settings)
-        status.problem = status.problem or " ".join(disagreements(status.models)) or None
+        sentences = [*disagreements(status.models), *(m.evidence for m in status.models if m.evidence)]
+        status.problem = status.problem or " ".join(sentences) or None
     except RegistryError as error:
         status.problem = status.problem or str(error)
     return status
@@ -266,6 +270,8 @@ def _model_status(name: str, versions: list[Version], replicas: dict[str, int | 
         serving=numbers.pop() if len(numbers) == 1 else None,
         replicas=replicas,
     )
+    if production:
+        status.evidence = next(map(str, without_standing([production], KeySettings())), None)
     if shown := production or next(iter(versions), None):
         status.version, status.stage = shown.number, shown.stage.value
         status.gate, status.metric = shown.tags.get(GATE), shown.tags.get(METRIC)

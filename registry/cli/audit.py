@@ -1,7 +1,8 @@
-"""Subcommands that look: history, verify, diff."""
+"""Subcommands that look: history, verify, evidence, diff."""
 
 import json
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from registry import audit
 from registry.audit import AuditEntry
 from registry.client import audit_log, verification, version_diff
+from registry.client.evidence_export import export
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
@@ -57,15 +59,17 @@ def history(model: str, *, as_json: bool) -> None:
     metavar="HASH",
     help="The head that an earlier run printed: finds out whether the end of the audit was cut off since.",
 )
-def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -> None:
-    """Check the audit's chain, every signature, and the bytes of everything in a stage.
+@click.option("--full", is_flag=True, help="Walk every row again, also what an earlier run walked.")
+def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool, full: bool) -> None:
+    """Check the audit's chain, every signature, and the files and policy of everything in a stage.
 
-    With MODELS, the chain and those alone.
+    With MODELS, the chain and those alone. What the last run walked and has not changed since is not walked
+    again; files are always compared. What cannot be looked at is a problem of its own.
 
     Exit code 0: all is by right. 1: something is not. 2: could not tell.
     """
     with TrackingClient() as client:
-        report = verification.verify(client, KeySettings(), models, expected_head=expect_head)
+        report = verification.verify(client, KeySettings(), models, expected_head=expect_head, full=full)
     if as_json:
         click.echo(json.dumps(report.__dict__, indent=2))
     else:
@@ -75,9 +79,33 @@ def verify(models: tuple[str, ...], expect_head: str | None, *, as_json: bool) -
             click.secho(f"note     {printable(note)}", fg="yellow")
         for checked in report.checked:
             click.echo(f"checked  {printable(checked)}")
+        for unknown in report.unknown:
+            click.echo(f"unknown  {printable(unknown)}")
         head = f", head {report.head}" if report.head else ""
-        click.echo(f"{report.rows} rows in the audit{head}. {len(report.problems)} problems.")
+        click.echo(
+            f"{report.rows} rows in the audit, {report.walked} of them walked now{head}. "
+            f"{len(report.problems)} problems."
+        )
     sys.exit(1 if report.problems else 0)
+
+
+@click.command("evidence")
+@click.argument("model")
+@click.argument("version", type=_VERSION)
+@click.option(
+    "--to", "folder", type=click.Path(path_type=Path), required=True, help="A new folder to write to."
+)
+def export_evidence(model: str, version: int, folder: Path) -> None:
+    """Write all that speaks for VERSION of MODEL to a folder, for somebody who checks it without Greenroom.
+
+    docs/evidence.md says how, with the public key and other people's tools alone.
+    """
+    with TrackingClient() as client:
+        registry = Registry(client)
+        paths = export(registry, registry.version(model, version), folder, KeySettings())
+    for path in paths:
+        click.echo(printable(path))
+    click.echo(f"{len(paths)} files are in {folder}. Give the keys to the reader on another way.")
 
 
 @click.command()

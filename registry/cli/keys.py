@@ -1,11 +1,17 @@
 """Subcommand: the keys that sign evidence and overrides."""
 
 import sys
+from importlib.metadata import entry_points
 
 import click
 
+from registry.client.registry import Registry, Version
+from registry.client.standing import Standing, without_standing
+from registry.client.tracking_client import TrackingClient
+from registry.errors import RegistryError
 from registry.evidence import keys as signing
 from registry.settings import KeySettings
+from registry.text import printable
 
 
 @click.group()
@@ -34,12 +40,52 @@ def rotate_key(role: signing.Role) -> None:
 @keys.command("retire")
 @click.argument("keyid")
 def retire_key(keyid: str) -> None:
-    """Trust the key whose id starts with KEYID no longer.
+    """Trust the key whose id starts with KEYID no longer: the answer to a stolen key.
 
-    What it signed counts as signed by nobody: `greenroom verify` lists the versions that need the gate anew.
+    What it signed counts as signed by nobody. What is in a stage stays there and is served on; `greenroom
+    keys reissue` lets the gate judge it again. Do the same on every machine that has trusted keys.
     """
     gone = signing.retire(keyid, KeySettings())
-    click.echo(f"The {gone.role} key {gone.keyid[:12]} is not trusted any more. Run `greenroom verify`.")
+    click.echo(f"The {gone.role} key {gone.keyid[:12]} is not trusted any more.")
+    try:
+        with TrackingClient() as client:
+            standings = _standings(client, ())
+    except RegistryError as error:
+        click.echo(f"What stands on it cannot be told now; `greenroom verify` tells. {error}")
+        return
+    for standing in standings:
+        click.echo(f"  {printable(str(standing))}")
+    if not standings:
+        click.echo("Nothing in a stage stands on it. `greenroom verify` checks everything.")
+    else:
+        click.echo("Run `greenroom keys reissue`, then `greenroom verify`.")
+
+
+@keys.command("reissue")
+@click.argument("models", nargs=-1)
+@click.option("--dry-run", is_flag=True, help="Only list what would be judged again.")
+def reissue(models: tuple[str, ...], *, dry_run: bool) -> None:
+    """Let the gate judge again, and sign anew, every version in a stage whose evidence counts no more.
+
+    With MODELS, of those alone. Nothing leaves its stage, and predictors serve on. What the gate refuses now
+    keeps its place, too, but has no evidence that speaks for it.
+
+    Exit code 0: everything in a stage has evidence. 1: something was refused or could not be judged.
+    """
+    with TrackingClient() as client:
+        standings = _standings(client, models)
+    if not standings:
+        click.echo("Everything in a stage has evidence that counts.")
+    if dry_run:
+        for standing in standings:
+            click.echo(printable(str(standing)))
+        return
+    left = [standing.version for standing in standings if not _judged_again(standing.version)]
+    for version in left:
+        what = f"{version} in {version.stage} has no evidence that counts."
+        again = f"greenroom promote {version.model} {version.number} --to {version.stage} --override"
+        click.secho(printable(f"{what} Promote another version, or `{again} --reason …`."), fg="red")
+    sys.exit(1 if left else 0)
 
 
 @keys.command("list")
@@ -56,6 +102,30 @@ def list_keys() -> None:
             f"No key is trusted in {settings.trusted_keys_path}; `greenroom keys create gate` makes one."
         )
         sys.exit(1)
+
+
+def _standings(client: TrackingClient, models: tuple[str, ...]) -> list[Standing]:
+    versions = Registry(client).staged_versions()
+    named = [version for version in versions if not models or version.model in models]
+    return without_standing(named, KeySettings())
+
+
+def _judged_again(version: Version) -> bool:
+    """Ask the gate about a version as `greenroom gate --rerun` does; whether it signed that it passed."""
+    point = next(iter(entry_points(group="greenroom.commands", name="gate")), None)
+    if point is None:
+        raise click.ClickException("There is no `greenroom gate` here. Run this where gates run.")
+    command: click.Command = point.load()
+    arguments = [version.model, str(version.number), "--rerun"]
+    try:
+        command.main(arguments, prog_name="greenroom gate", standalone_mode=False)
+    except SystemExit as done:
+        return not done.code
+    except (click.ClickException, RegistryError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        click.secho(printable(message), fg="red", err=True)
+        return False
+    return True
 
 
 def _said(key: signing.TrustedKey, what: str) -> None:

@@ -20,9 +20,9 @@ def history_texts(client: TrackingClient, model: str) -> dict[int, str]:
     return dict(_pages(client, model, HISTORY))
 
 
-def chain(client: TrackingClient, model: str) -> list[AuditLink]:
-    """Return the whole chain, of all models; `model` is one that the caller may read."""
-    return [AuditLink.model_validate_json(text) for _, text in _pages(client, model, CHAIN)]
+def chain(client: TrackingClient, model: str, after: int = 0) -> list[AuditLink]:
+    """Return the chain's links after a row, of all models; `model` is one that the caller may read."""
+    return [AuditLink.model_validate_json(text) for _, text in _pages(client, model, CHAIN, after)]
 
 
 def require_guard(client: TrackingClient, model: str) -> None:
@@ -30,8 +30,7 @@ def require_guard(client: TrackingClient, model: str) -> None:
     next(_pages(client, model, HISTORY), None)
 
 
-def _pages(client: TrackingClient, model: str, kind: str) -> Iterator[tuple[int, str]]:
-    after = 0
+def _pages(client: TrackingClient, model: str, kind: str, after: int = 0) -> Iterator[tuple[int, str]]:
     while True:
         try:
             answer = client.get(

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from pydantic import ValidationError
+from securesystemslib.signer import CryptoSigner
 
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
@@ -24,14 +25,17 @@ from registry.errors import (
     RegistryRefusedError,
     TooLargeError,
 )
-from registry.evidence import keys, rules
+from registry.evidence import keys, model_signature, rules
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
-from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
+from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
+from registry.names import ACTION_HEADER, EVIDENCE, GATED, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
 from registry.settings import KeySettings
 
-# The file of a version that is served; MLflow's ONNX flavour gives it this name.
-MODEL_FILE = "model.onnx"
+__all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence", "require_checked_bytes"]
+
+# Of the run: the signature by OpenSSF's rules, and the public key that it is checked with.
+MODEL_SIGNATURE, MODEL_SIGNATURE_KEY = "gate/model.sig", "gate/model.pub"
 # What the gate found, without the rows that it looked at.
 _REPORTS = (".html", ".json")
 
@@ -116,6 +120,12 @@ class Registry:
         versions = (_version(raw) for model in registered for raw in model.get("latest_versions", []))
         return {version.model: version for version in versions if version.stage is Stage.PRODUCTION}
 
+    def staged_versions(self) -> list[Version]:
+        """Return every version in Staging or Production, of all models that MLflow's search shows."""
+        raw = self._client.pages("model-versions/search", {}, "model_versions")
+        staged = [version for version in map(_version, raw) if version.stage in GATED]
+        return sorted(staged, key=lambda version: (version.model, version.number))
+
     # What a version is made of
 
     def verdict(self, version: Version) -> Verdict:
@@ -185,10 +195,15 @@ class Registry:
         """Yield each of a version's files, path and bytes, as the tracking server holds them now."""
         return self._contents(self._location(version))
 
+    def reports(self, version: Version) -> Iterator[tuple[str, bytes]]:
+        """Yield what the gate left in the run that made a version, path and bytes."""
+        return self._contents(f"{self._run_artifacts(version)}/gate")
+
     def report_digest(self, version: Version) -> str:
         """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
         uri = f"{self._run_artifacts(version)}/gate"
-        return tree_digest({p: d for p, d in self._digests(uri).items() if p.endswith(_REPORTS)})
+        paths = [path for path in self._client.artifact_paths(uri) if path.endswith(_REPORTS)]
+        return tree_digest({path: sha256(self._client.artifact(uri, path)).hexdigest() for path in paths})
 
     def identity(self, version: Version) -> Incumbent:
         """Return which version this is, by the files that it holds now."""
@@ -206,16 +221,23 @@ class Registry:
     def attest(self, version: Version, verdict: Verdict, settings: KeySettings) -> Evidence:
         """Sign a verdict on a version, whose reports are in its run already, and put it on the version.
 
-        Raises `KeyFileError` without the gate's key, and `EvidenceBytesError` when the registry holds
-        another model file than the one that was checked.
+        Raises `KeyFileError` without the gate's key, `EvidenceBytesError` when the registry holds another
+        model file than the one that was checked, or a file that no served version may hold, and
+        `ModelFormatError` when one of MLflow's files says what it may not say.
         """
         signer = keys.signer("gate", settings)
-        files = self.files(version)
+        files, small = {}, {}
+        for path, content in self.contents(version):
+            files[path] = sha256(content).hexdigest()
+            if path in CLOSED_LIST and path != MODEL_FILE:
+                small[path] = content
         if digest_of(files, MODEL_FILE) != verdict.model_digest:
             raise EvidenceBytesError(
                 f"{version} does not hold the model that was checked: its {MODEL_FILE} is "
                 f"{digest_of(files, MODEL_FILE) or 'not there'}, the verdict is about {verdict.model_digest}."
             )
+        rules.require_closed_files(files, version.ref)
+        _require_mlflow_files(small)
         envelope = attest_verdict(
             verdict,
             version=version.number,
@@ -224,11 +246,24 @@ class Registry:
             report_digest=self.report_digest(version),
             signer=signer,
         )
+        self._put_model_signature(version, files, signer, passed=verdict.passed)
         self.tag(version, EVIDENCE, envelope)
         evidence = read_unverified(envelope)
         if evidence is None:
             raise AssertionError("a statement that was just made can be read")
         return evidence
+
+    def _put_model_signature(
+        self, version: Version, files: Mapping[str, str], signer: CryptoSigner, *, passed: bool
+    ) -> None:
+        """Write a signature beside the evidence, for who has OpenSSF's tool and not ours.
+
+        That tool asks for no verdict. So what the gate refused has none, and loses the one it had.
+        """
+        name = f"{version.model}-{version.number}"
+        signature = model_signature.sign(name, files, signer) if passed else b"{}"
+        self.put_artifact(version, MODEL_SIGNATURE, signature)
+        self.put_artifact(version, MODEL_SIGNATURE_KEY, model_signature.public_pem(signer))
 
     def evidence(self, version: Version, settings: KeySettings) -> Evidence:
         """Return the evidence that speaks for a version: the gate's, else an operator's override.
@@ -352,6 +387,14 @@ def require_checked_bytes(version: Version, content: bytes, settings: KeySetting
 def digest_of(files: Mapping[str, str], path: str) -> str | None:
     """Return the digest of one file as `sha256:HEX`, or None if it is not there."""
     return f"sha256:{files[path]}" if path in files else None
+
+
+def _require_mlflow_files(contents: Mapping[str, bytes]) -> None:
+    # Here: YAML's parser is not for the predictor, which signs nothing.
+    from registry.model_format.mlmodel import check_file  # noqa: PLC0415
+
+    for path, content in contents.items():
+        check_file(path, content)
 
 
 def _version(raw: dict[str, Any]) -> Version:

@@ -8,15 +8,17 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
-from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner
 
-from registry.evidence.attestation import PAYLOAD_TYPE, STATEMENT_TYPE
 from registry.evidence.keys import TrustedKey
+from registry.evidence.statement import PAYLOAD_TYPE, STATEMENT_TYPE
+
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: it brings boto3, half a second for each command.
+    from securesystemslib.signer import CryptoSigner
 
 # An approval has no published predicate; a URN needs no domain.
 APPROVAL = "urn:greenroom:attestation:dataset-approval:v0.1"
@@ -60,8 +62,10 @@ def approval_tag(dataset: str) -> str:
     return f"{TAG_PREFIX}{dataset.removeprefix('sha256:')}"
 
 
-def sign_approval(approval: Approval, signer: CryptoSigner) -> str:
+def sign_approval(approval: Approval, signer: "CryptoSigner") -> str:
     """Return an approval as a signed envelope, JSON. Raises `ValueError` for what is no approval."""
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - see above
+
     predicate = _Predicate(**vars(approval))
     statement = {
         "_type": STATEMENT_TYPE,
@@ -78,6 +82,8 @@ def sign_approval(approval: Approval, signer: CryptoSigner) -> str:
 
 def read_approval(text: str, operators: Sequence[TrustedKey]) -> Approval | None:
     """Return an approval that a trusted operator's key signed; None for anything else."""
+    from securesystemslib.dsse import Envelope  # noqa: PLC0415 - see above
+
     if len(text) > _MAX_ENVELOPE:
         return None
     try:

@@ -2,10 +2,13 @@
 
 A private key is only where it is used: the gate's where gates run, an operator's on the operator's machine.
 A verifier has a folder of public keys, `gate/KEYID.pem` and `operator/KEYID.pem`; there may be several
-of each, so that a key can be rotated without anything that it signed becoming invalid.
+of each, so that a key can be rotated without anything that it signed becoming invalid. Those that were
+retired are in `retired/gate/` and `retired/operator/`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from registry.digests import digest
 from registry.errors import KeyFileError
 from registry.files import write_atomically
 from registry.settings import KeySettings
@@ -28,6 +32,9 @@ if TYPE_CHECKING:
 
 Role = Literal["gate", "operator"]
 ROLES: tuple[Role, ...] = ("gate", "operator")
+_RETIRED = "retired"
+# The first line of a retired key's file, before its PEM.
+_RETIRED_AT = "Retired: "
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,33 @@ class TrustedKey:
     def keyid(self) -> str:
         """The key's id, as signatures name it: 64 hexadecimal digits."""
         return str(self.key.keyid)
+
+
+@dataclass(frozen=True)
+class RetiredKey(TrustedKey):
+    """A public key that was trusted for a role once. It is kept, to tell its signatures from forged ones."""
+
+    retired_at: datetime
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """The keys that are trusted and those that were, by role, as they are at one moment."""
+
+    trusted: Mapping[Role, Sequence[TrustedKey]]
+    retired: Mapping[Role, Sequence[RetiredKey]]
+
+    def digest(self) -> str:
+        """Return a digest that is another one when a key is."""
+        rings = (("trusted", self.trusted), ("retired", self.retired))
+        ids = [
+            f"{ring} {key.role} {key.keyid}" for ring, keys in rings for r in ROLES for key in keys.get(r, ())
+        ]
+        return digest("\n".join(sorted(ids)).encode())
+
+    def retired_key(self, keyid: str) -> RetiredKey | None:
+        """Return the retired key with an id, None if there is none."""
+        return next((key for keys in self.retired.values() for key in keys if key.keyid == keyid), None)
 
 
 def private_path(role: Role, settings: KeySettings) -> Path:
@@ -76,13 +110,21 @@ def create(role: Role, settings: KeySettings, *, replace: bool = False) -> Trust
 
 
 def retire(keyid: str, settings: KeySettings) -> TrustedKey:
-    """Trust a key no longer, named by the start of its id; `KeyFileError` if no or several keys have it."""
+    """Trust a key no longer, named by the start of its id; `KeyFileError` if no or several keys have it.
+
+    Its public half moves to `retired/`, with the time: what it signed counts as signed by nobody, but is told
+    from what nobody ever signed.
+    """
     matches = [key for keys in all_trusted(settings).values() for key in keys if key.keyid.startswith(keyid)]
     if len(matches) != 1:
         problem = "No trusted key has" if not matches else "Several trusted keys have"
         raise KeyFileError(f"{problem} an id that starts with {keyid!r}; `greenroom keys list` shows them.")
-    matches[0].path.unlink()
-    return matches[0]
+    key = matches[0]
+    folder = settings.trusted_keys_path / _RETIRED / key.role
+    now = datetime.now(UTC).isoformat()
+    _write(folder / key.path.name, f"{_RETIRED_AT}{now}\n".encode() + key.path.read_bytes(), 0o644)
+    key.path.unlink()
+    return key
 
 
 def trusted(role: Role, settings: KeySettings) -> list[TrustedKey]:
@@ -94,6 +136,18 @@ def trusted(role: Role, settings: KeySettings) -> list[TrustedKey]:
 def all_trusted(settings: KeySettings) -> dict[Role, list[TrustedKey]]:
     """Return the keys that are trusted, by role."""
     return {role: trusted(role, settings) for role in ROLES}
+
+
+def key_ring(settings: KeySettings) -> KeyRing:
+    """Return all keys that are trusted or retired."""
+    retired = {
+        role: [
+            RetiredKey(role, _public(path), path, _retired_at(path))
+            for path in sorted((settings.trusted_keys_path / _RETIRED / role).glob("*.pem"))
+        ]
+        for role in ROLES
+    }
+    return KeyRing(all_trusted(settings), retired)
 
 
 def signer(role: Role, settings: KeySettings) -> "CryptoSigner":
@@ -127,6 +181,14 @@ def _public(path: Path) -> "SSlibKey":
     if not isinstance(public, Ed25519PublicKey):
         raise KeyFileError(f"{path} among the trusted keys is not an Ed25519 key.")
     return SSlibKey.from_crypto(public)
+
+
+def _retired_at(path: Path) -> datetime:
+    first = path.read_text("utf-8", errors="replace").partition("\n")[0]
+    try:
+        return datetime.fromisoformat(first.removeprefix(_RETIRED_AT)).astimezone(UTC)
+    except ValueError as error:
+        raise KeyFileError(f"{path} among the retired keys does not say since when it is retired.") from error
 
 
 def _trusted_folder(role: Role, settings: KeySettings) -> Path:

@@ -12,6 +12,7 @@ from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
     EvidenceFailedError,
+    EvidenceFilesError,
     EvidenceForeignError,
     EvidenceIncumbentError,
     EvidenceMissingError,
@@ -21,14 +22,16 @@ from registry.errors import (
 from registry.evidence.attestation import Evidence, verify
 from registry.evidence.keys import Role, TrustedKey
 from registry.evidence.verdict import Incumbent
+from registry.model_format.mlflow_folder import beyond_closed_list
 
 # Data and thresholds of the day of the check may be others after a month. Constants, so that the server, the
 # gate and `greenroom verify` always say the same.
 EVIDENCE_MAX_AGE = timedelta(days=30)
 # An override is signed by the person who then promotes; a longer one could be kept for another occasion.
 OVERRIDE_MAX_AGE = timedelta(minutes=15)
-# How far a clock may be ahead of ours before its evidence counts as made in the future.
-_CLOCK_SKEW = timedelta(minutes=5)
+# How far a clock may be ahead of ours before its evidence counts as made in the future. Synchronised clocks
+# differ by milliseconds.
+CLOCK_SKEW = timedelta(seconds=5)
 _SHOWN = 3
 
 
@@ -91,10 +94,78 @@ def require_passed(evidence: Evidence, ref: VersionRef) -> None:
     )
 
 
+def require_closed_files(files: Iterable[str], ref: VersionRef) -> None:
+    """Raise `EvidenceFilesError` if a version holds a file that no served version may hold.
+
+    `files` are paths. What an ONNX version may consist of is a closed list
+    (registry/model_format/mlflow_folder.py). A pyfunc version's files are those that its model needs; a
+    predictor runs it only where a setting allows it.
+    """
+    extra, absent = beyond_closed_list(files)
+    if not (extra or absent):
+        return
+    kinds = [
+        *(f"{name} may not be there" for name in extra),
+        *(f"{name} is not there" for name in absent),
+    ]
+    more = f" and {len(kinds) - _SHOWN} more" if len(kinds) > _SHOWN else ""
+    raise EvidenceFilesError(
+        f"{ref} holds other files than a served version may hold: {', '.join(kinds[:_SHOWN])}{more}. Log the "
+        "model again with `mlflow.onnx.log_model` alone, and register that (docs/evidence.md)."
+    )
+
+
+def require_looked_at(evidence: Evidence, ref: VersionRef) -> None:
+    """Raise `EvidenceStaleError` if evidence is from before the gate looked at every file of a version.
+
+    It counts for what is in its stage already; a version moves up on new evidence.
+    """
+    if evidence.kind == "gate" and evidence.artifact is None:
+        raise EvidenceStaleError(
+            f"The evidence on {ref} is from before the gate looked at every file of a version. {_again(ref)}"
+        )
+
+
+def require_not_future(evidence: Evidence, ref: VersionRef, now: datetime) -> None:
+    """Raise `EvidenceStaleError` if evidence says that it was made later than now."""
+    if evidence.created_at - now > CLOCK_SKEW:
+        raise EvidenceStaleError(
+            f"The evidence on {ref} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M:%S} UTC. "
+            f"Set the clock of the machine that made it. {_again(ref)}"
+        )
+
+
+def require_successor(
+    evidence: Evidence, ref: VersionRef, before: Evidence | None, now: datetime, staged: str | None = None
+) -> None:
+    """Raise an `EvidenceError` unless evidence may take the place of what a version has.
+
+    `before` is genuine evidence of the same kind that it has, if any; `staged` is the digest of the files
+    with which it came into the stage that it is in, None if it is in none or that is not known.
+
+    It is newer, unless what is there was made in the future: a clock that was ahead must not keep a version
+    from new evidence. And about a version in a stage it says something about the same files.
+    """
+    require_not_future(evidence, ref, now)
+    if before and evidence.created_at <= before.created_at <= now + CLOCK_SKEW:
+        # The same in another writing would only disturb a promotion that is under way.
+        raise EvidenceStaleError(
+            f"{ref} has newer evidence already, made {before.created_at:%Y-%m-%d %H:%M:%S} UTC; older "
+            "evidence cannot take its place."
+        )
+    if staged not in (None, evidence.files_digest):
+        raise EvidenceBytesError(
+            f"{ref} came into its stage with the files {(staged or '')[:19]}…, and the evidence is about "
+            f"{evidence.files_digest[:19]}…: evidence about a version in a stage can only be renewed for the "
+            f"same files. Register other files as a new version."
+        )
+
+
 def first_genuine(
     envelopes: Iterable[str], ref: VersionRef, trusted: Mapping[Role, Sequence[TrustedKey]]
 ) -> tuple[Evidence, str]:
-    """Return the first evidence that a trusted key signed, about a version and no refusal, and its envelope.
+    """Return the first evidence that a trusted key signed, about a version, no refusal, and about files that
+    a served version may hold; and its envelope.
 
     Its age and the bytes do not count here. Raises the `EvidenceError` of the last one.
     """
@@ -104,6 +175,7 @@ def first_genuine(
             evidence = verify(envelope, trusted)
             require_about(evidence, ref)
             require_passed(evidence, ref)
+            require_closed_files(evidence.files, ref)
         except EvidenceError as error:
             problem = error
         else:
@@ -134,11 +206,13 @@ def require_good(evidence: Evidence, ref: VersionRef, context: PromotionContext)
 
 
 def require_bytes(evidence: Evidence, ref: VersionRef, files: Mapping[str, str]) -> None:
-    """Raise `EvidenceBytesError` unless a version holds exactly the files that evidence is about.
+    """Raise `EvidenceBytesError` unless a version holds exactly the files that evidence is about, and
+    `EvidenceFilesError` if a file is among them that no served version may hold.
 
     `files` maps the path of each file that it holds now to its SHA-256.
     """
     if dict(evidence.files) == dict(files):
+        require_closed_files(files, ref)
         return
     names = sorted(evidence.files.keys() | files.keys())
     changed = [name for name in names if evidence.files.get(name) != files.get(name)]
@@ -161,11 +235,7 @@ def _require_fresh(evidence: Evidence, ref: VersionRef, context: PromotionContex
         days = age / timedelta(days=1)
         how_old = f"{days:.0f} days" if days >= 2 else f"{age / timedelta(minutes=1):.0f} minutes"
         raise EvidenceStaleError(f"The evidence on {ref} is {how_old} old. {_again(ref)}")
-    if age < -_CLOCK_SKEW:
-        raise EvidenceStaleError(
-            f"The evidence on {ref} was made in the future, {evidence.created_at:%Y-%m-%d %H:%M} UTC. "
-            f"Set the clock of the machine that made it. {_again(ref)}"
-        )
+    require_not_future(evidence, ref, context.now)
     if evidence.kind == "gate" and context.policy_digest not in (None, evidence.policy_digest):
         raise EvidenceStaleError(
             f"The evidence on {ref} was made under another gate policy than the one that applies now. "

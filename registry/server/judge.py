@@ -8,17 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from catalog.loader import load_catalog
-from registry.audit import AuditEntry, production_changed, rollback_targets, used_evidence
+from registry.audit import AuditEntry, production_changed, rollback_targets, staged_digest, used_evidence
 from registry.errors import (
     EvidenceBytesError,
     EvidenceError,
     EvidenceMissingError,
-    EvidenceStaleError,
 )
 from registry.evidence import keys, rules
-from registry.evidence.attestation import Evidence, Kind, verify
+from registry.evidence.attestation import Evidence, verify
+from registry.evidence.statement import Kind
 from registry.evidence.verdict import Incumbent, policy_digest
-from registry.names import EVIDENCE, OVERRIDE, Stage
+from registry.names import EVIDENCE, GATED, OVERRIDE, Stage
 from registry.server.settings import GuardSettings
 
 # Reads the SHA-256 of each file that a version holds, by path.
@@ -115,15 +115,16 @@ class Judge:
         rules.require_about(evidence, snapshot.ref)
         if evidence.kind != _KINDS[key]:
             raise EvidenceMissingError(f"The tag {key} holds another kind of evidence than this.")
-        before = snapshot.evidence if key == EVIDENCE else snapshot.override
-        if before and before != envelope:
-            there = self._believed(before)
-            # The same in another writing would only disturb a promotion that is under way.
-            if there and there.created_at >= evidence.created_at:
-                raise EvidenceStaleError(
-                    f"{snapshot.ref} has newer evidence already, made {there.created_at:%Y-%m-%d %H:%M:%S} "
-                    "UTC; older evidence cannot take its place."
-                )
+        envelope_before = snapshot.evidence if key == EVIDENCE else snapshot.override
+        if envelope_before == envelope:
+            return evidence
+        before = self._believed(envelope_before) if envelope_before else None
+        staged = None
+        if snapshot.stage in GATED:
+            staged = staged_digest(snapshot.history, snapshot.number)
+            # What came there without evidence is what the first evidence on it says.
+            staged = staged or (before.files_digest if before else None)
+        rules.require_successor(evidence, snapshot.ref, before, datetime.now(UTC), staged)
         return evidence
 
     def promotion(self, snapshot: VersionSnapshot, target: Stage, files: Files) -> Decision:
@@ -204,6 +205,7 @@ class Judge:
             used=snapshot.used,
         )
         rules.require_good(evidence, snapshot.ref, context)
+        rules.require_looked_at(evidence, snapshot.ref)
         rules.require_bytes(evidence, snapshot.ref, files())
         return evidence
 

@@ -27,6 +27,7 @@ from registry.names import DATASET, EVIDENCE
 from registry.settings import KeySettings
 from tests.checks.support.memory_registry import MemoryClient
 from tests.checks.support.sample_models import Rows, Small, StandIn, onnx_bytes
+from tests.evidence import MLMODEL
 
 PASSED = """cat > $3/outcomes.json <<'END'
 {"outcomes": [{"check": "First", "status": "passed", "reason": "a [good] one"},
@@ -50,7 +51,7 @@ def add(small: Small, stand_in: StandIn, tmp_path: Path) -> Add:
         folder = tmp_path / f"gate{len(client.found)}"
         made = run_gate(spec, train=train, test=test, model=OnnxModel(content), report_dir=folder)
         files = {f"run/gate/{file.name}": file.read_bytes() for file in folder.iterdir()}
-        version = client.add({**files, "model/model.onnx": content, "model/MLmodel": b"flavors"}, stage)
+        version = client.add({**files, "model/model.onnx": content, "model/MLmodel": MLMODEL}, stage)
         Registry(client).attest(version, made, KeySettings())  # type: ignore[arg-type]
         return version
 

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from registry.client import audit_log
-from registry.client.registry import MODEL_FILE, Registry, Version
+from registry.client.registry import MODEL_FILE, Registry, Version, genuine_evidence
 from registry.client.tracking_client import TrackingClient
 from registry.digests import digest, tree_digest
 from registry.errors import (
     BadTransitionError,
     EvidenceBytesError,
     EvidenceFailedError,
+    EvidenceFilesError,
     EvidenceForeignError,
     EvidenceMissingError,
     EvidenceWrongKeyError,
     KeyFileError,
+    ModelFormatError,
     NotFoundError,
     RegistryRefusedError,
     RegistryUnavailableError,
@@ -28,9 +30,10 @@ from registry.evidence.attestation import read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 from registry.settings import KeySettings
+from tests.evidence import MLMODEL
 from tests.registry.support.registered import CONTENT, Registrar, outcome, verdict
 
-FILES = {"MLmodel": sha256(b"flavors: {}").hexdigest(), MODEL_FILE: sha256(CONTENT).hexdigest()}
+FILES = {"MLmodel": sha256(MLMODEL).hexdigest(), MODEL_FILE: sha256(CONTENT).hexdigest()}
 
 
 def in_stages(registrar: Registrar) -> dict[int, Stage]:
@@ -246,6 +249,40 @@ def test_a_verdict_about_other_bytes_is_not_signed(registrar: Registrar) -> None
     with pytest.raises(EvidenceBytesError, match="does not hold the model that was checked"):
         registrar.registry.attest(without, other, registrar.gate.settings)
     assert all(EVIDENCE not in found.tags for found in registrar.registry.versions(registrar.name))
+
+
+def test_a_version_with_other_files_than_a_served_one_is_not_signed(registrar: Registrar) -> None:
+    """The gate looks at the ONNX file; what loads the others must find nothing that runs."""
+    about = verdict(registrar.name)
+    version = registrar.version(about)
+    uri = registrar.artifact_uri(version)
+    registrar.client.put_artifact(uri, "code/evil.py", b"import os")
+    with pytest.raises(EvidenceFilesError, match=r"code/evil\.py may not be there"):
+        registrar.registry.attest(version, about, registrar.gate.settings)
+    version = registrar.version(about)
+    uri = registrar.artifact_uri(version)
+    evil = MLMODEL.replace(b"loader_module: mlflow.onnx", b"loader_module: evil")
+    registrar.client.put_artifact(uri, "MLmodel", evil)
+    with pytest.raises(ModelFormatError, match="loader_module of python_function is 'evil'"):
+        registrar.registry.attest(version, about, registrar.gate.settings)
+    registrar.client.put_artifact(uri, "MLmodel", MLMODEL)
+    registrar.client.put_artifact(uri, "requirements.txt", b"evil")
+    with pytest.raises(ModelFormatError, match="it asks for 'evil'"):
+        registrar.registry.attest(version, about, registrar.gate.settings)
+    assert all(EVIDENCE not in version.tags for version in registrar.registry.versions(registrar.name))
+    registrar.client.put_artifact(uri, "requirements.txt", b"onnxruntime\n")
+    made = registrar.registry.attest(version, about, registrar.gate.settings)
+    assert (made.artifact, set(made.files)) == ("onnx", {"MLmodel", MODEL_FILE, "requirements.txt"})
+
+
+def test_evidence_about_other_files_is_not_believed_at_load(registrar: Registrar) -> None:
+    version = registrar.version(None)
+    registrar.client.put_artifact(registrar.artifact_uri(version), "code/evil.py", b"import os")
+    version = registrar.gate.attest(version)
+    with pytest.raises(EvidenceFilesError, match=r"code/evil\.py may not be there"):
+        genuine_evidence(version, registrar.gate.settings)
+    with pytest.raises(EvidenceFilesError):
+        registrar.registry.verified_model_bytes(version, registrar.gate.settings)
 
 
 def test_a_verdict_about_another_model_is_not_taken(registrar: Registrar) -> None:

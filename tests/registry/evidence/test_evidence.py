@@ -2,11 +2,13 @@
 
 import base64
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.dsse import Envelope
 
 from registry import audit
 from registry.client import audit_log
@@ -14,6 +16,7 @@ from registry.client.registry import MODEL_FILE, Version
 from registry.errors import KeyFileError, RegistryRefusedError
 from registry.evidence import keys
 from registry.evidence.attestation import attest_override
+from registry.evidence.statement import PAYLOAD_TYPE
 from registry.evidence.verdict import Incumbent
 from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 from registry.settings import KeySettings
@@ -113,9 +116,51 @@ def test_expired(registrar: Registrar) -> None:
     assert registrar.registry.promote(renewed, Stage.STAGING).stage is Stage.STAGING
 
 
-def test_from_the_future(registrar: Registrar) -> None:
-    version = registrar.gate.attest(new(registrar), created_at=datetime.now(UTC) + timedelta(days=1))
-    refuse_move(registrar, version, "stale", "in the future")
+def test_from_the_future(registrar: Registrar, sql: Any) -> None:
+    version = new(registrar)
+    tomorrow = registrar.gate.envelope(version, created_at=datetime.now(UTC) + timedelta(days=1))
+    soon = registrar.gate.envelope(version, created_at=datetime.now(UTC) + timedelta(minutes=1))
+    for envelope in (tomorrow, soon):
+        refuse_tag(registrar, version, EVIDENCE, envelope, "stale", "in the future")
+        set_by_sql(sql, version, EVIDENCE, envelope)
+        refuse_move(registrar, version, "stale", "in the future")
+    # A clock that was ahead keeps nobody from looking again.
+    version = registrar.gate.attest(version)
+    assert registrar.registry.promote(version, Stage.STAGING).stage is Stage.STAGING
+
+
+def test_from_a_clock_that_is_seconds_ahead(registrar: Registrar) -> None:
+    version = registrar.gate.attest(new(registrar), created_at=datetime.now(UTC) + timedelta(seconds=2))
+    assert registrar.registry.promote(version, Stage.STAGING).stage is Stage.STAGING
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_in_a_stage_evidence_is_renewed_for_the_same_files_alone(
+    registrar: Registrar, sql: Any, retired: bool
+) -> None:
+    """Else a version in Production would be another one tomorrow, under the same number."""
+    version = registrar.in_production()
+    if retired:  # what is there is nobody's any more; the audit still says what came into Production
+        set_by_sql(sql, version, EVIDENCE, "{}")
+    other = {**registrar.registry.files(version), MODEL_FILE: "0" * 64}
+    envelope = registrar.gate.envelope(version, files=other)
+    refuse_tag(registrar, version, EVIDENCE, envelope, "bytes", "can only be renewed for the same files")
+    by_operator = override(registrar, version, files=other, incumbent=None)
+    refuse_tag(registrar, version, OVERRIDE, by_operator, "bytes", "can only be renewed for the same files")
+    renewed = registrar.gate.attest(version)
+    assert renewed.stage is Stage.PRODUCTION
+    # Out of its stage it may be about other files: they count when it comes back.
+    registrar.registry.promote(renewed, Stage.ARCHIVED)
+    registrar.gate.attest(renewed, files=other)
+
+
+def test_nor_for_what_came_into_its_stage_without_evidence(registrar: Registrar, sql: Any) -> None:
+    version = registrar.good()
+    sql.execute("UPDATE model_versions SET current_stage = 'Production' WHERE name = %s", (version.model,))
+    other = {**registrar.registry.files(version), MODEL_FILE: "0" * 64}
+    envelope = registrar.gate.envelope(version, files=other)
+    refuse_tag(registrar, version, EVIDENCE, envelope, "bytes", "can only be renewed for the same files")
+    assert registrar.gate.attest(version).stage is Stage.PRODUCTION
 
 
 def test_tampered(registrar: Registrar) -> None:
@@ -130,6 +175,35 @@ def test_files_that_were_never_there(registrar: Registrar) -> None:
     refuse_move(registrar, registrar.gate.attest(version, files=files), "bytes", r"more\.bin \(is gone\)")
 
 
+def test_files_that_no_served_version_holds(registrar: Registrar) -> None:
+    """Whoever signed them: consumers of `models:/…` would load them."""
+    version = new(registrar)
+    registrar.client.put_artifact(registrar.artifact_uri(version), "code/evil.py", b"import os")
+    version = registrar.gate.attest(version)
+    refuse_move(registrar, version, "files", r"code/evil\.py may not be there")
+    registrar.registry.tag(version, OVERRIDE, override(registrar, version))
+    refuse_move(registrar, version, "files", r"code/evil\.py may not be there")
+
+
+def test_from_before_every_file_was_looked_at(registrar: Registrar) -> None:
+    version = new(registrar)
+    envelope = signed_anew(registrar, registrar.gate.envelope(version), lambda p: p.pop("greenroom_artifact"))
+    registrar.registry.tag(version, EVIDENCE, envelope)
+    refuse_move(registrar, version, "stale", "before the gate looked at every file.*--rerun")
+    version = registrar.registry.version(version.model, version.number)
+    assert registrar.registry.evidence(version, registrar.gate.settings).passed, "it still speaks for it"
+    assert registrar.registry.promote(registrar.gate.attest(version), Stage.STAGING).stage is Stage.STAGING
+
+
+def signed_anew(registrar: Registrar, envelope: str, change: Callable[[dict[str, Any]], Any]) -> str:
+    """Another predicate, truly signed."""
+    payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+    change(payload["predicate"])
+    made = Envelope(json.dumps(payload).encode(), PAYLOAD_TYPE, {})
+    made.sign(keys.signer("gate", registrar.gate.settings))
+    return json.dumps(made.to_dict())
+
+
 def test_another_incumbent(registrar: Registrar) -> None:
     challenger, other = registrar.good(), registrar.good()
     registrar.gate.to_production(other)
@@ -138,7 +212,7 @@ def test_another_incumbent(registrar: Registrar) -> None:
     )
 
 
-@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha256:"])
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha256:" + "f" * 64])
 def test_an_incumbent_with_other_bytes(registrar: Registrar, digest: str) -> None:
     champion = registrar.in_production()
     wrong = Incumbent(version=champion.number, digest=digest)
@@ -238,7 +312,7 @@ def test_an_override_needs_an_operators_key(registrar: Registrar, tmp_path: Path
     [
         ({"created_at": datetime.now(UTC) - timedelta(hours=1)}, "minutes old"),
         ({"files": {"model.onnx": "0" * 64}}, "does not hold the bytes"),
-        ({"incumbent": Incumbent(version=9, digest="sha256:9")}, "was compared with version 9"),
+        ({"incumbent": Incumbent(version=9, digest="sha256:" + "9" * 64)}, "was compared with version 9"),
     ],
 )
 def test_an_override_that_does_not_hold(registrar: Registrar, changed: dict[str, Any], says: str) -> None:
@@ -327,3 +401,16 @@ def test_a_later_refusal_ends_that_a_version_is_good(registrar: Registrar) -> No
     registrar.gate.attest(first, passed=False)
     with pytest.raises(RegistryRefusedError, match="The gate refused"):
         registrar.registry.rollback(first, "it hums")
+
+
+def test_what_is_signed_and_can_be_understood_in_two_ways(registrar: Registrar, sql: Any) -> None:
+    """The server reads as strictly as everybody else (test_statement.py has every kind)."""
+    version = registrar.good()
+    payload = json.loads(base64.b64decode(json.loads(version.tags[EVIDENCE])["payload"]))
+    payload["subject"].append(payload["subject"][0])
+    envelope = Envelope(json.dumps(payload).encode(), PAYLOAD_TYPE, {})
+    envelope.sign(keys.signer("gate", registrar.gate.settings))
+    text = json.dumps(envelope.to_dict())
+    refuse_tag(registrar, version, EVIDENCE, text, "unreadable", "twice")
+    set_by_sql(sql, version, EVIDENCE, text)
+    refuse_move(registrar, version, "unreadable", "twice")

@@ -17,7 +17,13 @@ from registry.errors import (
     EvidenceUsedError,
 )
 from registry.evidence.attestation import Evidence
-from registry.evidence.rules import PromotionContext, VersionRef, require_bytes, require_good
+from registry.evidence.rules import (
+    PromotionContext,
+    VersionRef,
+    require_bytes,
+    require_good,
+    require_successor,
+)
 from registry.evidence.verdict import Incumbent
 from registry.names import is_reserved
 
@@ -78,6 +84,37 @@ def test_whatever_is_wrong_is_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         require_good(replace(GOOD, **changed), CANDIDATE, SITUATION)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("made", "before", "staged", "says"),
+    [
+        (0, None, None, None),
+        (4, None, None, None),
+        (6, None, None, "in the future"),
+        (60, None, None, "in the future"),
+        (86_400, 86_401, None, "in the future"),
+        (0, -1, None, None),
+        (0, 0, None, "newer evidence already"),
+        (-10, 4, None, "newer evidence already"),
+        (-10, 6, None, None),  # what is there counts for nothing: its clock was ahead
+        (0, 86_400, None, None),
+        (0, -1, GOOD.files_digest, None),
+        (0, -1, "sha256:other", "renewed for the same files"),
+        (0, None, "sha256:other", "renewed for the same files"),
+    ],
+)
+def test_what_may_take_the_place_of_evidence(
+    made: int, before: int | None, staged: str | None, says: str | None
+) -> None:
+    """Seconds from now: when the new evidence was made, and when the one that is there."""
+    new = replace(GOOD, created_at=NOW + timedelta(seconds=made))
+    there = None if before is None else replace(GOOD, created_at=NOW + timedelta(seconds=before))
+    if says is None:
+        require_successor(new, CANDIDATE, there, NOW, staged)
+    else:
+        with pytest.raises(EvidenceError, match=says):
+            require_successor(new, CANDIDATE, there, NOW, staged)
 
 
 def test_the_champion_must_be_gone_or_there_as_it_was() -> None:

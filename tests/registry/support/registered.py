@@ -9,7 +9,7 @@ from registry.client.tracking_client import TrackingClient
 from registry.digests import digest
 from registry.evidence.verdict import VERDICT_ARTIFACT, CheckOutcome, Verdict, policy_digest
 from registry.settings import KeySettings
-from tests.evidence import Gate, outcome
+from tests.evidence import MLMODEL, Gate, outcome
 
 POLICY = GatePolicy(
     checks=(
@@ -28,7 +28,7 @@ def verdict(model: str, *outcomes: CheckOutcome, content: bytes = CONTENT) -> Ve
         task="regression",
         model_digest=digest(content),
         policy_digest=policy_digest(POLICY),
-        dataset_digests={"train": "sha256:0"},
+        dataset_digests={"train": "sha256:" + "0" * 64},
         outcomes=outcomes
         or (outcome("Performance"), outcome("Drift"), outcome("Segments", "failed", required=False)),
     )
@@ -60,7 +60,7 @@ class Registrar:
         if run_id:
             body["source_run_id"] = run_id
         made: dict[str, Any] = self.client.post("logged-models", body)["model"]["info"]
-        self.client.put_artifact(made["artifact_uri"], "MLmodel", b"flavors: {}")
+        self.client.put_artifact(made["artifact_uri"], "MLmodel", MLMODEL)
         if content is not None:
             self.client.put_artifact(made["artifact_uri"], MODEL_FILE, content)
         return made
