@@ -138,12 +138,13 @@ def publish_unfinished(training: Training, unfinished: resume.UnfinishedTraining
 
 
 def promote(spec: ModelSpec, number: int) -> tuple[str, list[str]]:
-    """Promote a version to Production, as a last step."""
+    """Promote a version to Production, as a last step; return the stage that it came to, and a refusal."""
     try:
         return steps.promote(spec, number), []
     except RegistryRefusedError as error:  # somebody promoted another version meanwhile, for example
         click.secho(f"{spec.name} version {number} was not promoted. {error}", fg="red", err=True)
-        return Stage.NONE.value, [str(error)]
+        version = mlflow.MlflowClient().get_model_version(spec.name, str(number))
+        return version.current_stage or Stage.NONE.value, [str(error)]
 
 
 def _judge_and_promote(

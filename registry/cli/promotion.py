@@ -1,16 +1,19 @@
-"""Subcommands that change what is in a stage: promote, rollback."""
+"""Subcommands that change what is in a stage, or may come there: promote, rollback, approve."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from getpass import getuser
 
 import click
+from pydantic import ValidationError
 
 from registry import audit
 from registry.client import audit_log
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, NotFoundError, RegistryRefusedError
+from registry.evidence.approval import Approval
 from registry.names import Stage
 from registry.notify.people import notify
 from registry.settings import KeySettings
@@ -112,6 +115,27 @@ def rollback(model: str, reason: str, number: int | None) -> None:
             f"{model} has no earlier version to roll back to. `greenroom history {model}` shows what was; "
             f"`greenroom promote {model} VERSION` takes a version up."
         )
+
+
+@click.command()
+@click.argument("model")
+@click.argument("dataset")
+@click.option("--reason", type=_Reason(), required=True, help="Why; it is signed with the approval.")
+def approve(model: str, dataset: str, reason: str) -> None:
+    """Approve DATASET, sha256:HEX, for MODEL: versions judged on it may go to Production.
+
+    For rows that no declaration names: an uploaded dataset, or the table of a submitted model. Needs an
+    operator's key. It holds for later versions too. Exit code 1 when it is refused.
+    """
+    approval = Approval(model, dataset, getuser(), reason, datetime.now(UTC))
+    with TrackingClient() as client:
+        try:
+            Registry(client).approve(approval, KeySettings())
+        except ValidationError as error:
+            raise click.BadParameter(
+                "it must be sha256: and 64 hexadecimal digits, as the refusal names it", param_hint="DATASET"
+            ) from error
+    click.echo(f"{dataset} is approved for {model}, signed by {getuser()}.")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from registry.errors import (
     TooLargeError,
 )
 from registry.evidence import keys, model_signature, rules
+from registry.evidence.approval import Approval, approval_tag, approved_datasets, sign_approval
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
@@ -272,6 +273,23 @@ class Registry:
         caller's to compare. Raises the `EvidenceError` that says what is wrong.
         """
         return genuine_evidence(version, settings)
+
+    def approve(self, approval: Approval, settings: KeySettings) -> None:
+        """Sign an operator's approval of a dataset, and put it on the model.
+
+        Raises `KeyFileError` without the operator's key, `ValueError` for what is no approval, and
+        `NotFoundError` for a model that is not registered.
+        """
+        envelope = sign_approval(approval, keys.signer("operator", settings))
+        body = {"name": approval.model, "key": approval_tag(approval.dataset), "value": envelope}
+        self._client.post("registered-models/set-tag", body)
+
+    def approved_datasets(self, model: str, settings: KeySettings) -> frozenset[str]:
+        """Return the datasets that operators approved for a model's way to Production."""
+        answer = self._client.get("registered-models/get", {"name": model})
+        raw = self._client.require(answer, "registered_model")
+        tags = {tag["key"]: tag.get("value", "") for tag in raw.get("tags", [])}
+        return approved_datasets(model, tags, keys.trusted("operator", settings))
 
     def tag(self, version: Version, key: str, value: str) -> None:
         """Set a tag of a version."""

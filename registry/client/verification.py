@@ -186,6 +186,10 @@ class _Verification:
                 "key, nobody can tell"
             )
         self._check_policy(version, evidence)
+        if version.stage is Stage.PRODUCTION:
+            with self._finding(where):
+                approved = self._registry.approved_datasets(version.model, self._settings)
+                rules.require_approved_rows(evidence, version.ref, approved)
         with self._finding(where):
             rules.require_bytes(evidence, version.ref, self._registry.files(version))
         with self._finding(where):

@@ -17,6 +17,7 @@ from registry.errors import (
     EvidenceIncumbentError,
     EvidenceMissingError,
     EvidenceStaleError,
+    EvidenceUnapprovedError,
     EvidenceUsedError,
 )
 from registry.evidence.attestation import Evidence, verify
@@ -203,6 +204,22 @@ def require_good(evidence: Evidence, ref: VersionRef, context: PromotionContext)
         raise EvidenceIncumbentError(
             f"What is in Production changed since {ref} was compared with it. {_again(ref)}"
         )
+
+
+def require_approved_rows(evidence: Evidence, ref: VersionRef, approved: Set[str]) -> None:
+    """Raise `EvidenceUnapprovedError` if a version may not go to Production for the rows it was judged on.
+
+    Rows that no declaration names were brought by somebody: a version that was judged on them goes to
+    Production only if an operator approved the dataset. `approved` are the approved datasets of the model.
+    """
+    data = evidence.data
+    if data is None or data.declared or data.source in approved:
+        return
+    by = f", as it says by {data.brought_by}" if data.brought_by else ""
+    raise EvidenceUnapprovedError(
+        f"{ref} was judged on rows that somebody brought{by} ({data.source}), and no operator approved them "
+        f"for Production. Look at them, then `greenroom approve {ref.model} {data.source} --reason …`."
+    )
 
 
 def require_bytes(evidence: Evidence, ref: VersionRef, files: Mapping[str, str]) -> None:

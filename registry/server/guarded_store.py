@@ -298,8 +298,14 @@ class GuardedStore(AuditedStore):
             # More than one only by SQL before the guard was installed, which its index rules out.
             other = self._get_sql_model_version(session, name, min(others)) if others else None
             history = rows_of(session, name)
+            model = self._get_registered_model(session, name)
             return self._judge.snapshot(
-                row, tags, other, {t.key: t.value for t in other.model_version_tags} if other else {}, history
+                row,
+                tags,
+                other,
+                {t.key: t.value for t in other.model_version_tags} if other else {},
+                history,
+                model_tags={t.key: t.value for t in model.registered_model_tags},
             )
 
     def _look_again(self, name: str, number: int, who: Caller) -> None:

@@ -15,6 +15,7 @@ from registry.errors import (
     EvidenceMissingError,
 )
 from registry.evidence import keys, rules
+from registry.evidence.approval import approved_datasets
 from registry.evidence.attestation import Evidence, verify
 from registry.evidence.statement import Kind
 from registry.evidence.verdict import Incumbent, policy_digest
@@ -39,6 +40,7 @@ class VersionSnapshot:
     override: str | None
     incumbent: Incumbent | None
     used: frozenset[str]
+    approved: frozenset[str]
     changed_at: datetime | None
     history: tuple[AuditEntry, ...] = field(default=(), compare=False)
 
@@ -88,9 +90,11 @@ class Judge:
         other: Any,
         other_tags: Mapping[str, str],
         history: Iterable[AuditEntry],
+        *,
+        model_tags: Mapping[str, str],
     ) -> VersionSnapshot:
         """Return the snapshot of a version from its row and tags, those of the version in Production,
-        and the audit.
+        the audit, and the tags of the model.
         """
         rows = tuple(history)
         return VersionSnapshot(
@@ -103,6 +107,7 @@ class Judge:
             override=tags.get(OVERRIDE),
             incumbent=self._incumbent(other, other_tags) if other is not None else None,
             used=used_evidence(rows),
+            approved=approved_datasets(row.name, model_tags, keys.trusted("operator", self._settings)),
             changed_at=production_changed(rows),
             history=rows,
         )
@@ -134,6 +139,8 @@ class Judge:
         """
         try:
             evidence = self._gate_evidence(snapshot, files)
+            if target is Stage.PRODUCTION:
+                rules.require_approved_rows(evidence, snapshot.ref, snapshot.approved)
             return Decision(
                 "promoted" if target is Stage.PRODUCTION else "staged", evidence, snapshot.evidence
             )

@@ -2,12 +2,16 @@
 
 import json
 import subprocess
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg2
 import pytest
 
 from registry.client.registry import MODEL_FILE
+from registry.evidence import keys
+from registry.evidence.approval import Approval, approval_tag, sign_approval
+from registry.evidence.verdict import DataOrigin
 from registry.names import Stage
 from tests.conftest import Stack
 from tests.evidence import key_settings
@@ -220,3 +224,57 @@ def test_keys(greenroom: Any, tmp_path: Any) -> None:
 def test_a_server_without_a_guard_is_not_trusted_with_a_promotion(greenroom: Any) -> None:
     done = greenroom("promote", "genre", "1", GREENROOM_TRACKING_URI="http://127.0.0.1:9")
     said(done, 2, "does not answer")
+
+
+BROUGHT = "sha256:" + "7" * 64
+
+
+def judged_on_brought_rows(registrar: Registrar, stack: Stack) -> int:
+    """Register a version that the gate let pass on rows that no declaration names."""
+    made = verdict(registrar.name).model_copy(
+        update={"data": DataOrigin(source=BROUGHT, declared=False, brought_by="mallory")}
+    )
+    version = registrar.version(made)
+    registrar.registry.attest(version, made, key_settings(stack))
+    return version.number
+
+
+def test_rows_that_somebody_brought_need_an_operators_approval(
+    greenroom: Any, registrar: Registrar, stack: Stack
+) -> None:
+    number = judged_on_brought_rows(registrar, stack)
+    refused = greenroom("promote", registrar.name, str(number))
+    said(refused, 1, "rows that somebody brought, as it says by mallory", BROUGHT, "greenroom approve")
+    assert registrar.registry.version(registrar.name, number).stage is Stage.STAGING
+    # Another dataset, another model, and another key approve nothing.
+    said(greenroom("approve", registrar.name, "sha256:" + "8" * 64, "--reason", "x"), 0)
+    own = sign_approval(
+        Approval(registrar.name, BROUGHT, "mallory", "mine", datetime.now(UTC)),
+        keys.signer("gate", key_settings(stack)),
+    )
+    tag = {"name": registrar.name, "key": approval_tag(BROUGHT)}
+    registrar.client.post("registered-models/set-tag", {**tag, "value": own})
+    said(greenroom("promote", registrar.name, str(number)), 1, "no operator approved them")
+    said(greenroom("approve", registrar.name, BROUGHT, "--reason", "I looked at 50 labels"), 0, "is approved")
+    said(greenroom("promote", registrar.name, str(number)), 0, "is in Production")
+    found = json.loads(greenroom("verify", registrar.name, "--json").stdout)
+    assert [problem for problem in found["problems"] if registrar.name in problem] == []
+    # It holds for later versions, and what takes it away is noticed.
+    said(
+        greenroom("promote", registrar.name, str(judged_on_brought_rows(registrar, stack))),
+        1,
+        "compared with",
+    )
+    registrar.client.post("registered-models/set-tag", {**tag, "value": own})
+    found = json.loads(greenroom("verify", registrar.name, "--json").stdout)
+    assert any("no operator approved them" in problem for problem in found["problems"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [(BROUGHT,), (BROUGHT, "--reason", " "), ("rows.parquet", "--reason", "x"), ()]
+)
+def test_an_approval_used_wrongly_signs_nothing(
+    greenroom: Any, registrar: Registrar, stack: Stack, arguments: tuple[str, ...]
+) -> None:
+    said(greenroom("approve", registrar.name, *arguments), 2)
+    assert registrar.registry.approved_datasets(registrar.name, key_settings(stack)) == frozenset()
