@@ -122,7 +122,8 @@ def runs(served: Served) -> list[Any]:
 def drift_events(served: Served) -> list[Any]:
     of_the_model = {"id": ["greenroom.model.tumour"]}
     query = {"filter": {"event": {"name": ["greenroom.drift"]}, "resource": of_the_model}}
-    answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=query)
+    url = f"{served.stack.prefect_url}/api/events/filter"
+    answer = httpx.post(url, json=query, auth=served.stack.prefect_login)
     assert answer.is_success, answer.text
     events: list[Any] = answer.json()["events"]
     return events
@@ -190,7 +191,7 @@ def test_shifted_traffic_is_drift_told_once(served: Served) -> None:
         assert "texture" in receiver.bodies[0]["message"]
 
     def texture_events() -> list[Any]:
-        """Events about this feature: an earlier test's event about the score may come late, out of a queue."""
+        """Events about this feature: an earlier test's event about the score may come late."""
         return [event for event in drift_events(served) if "texture" in event["payload"]["reasons"][0]]
 
     until(lambda: len(texture_events()) > 0)
