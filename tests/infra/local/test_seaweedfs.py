@@ -12,6 +12,7 @@ import pytest
 from infra.local import seaweedfs
 from tests.conftest import Stack
 from tests.stack_processes import processes_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -38,15 +39,18 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0
 @pytest.fixture(scope="module")
 def inner_ports(stack: Stack) -> list[int]:
     """Every port on which SeaweedFS listens, but the one of S3."""
-    ports = {
-        connection.laddr.port
-        for process in processes_of(stack)["s3"]
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    } - {stack.ports["S3"]}
-    # Master, volume server, filer, admin: HTTP and gRPC; and S3's gRPC.
-    assert len(ports) == 9
-    return sorted(ports)
+
+    def listening() -> set[int]:
+        return {
+            connection.laddr.port
+            for process in processes_of(stack)["s3"]
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        } - {stack.ports["S3"]}
+
+    # Master, volume server, filer, admin: HTTP and gRPC; and S3's gRPC. S3 answers before admin has started.
+    until(lambda: len(listening()) == 9, lambda: f"other ports than expected: {listening()}", 60)
+    return sorted(listening())
 
 
 def tls(certificates: Path | None) -> ssl.SSLContext:
