@@ -25,12 +25,14 @@ def prepare_command() -> None:
 
 
 def prepare_environment(settings: FlowSettings) -> None:
-    """Point Prefect to the settings' server, and silence libraries.
+    """Point Prefect to the settings' server with its login, and silence libraries.
 
     Each step prints one line; Prefect's log goes to its server alone.
     """
     # Without an address Prefect would start a temporary server.
     os.environ["PREFECT_API_URL"] = settings.prefect_url
+    if login := settings.prefect_login:
+        os.environ["PREFECT_API_AUTH_STRING"] = login
     os.environ["PREFECT_HOME"] = str(home() / "prefect")
     # If both are set, the lower-case one counts. Loopback must not go through a proxy.
     for name in ("NO_PROXY", "no_proxy"):
@@ -56,13 +58,21 @@ def require_servers(settings: FlowSettings) -> None:
             client.post("experiments/search", {"max_results": 1})
     except RegistryUnavailableError as error:
         raise CommandError(str(error)) from error
+    user, _, password = settings.prefect_login.partition(":")
+    login = (user, password) if user else None
     try:
-        answer = httpx.get(f"{settings.prefect_url}/health", timeout=10)
+        # `/health` answers without a login, too.
+        answer = httpx.get(f"{settings.prefect_url}/admin/version", auth=login, timeout=10)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandError(
             f"Prefect at {settings.prefect_url} does not answer ({type(error).__name__}). "
             "Start the local stack with `make up`, or set GREENROOM_PREFECT_API_URL."
         ) from error
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise CommandError(
+            f"Prefect at {settings.prefect_url} refuses the login. `make up` writes the local stack's to "
+            f"{home()}/stack.env; for another server set PREFECT_API_AUTH_STRING=user:password."
+        )
     if answer.is_server_error:
         raise CommandError(
             f"Prefect at {settings.prefect_url} fails with {answer.status_code}. "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path("infra") / "requirements"
-IMAGES = {"serving": ("serving", "tracing"), "flows": ("server", "flows", "kubernetes")}
+IMAGES = {"serving": ("serving", "tracing"), "flows": ("server", "flows", "kubernetes", "containers")}
 COMPILE = [
     *(str(ROOT / ".venv" / "bin" / "uv"), "pip", "compile", "--universal", "--generate-hashes", "--quiet"),
     *(
@@ -23,7 +23,7 @@ def main() -> None:
     """Write each file. `dev.txt` comes first, because it limits the versions of the others."""
     dev = str(FOLDER / "dev.txt")
     extras = ["pyproject.toml"]
-    for room in ("serving", "tracing", "server", "flows", "local"):
+    for room in ("serving", "tracing", "server", "flows", "containers", "local"):
         extras += ["--extra", room]
     _compile([*extras, "--extra", "kubernetes", "--extra", "dev", "-o", dev])
     _compile([*extras, "-c", dev, "-o", str(FOLDER / "app.txt")])

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 from pydantic import Field
 
+from flows.settings import FlowSettings
 from registry.settings import GreenroomSettings
 
 POOL = "greenroom"
@@ -45,6 +46,9 @@ def run(*, health: bool) -> NoReturn:
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
+    # The local stack's, which its home holds; flow runs inherit it.
+    if login := FlowSettings().prefect_login:
+        os.environ["PREFECT_API_AUTH_STRING"] = login
     register(settings)
     prefect = str(Path(sys.executable).parent / "prefect")
     command = [prefect, "worker", "start", "--pool", POOL, "--type", "process"]

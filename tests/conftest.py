@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from dotenv import dotenv_values
 
 from tests.deepchecks_server import DeepChecksServer
 from tests.gate_header import send_variables
@@ -169,6 +170,11 @@ class Stack:
         """Where Prefect answers."""
         return f"http://127.0.0.1:{self.ports['PREFECT']}"
 
+    @property
+    def prefect_login(self) -> tuple[str, str]:
+        """User and password of Prefect's API; the first `up` makes them."""
+        return "greenroom", dotenv_values(self.home / "stack.env")["GREENROOM_PREFECT_PASSWORD"] or ""
+
     def greenroom(
         self, *arguments: str, constants: Mapping[str, object] | None = None, **variables: str
     ) -> "subprocess.CompletedProcess[str]":
@@ -192,9 +198,8 @@ class Stack:
         )
 
     def end(self) -> None:
-        """Stop it; SeaweedFS leaves its socket behind."""
+        """Stop it."""
         self.greenroom("down")
-        Path(f"/tmp/seaweedfs-s3-{self.ports['S3']}.sock").unlink(missing_ok=True)  # noqa: S108
 
 
 @pytest.fixture(scope="session")

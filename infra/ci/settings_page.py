@@ -46,6 +46,14 @@ _OTHERS = """
 | `GREENROOM_PREFECT_PUBLIC_URL` | docker-compose.yml | Prefect's API as the browser sees it |
 | `GREENROOM_MLFLOW_ALLOWED_HOSTS` | docker-compose.yml | hosts that MLflow accepts |
 | `GREENROOM_MLFLOW_ORIGINS` | docker-compose.yml | origins whose pages may call MLflow |
+| `GREENROOM_S3_MLFLOW_ACCESS_KEY` | docker-compose.yml | access key ID of MLflow's server |
+| `GREENROOM_S3_MLFLOW_SECRET_KEY` | docker-compose.yml | secret access key of MLflow's server |
+| `GREENROOM_S3_WORKER_ACCESS_KEY` | docker-compose.yml | access key ID of the worker |
+| `GREENROOM_S3_WORKER_SECRET_KEY` | docker-compose.yml | secret access key of the worker |
+| `GREENROOM_S3_PREDICTOR_ACCESS_KEY` | docker-compose.yml | access key ID of the predictor |
+| `GREENROOM_S3_PREDICTOR_SECRET_KEY` | docker-compose.yml | secret access key of the predictor |
+| `GREENROOM_S3_GATE_ACCESS_KEY` | docker-compose.yml | access key ID of the gate |
+| `GREENROOM_S3_GATE_SECRET_KEY` | docker-compose.yml | secret access key of the gate |
 | `GREENROOM_FLOWS_IMAGE` | docker-compose.yml | the image of the flows and of MLflow's server |
 | `GREENROOM_SERVING_IMAGE` | docker-compose.yml | the predictor's image |
 | `GREENROOM_APP_API_KEY` | docker-compose.yml | an API key for a first app and the demo |

@@ -23,11 +23,23 @@ def preflight() -> None:
 @jobs.command()
 @click.option("--databases-only", is_flag=True, help="Roles and empty databases, for a restore.")
 def setup(databases_only: bool) -> None:
-    """Make databases, bucket, guard and the gate's key, where they are missing."""
+    """Make databases, bucket, S3 users, guard and the gate's key, where they are missing."""
+    from infra.containers import s3_users  # noqa: PLC0415
     from infra.containers.setup import bucket, databases, gate_key, guard  # noqa: PLC0415
 
-    for step in (databases, bucket) if databases_only else (databases, bucket, guard, gate_key):
+    for step in (databases, bucket, s3_users.ensure):
         step()
+    if not databases_only:
+        guard()
+        gate_key()
+
+
+@jobs.command()
+def s3_policies() -> None:
+    """Print the rights of each user of the S3 server, for a server that this stack does not run."""
+    from infra.containers.s3_users import print_policies  # noqa: PLC0415
+
+    print_policies()
 
 
 @jobs.command()

@@ -1,10 +1,11 @@
 """Settings of a stack of containers. No secret has a default; each must be long, of plain characters."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from infra.databases import Database
@@ -16,6 +17,7 @@ from registry.storage.settings import StorageSettings
 # create roles and databases.
 POSTGRES_HOST = "postgres"
 POSTGRES_ROLE = "postgres"
+_S3_USER = re.compile(r"([a-z]+)=([A-Za-z0-9_-]{3,128}):(.*)")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
@@ -91,7 +93,46 @@ class AccountSettings(ContainerSettings):
     mlflow_predictor_password: Secret = Field(description="of `predictor`, who reads.")
 
 
-class PreflightSettings(DatabaseSettings, MlflowSettings, AccountSettings, StorageSettings):
+@dataclass(frozen=True)
+class S3Keys:
+    """The two keys of a user of the S3 server; only the second is a secret."""
+
+    access_key: str
+    secret_key: SecretStr
+
+
+class S3UserSettings(ContainerSettings):
+    """The keys of the users of the S3 server, in one variable that docker-compose.yml puts together."""
+
+    s3_users: SecretStr = Field(
+        description="users of the S3 server, NAME=ACCESS_KEY:SECRET_KEY separated by commas."
+    )
+
+    @field_validator("s3_users")
+    @classmethod
+    def _strong(cls, value: SecretStr) -> SecretStr:
+        if not _s3_users(value):
+            raise ValueError("it must be NAME=ACCESS_KEY:SECRET_KEY, separated by commas")
+        for name, keys in _s3_users(value).items():
+            try:
+                strong(keys.secret_key)
+            except ValueError as error:
+                raise ValueError(f"the secret key of {name}: {error}") from None
+        return value
+
+    @property
+    def users(self) -> dict[str, S3Keys]:
+        """The keys by the user's name."""
+        return _s3_users(self.s3_users)
+
+
+def _s3_users(value: SecretStr) -> dict[str, S3Keys]:
+    found = (_S3_USER.fullmatch(entry) for entry in value.get_secret_value().split(","))
+    users = {match[1]: S3Keys(match[2], SecretStr(match[3])) for match in found if match}
+    return users if len(users) == value.get_secret_value().count(",") + 1 else {}
+
+
+class PreflightSettings(DatabaseSettings, MlflowSettings, AccountSettings, StorageSettings, S3UserSettings):
     """Every secret of the stack, checked together before anything starts."""
 
     s3_access_key: Secret = Field(description="access key ID.")

@@ -101,6 +101,12 @@ def secrets(content: object, namespace: str) -> list[dict[str, Any]]:
                 problems.append(f"{name}.{key}: {problem}")
     if problems:
         raise SecretsError("These are not fit to protect anything:\n  " + "\n  ".join(problems))
+    users = [values[name]["s3-access-key"] for name in SECRETS if "s3-access-key" in SECRETS[name]]
+    if len(set(users)) < len(users):
+        raise SecretsError(
+            "Two Secrets have the same s3-access-key. Each needs an S3 user with its own rights: "
+            "`python -m infra.containers s3-policies` prints them (docs/kubernetes.md)."
+        )
     server = urlsplit(values["greenroom-mlflow"]["database-url"]).username
     if urlsplit(values["greenroom-mlflow-owner"]["database-admin-url"]).username == server:
         raise SecretsError(

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from catalog.contract import request_model
 from catalog.loader import load_catalog
-from infra.local import stack
+from infra.local import prefect_pages, stack
 from infra.local.settings import LocalSettings, is_set_up, load_or_create
 from infra.local.supervisor import StackError
 from registry.settings import explain, home
@@ -132,6 +132,8 @@ def _show(status: stack.Status, settings: LocalSettings) -> None:
     for table in (services, models):
         console.print()
         console.print(table)
+    if link := prefect_pages.link():
+        click.echo(f"\nPrefect's pages ask for a login. This link logs in a browser on this machine: {link}")
     served = next((model.name for model in status.models if model.serving), None)
     if served:
         console.print("\nAsk for a prediction:")

@@ -10,13 +10,12 @@ import httpx
 
 from catalog.loader import CatalogSettings
 from checks.settings import ChecksSettings
-from infra.local import postgres
+from flows.settings import PREFECT_USER
+from infra.local import postgres, prefect_pages, seaweedfs
 from infra.local.settings import LocalSettings
 from infra.local.supervisor import Service, marked
 from infra.prefect_worker import POOL
 from registry.settings import home
-from registry.storage.s3 import s3_client
-from registry.storage.settings import StorageSettings
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +24,7 @@ def all_services(settings: LocalSettings) -> list[Service]:
     """Return every service of the stack."""
     return [
         postgres.service(settings),
-        _s3(settings),
+        seaweedfs.service(settings),
         _mlflow(settings),
         _prefect(settings),
         # A gate elsewhere takes the place of this one.
@@ -33,35 +32,6 @@ def all_services(settings: LocalSettings) -> list[Service]:
         _predictor(settings),
         *([worker(settings)] if settings.local_worker else []),
     ]
-
-
-def _s3(settings: LocalSettings) -> Service:
-    master, volume, filer = (int(port) for port in settings.s3_internal_ports.split(","))
-    data = home() / "s3"
-    data.mkdir(parents=True, exist_ok=True)
-    return Service(
-        name="s3",
-        title="S3 (SeaweedFS)",
-        port=settings.s3_port,
-        extra_ports=(master, volume, filer),
-        command=(
-            *(str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "mini", f"-dir={data}"),
-            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={settings.s3_bucket}"),
-            *(f"-s3.port={settings.s3_port}", f"-master.port={master}", f"-volume.port={volume}"),
-            *(f"-filer.port={filer}", "-webdav=false", "-admin.ui=false", "-master.telemetry=false"),
-            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-        ),
-        env=_s3_login(settings),
-        ready=lambda: _bucket_answers(settings),
-        variable="GREENROOM_S3_PORT",
-    )
-
-
-def _s3_login(settings: LocalSettings) -> dict[str, str]:
-    return {
-        "AWS_ACCESS_KEY_ID": settings.s3_access_key.get_secret_value(),
-        "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key.get_secret_value(),
-    }
 
 
 def _mlflow(settings: LocalSettings) -> Service:
@@ -78,7 +48,7 @@ def _mlflow(settings: LocalSettings) -> Service:
         # In the environment, not on the command line: `ps` shows that to everybody.
         env={
             **_home_and_catalog(),
-            **_s3_login(settings),
+            **seaweedfs.login(settings),
             "MLFLOW_BACKEND_STORE_URI": mlflow_database(settings),
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{settings.s3_bucket}/mlflow",
             "MLFLOW_S3_ENDPOINT_URL": settings.s3_url,
@@ -112,7 +82,11 @@ def _prefect(settings: LocalSettings) -> Service:
         ),
         env={
             "PREFECT_API_DATABASE_CONNECTION_URL": database,
+            "PREFECT_SERVER_API_AUTH_STRING": settings.prefect_login,
+            # Prefect's own would be every origin.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": settings.prefect_url,
             "PREFECT_HOME": str(home() / "prefect"),
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(prefect_pages.folder()),
             "PREFECT_UI_API_URL": f"{settings.prefect_url}/api",
         },
         ready=lambda: _http_ok(f"{settings.prefect_url}/api/health"),
@@ -199,8 +173,9 @@ def worker(settings: LocalSettings) -> Service:
         },
         ready=lambda: _polls(settings),
         variable="GREENROOM_LOCAL_WORKER",
-        # Each flow run is a new process, which reads the code as it is then.
-        uses=(_code_digest("prefect.yaml", "infra/prefect_worker.py"),),
+        # Each flow run is a new process, which reads the code as it is then. The worker reads Prefect's login
+        # from the home when it starts.
+        uses=(_code_digest("prefect.yaml", "infra/prefect_worker.py"), settings.prefect_login),
         waits=True,
     )
 
@@ -217,7 +192,8 @@ def _polls(settings: LocalSettings) -> bool:
         return False
     url = f"{settings.prefect_url}/api/work_pools/{POOL}/workers/filter"
     try:
-        workers = httpx.post(url, json={}, timeout=10, trust_env=False).json()
+        login = (PREFECT_USER, settings.prefect_password.get_secret_value())
+        workers = httpx.post(url, json={}, auth=login, timeout=10, trust_env=False).json()
         beats = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in workers]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
@@ -229,24 +205,6 @@ def _http_ok(url: str) -> bool:
         return httpx.get(url, timeout=2, trust_env=False).is_success
     except httpx.HTTPError:
         return False
-
-
-def _bucket_answers(settings: LocalSettings) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only a start needs it
-
-    storage = StorageSettings(
-        s3_endpoint_url=settings.s3_url,
-        s3_access_key=settings.s3_access_key,
-        s3_secret_key=settings.s3_secret_key,
-    )
-    client = s3_client(storage, attempts=1, connect_timeout=1, read_timeout=5)
-    try:
-        client.head_bucket(Bucket=settings.s3_bucket)
-        # The bucket may answer before there is a volume to write to.
-        client.put_object(Bucket=settings.s3_bucket, Key="greenroom-ready", Body=b"ready")
-    except (BotoCoreError, ClientError):
-        return False
-    return True
 
 
 def _code_digest(*paths: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr
 
+from flows.settings import PREFECT_USER
 from registry.files import write_atomically
 from registry.settings import GreenroomSettings, home
 
@@ -26,11 +27,6 @@ class LocalSettings(GreenroomSettings):
     gate_port: Port = Field(default=5300, description="the gate.")
     s3_port: Port = Field(default=9000, description="the S3 server.")
     postgres_port: Port = Field(default=5432, description="PostgreSQL.")
-    s3_internal_ports: str = Field(
-        default="",
-        description="SeaweedFS' own master, volume and filer ports, separated by commas; the first start "
-        "chooses free ones.",
-    )
     local_worker: bool = Field(default=True, description="whether the local stack runs a worker.")
     s3_bucket: str = Field(default="greenroom", description="the bucket of artifacts.")
     s3_access_key: SecretStr = Field(description="generated.")
@@ -38,6 +34,12 @@ class LocalSettings(GreenroomSettings):
     postgres_password: SecretStr = Field(description="superuser; generated.")
     mlflow_db_password: SecretStr = Field(description="generated.")
     prefect_db_password: SecretStr = Field(description="generated.")
+    prefect_password: SecretStr = Field(description="of Prefect's API; generated.")
+
+    @property
+    def s3_internal_ports(self) -> str:
+        """SeaweedFS' master, volume and filer ports, separated by commas; the first start chooses them."""
+        return dotenv_values(home() / "stack.env").get(_variable("s3_internal_ports")) or ""
 
     @property
     def mlflow_url(self) -> str:
@@ -48,6 +50,11 @@ class LocalSettings(GreenroomSettings):
     def prefect_url(self) -> str:
         """Where Prefect's UI answers; its API is below `/api`."""
         return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def prefect_login(self) -> str:
+        """The login of Prefect's API, as `user:password`."""
+        return f"{PREFECT_USER}:{self.prefect_password.get_secret_value()}"
 
     @property
     def serving_url(self) -> str:

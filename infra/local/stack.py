@@ -16,7 +16,7 @@ from flows.environment import prepare_environment
 from flows.settings import FlowSettings
 from flows.training.parallel import print_summary, train_in_parallel
 from infra import registry_guard
-from infra.local import postgres
+from infra.local import postgres, prefect_pages, seaweedfs
 from infra.local.services import all_services, mlflow_database, worker
 from infra.local.settings import LocalSettings, load_or_create
 from infra.local.supervisor import (
@@ -104,6 +104,7 @@ def exclusively() -> Iterator[None]:
 def start_services(settings: LocalSettings, say: Say) -> None:
     """Start what does not run or does not answer, and restart what would be started differently now."""
     services = all_services(settings)
+    _close_folders()
     for service in reversed(services):
         if processes(service) and not is_current(service):
             say(f"{service.title}: its settings or code changed; restarting")
@@ -114,6 +115,16 @@ def start_services(settings: LocalSettings, say: Say) -> None:
         with ThreadPoolExecutor() as pool:
             # list() raises the first failure; the others of the wave have been waited for.
             list(pool.map(lambda s: _ensure(s, settings, say), [s for s in services if s.name in wave]))
+
+
+def _close_folders() -> None:
+    """Take the rights of other users from the home's folders: older versions left some readable.
+
+    PostgreSQL keeps its own closed, as a user of its own where it runs as root.
+    """
+    for folder in home().iterdir():
+        if folder.is_dir() and not folder.is_symlink() and folder.name != "postgres":
+            folder.chmod(0o700)
 
 
 # How long the predictor may take to load every model before the table is shown all the same.
@@ -133,11 +144,15 @@ def _ensure(service: Service, settings: LocalSettings, say: Say) -> None:
     stop(service)
     if service.name == "postgres":
         postgres.prepare(settings)
+    if service.name == "s3":
+        seaweedfs.prepare()
     if service.name == "mlflow":
         _install_guard(settings)
     start(service)
     if service.name == "postgres":
         postgres.create_databases(settings)
+    if service.name == "prefect":
+        prefect_pages.write(settings)
     if not service.waits:
         say(f"{service.title:<14} up on 127.0.0.1:{service.port}  ({time.monotonic() - began:.1f} s)")
 

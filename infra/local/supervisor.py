@@ -144,6 +144,8 @@ def start(service: Service) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd=home() if service.user is None else "/",
+            # What it writes is for this user alone.
+            umask=0o077,
             **as_user(service.user),
         )
     if not service.waits:
@@ -153,7 +155,7 @@ def start(service: Service) -> None:
             stop(service)
             raise
     file = _fingerprint_file(service)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     file.write_text(service.fingerprint)
 
 

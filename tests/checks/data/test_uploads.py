@@ -121,7 +121,8 @@ def test_a_model_learns_from_the_rows_that_were_uploaded(
     for name, side in (("spotify_by_genre-training", "train"), ("spotify_by_genre-held-out", "test")):
         assert logged[name].digest == digests[side].removeprefix("sha256:")[:36]
         assert dataset_id.removeprefix("sha256:") in logged[name].source
-    runs = httpx.post(f"{stack.prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
+    url = f"{stack.prefect_url}/api/flow_runs/filter"
+    runs = httpx.post(url, json={"limit": 50}, auth=stack.prefect_login).json()
     (flow_run,) = [flow_run for flow_run in runs if flow_run["name"] == "train-energy-uploaded"]
     assert flow_run["parameters"]["dataset"] == dataset_id
 

@@ -122,7 +122,8 @@ def runs(served: Served) -> list[Any]:
 def drift_events(served: Served) -> list[Any]:
     of_the_model = {"id": ["greenroom.model.tumour"]}
     query = {"filter": {"event": {"name": ["greenroom.drift"]}, "resource": of_the_model}}
-    answer = httpx.post(f"{served.stack.prefect_url}/api/events/filter", json=query)
+    url = f"{served.stack.prefect_url}/api/events/filter"
+    answer = httpx.post(url, json=query, auth=served.stack.prefect_login)
     assert answer.is_success, answer.text
     events: list[Any] = answer.json()["events"]
     return events

@@ -54,7 +54,9 @@ def working(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def ask(stack: Stack, what: str, body: dict[str, Any]) -> list[Any]:
-    answer = httpx.post(f"{stack.prefect_url}/api/{what}/filter", json=body, timeout=60)
+    answer = httpx.post(
+        f"{stack.prefect_url}/api/{what}/filter", json=body, auth=stack.prefect_login, timeout=60
+    )
     assert answer.is_success, answer.text
     found: list[Any] = answer.json()
     return found
@@ -79,7 +81,7 @@ def drift(stack: Stack, model: str) -> None:
         "resource": {"prefect.resource.id": f"greenroom.model.{model}"},
         "payload": {},
     }
-    answer = httpx.post(f"{stack.prefect_url}/api/events", json=[event], timeout=60)
+    answer = httpx.post(f"{stack.prefect_url}/api/events", json=[event], auth=stack.prefect_login, timeout=60)
     assert answer.is_success, answer.text
 
 
@@ -135,7 +137,7 @@ def test_no_secret_is_in_prefects_database(stack: Stack, working: dict[str, str]
     lines = [line.partition("=") for line in (stack.home / "stack.env").read_text().splitlines()]
     known = {name: value for name, _, value in lines}
     secrets = [value for name, value in known.items() if name.endswith(("_KEY", "_PASSWORD", "_TOKEN"))]
-    assert len(secrets) == 5
+    assert len(secrets) == 6
     with (
         psycopg2.connect(
             host="127.0.0.1",

@@ -184,6 +184,7 @@ except ValueError:
         variables = {
             "GREENROOM_NOTIFY_URLS": f"json://127.0.0.1:{receiver.port}, json://127.0.0.1:{free_port()}/",
             "PREFECT_API_URL": f"{stack.prefect_url}/api",
+            "PREFECT_API_AUTH_STRING": ":".join(stack.prefect_login),
             "PREFECT_HOME": str(stack.home / "prefect"),
         }
         done = subprocess.run(

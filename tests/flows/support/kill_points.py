@@ -91,12 +91,16 @@ def attempt(model: str, point: str) -> dict[str, Any]:
     _, status = os.waitpid(child, 0)
     asked = {"flow_runs": {"name": {"any_": [f"train-{model}"]}, "state": {"type": {"any_": ["COMPLETED"]}}}}
     settings, tracking = FlowSettings(), MlflowClient(RegistrySettings().tracking_url)
+    user, _, password = settings.prefect_login.partition(":")
+    count = httpx.post(
+        f"{settings.prefect_url}/flow_runs/count", json=asked, auth=(user, password), timeout=60
+    )
     return {
         "point": point,
         "code": os.waitstatus_to_exitcode(status),
         "seconds": round(time.monotonic() - began, 1),
         "versions": len(tracking.search_model_versions(f"name = '{model}'")),
-        "completed": httpx.post(f"{settings.prefect_url}/flow_runs/count", json=asked, timeout=60).json(),
+        "completed": count.json(),
     }
 
 

@@ -115,6 +115,14 @@ def test_prefect_that_fails_is_said_to_fail(nothing: Stack, answering: Callable[
     assert "fails with 500" in refusal(done)
 
 
+def test_prefect_that_refuses_the_login_is_said_to(nothing: Stack, answering: Callable[[int], int]) -> None:
+    nothing.ports["MLFLOW"], nothing.ports["PREFECT"] = answering(200), answering(401)
+    done = nothing.greenroom("train", "genre")
+    assert done.returncode == 2
+    assert f"Prefect at {nothing.prefect_url}/api refuses the login" in refusal(done)
+    assert "PREFECT_API_AUTH_STRING" in done.stderr
+
+
 def test_both_servers_answering_lets_the_work_begin(
     nothing: Stack, answering: Callable[[int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +150,29 @@ def test_environment_of_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:14200/api"
     assert os.environ["PREFECT_HOME"] == str(tmp_path / "prefect")
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"
+
+
+def test_login_of_the_local_stack_is_for_the_local_stack_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"GREENROOM_HOME": str(tmp_path), "PREFECT_API_AUTH_STRING": "somebody:theirs"}
+    monkeypatch.setattr(os, "environ", environ)
+    (tmp_path / "stack.env").write_text("GREENROOM_PREFECT_PASSWORD=ours\nGREENROOM_PREFECT_PORT=14200\n")
+    local = ("", "http://127.0.0.1:14200/api", "http://localhost:14200/api/")
+    elsewhere = (
+        "https://prefect.example/api",
+        "http://127.0.0.1:14201/api",
+        "http://127.0.0.1.example:14200/api",
+    )
+    for url in local:
+        assert FlowSettings(prefect_api_url=url).prefect_login == "greenroom:ours"
+    for url in elsewhere:
+        assert FlowSettings(prefect_api_url=url).prefect_login == "somebody:theirs"
+    environment.prepare_environment(FlowSettings(prefect_api_url=elsewhere[0]))
+    assert os.environ["PREFECT_API_AUTH_STRING"] == "somebody:theirs"
+    environment.prepare_environment(FlowSettings())
+    assert os.environ["PREFECT_API_AUTH_STRING"] == "greenroom:ours"
+    assert "ours" not in repr(FlowSettings())
 
 
 def asked_again(error: Exception) -> bool:

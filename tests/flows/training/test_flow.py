@@ -192,7 +192,8 @@ def test_artifacts_hold_reports_pictures_and_both_forms_of_the_model(trained: tu
 
 
 def test_prefect_shows_the_flow_run(trained: tuple[Stack, str]) -> None:
-    answer = httpx.post(f"{trained[0].prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
+    url = f"{trained[0].prefect_url}/api/flow_runs/filter"
+    answer = httpx.post(url, json={"limit": 50}, auth=trained[0].prefect_login).json()
     states = {run["name"]: run["state_type"] for run in answer}
     assert states["train-tumour"] == "COMPLETED"
 
@@ -234,8 +235,12 @@ def test_people_see_runs_reports_and_flows(trained: tuple[Stack, str], browser: 
     browser.get(f"{stack.tracking_url}/#/models/tumour/versions/1")
     wait.until(lambda b: "naive baseline" in b.find_element("tag name", "body").text)
 
-    flows = httpx.post(f"{stack.prefect_url}/api/flow_runs/filter", json={"limit": 50}).json()
+    url = f"{stack.prefect_url}/api/flow_runs/filter"
+    flows = httpx.post(url, json={"limit": 50}, auth=stack.prefect_login).json()
     run = next(run for run in flows if run["name"] == "train-tumour" and run["state_type"] == "COMPLETED")
+    link = next(word for word in stack.greenroom("status").stdout.split() if word.startswith("file://"))
+    browser.get(link)
+    wait.until(lambda b: b.execute_script("return localStorage.getItem('prefect-password')"))
     browser.get(f"{stack.prefect_url}/runs/flow-run/{run['id']}")
     wait.until(lambda b: "Completed" in b.find_element("tag name", "body").text)
     assert "train-tumour" in browser.find_element("tag name", "body").text

@@ -97,7 +97,9 @@ def require_one_state(stack: Stack, model: str, versions: int) -> None:
 def left_open(stack: Stack, kind: str, model: str) -> list[str]:
     """The flow runs of a model's training, or their task runs, that Prefect takes for alive."""
     asked = {"flow_runs": {"name": {"any_": [f"train-{model}"]}}}
-    answer = httpx.post(f"{stack.prefect_url}/api/{kind}/filter", json=asked, timeout=60)
+    answer = httpx.post(
+        f"{stack.prefect_url}/api/{kind}/filter", json=asked, auth=stack.prefect_login, timeout=60
+    )
     assert answer.is_success, answer.text
     assert answer.json(), "there were some"
     return [
@@ -130,7 +132,9 @@ def running_in_prefect(stack: Stack) -> str:
     """Return the id of a flow run that Prefect takes for running."""
 
     def made(what: str, body: dict[str, Any]) -> str:
-        answer = httpx.post(f"{stack.prefect_url}/api/{what}/", json=body, timeout=60)
+        answer = httpx.post(
+            f"{stack.prefect_url}/api/{what}/", json=body, auth=stack.prefect_login, timeout=60
+        )
         assert answer.is_success, answer.text
         return str(answer.json()["id"])
 
@@ -158,10 +162,11 @@ def test_what_is_alive_is_left_alone(stack: Stack, folder: Path) -> None:
         assert found == {"alive": "RUNNING", "dead": "KILLED"}
         assert (locks / flow_runs["alive"]).exists()
         assert not (locks / flow_runs["dead"]).exists()
-        states = {
-            name: httpx.get(f"{stack.prefect_url}/api/flow_runs/{one}", timeout=60).json()["state_type"]
-            for name, one in flow_runs.items()
-        }
+        with httpx.Client(base_url=stack.prefect_url, auth=stack.prefect_login, timeout=60) as prefect:
+            states = {
+                name: prefect.get(f"/api/flow_runs/{one}").json()["state_type"]
+                for name, one in flow_runs.items()
+            }
         assert states == {"alive": "RUNNING", "dead": "CRASHED"}
     finally:
         mlflow.set_terminated(runs["alive"].info.run_id, "KILLED")

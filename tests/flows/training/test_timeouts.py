@@ -36,6 +36,7 @@ def test_a_step_that_hangs_is_ended_with_a_clear_word_and_not_tried_again(stack:
         env={
             **stack.environment,
             "PREFECT_API_URL": f"{stack.prefect_url}/api",
+            "PREFECT_API_AUTH_STRING": ":".join(stack.prefect_login),
             "PREFECT_HOME": str(stack.home / "prefect"),
             "PREFECT_LOGGING_LEVEL": "CRITICAL",
         },

@@ -160,6 +160,23 @@ def test_deployment_goes_through_both_protected_environments() -> None:
     assert jobs["production"]["needs"] == "staging"
 
 
+def test_production_is_reached_through_its_environment_alone() -> None:
+    """No other workflow promotes, and only the environment's job gets a deployment's secrets."""
+    for path in WORKFLOWS:
+        for name, job in load(path)["jobs"].items():
+            if "deploy-production" in str(job):
+                assert job["environment"] == "production", name
+            elif path.stem != "deploy":
+                assert "PROMOTE" not in str(job).upper(), name
+                assert job.get("environment") != "production", name
+
+
+def test_a_strangers_artifact_is_not_unpacked_beside_a_token() -> None:
+    for path in WORKFLOWS:
+        if DANGEROUS & set(load(path)[True]):
+            assert "download-artifact" not in path.read_text()
+
+
 def test_python_versions_of_the_matrix() -> None:
     (job,) = load(ROOT / ".github" / "workflows" / "tests.yml")["jobs"].values()
     matrix = {(one["os"].partition("-")[0], one["python"]) for one in job["strategy"]["matrix"]["include"]}

@@ -16,6 +16,16 @@ from tests.conftest import ROOT, free_port
 from tests.waiting import until
 
 _IMAGES = ("PYTHON_IMAGE", "POSTGRES_IMAGE", "MINIO_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE")
+# A machine without an image registry has SeaweedFS behind MinIO's command line, which knows no users: there
+# the stack runs with infra/compose/seaweedfs.yml.
+_STAND_IN = os.environ.get("MINIO_IMAGE", "").startswith("local/")
+_SEAWEEDFS = "greenroom-test-seaweedfs"
+_SEAWEEDFS_IMAGE = """FROM {image}
+RUN ln -s /opt/s3/bin/weed /usr/local/bin/weed \\
+ && printf '#!/bin/sh\\nexec python3 -c "import sys, urllib.request as u; u.urlopen(sys.argv[-1])" "$@"\\n' \\
+    > /usr/local/bin/wget \\
+ && chmod 755 /usr/local/bin/wget
+"""
 _PORTS = ("SERVING", "MLFLOW", "PREFECT", "GRAFANA")
 _PROFILES = ("--profile", "demo", "--profile", "tools", "--profile", "monitoring")
 
@@ -52,6 +62,10 @@ class ComposeStack:
 
         One that is there already, from an earlier run, stays.
         """
+        if _STAND_IN:
+            build = ["docker", "build", "-q", "-t", _SEAWEEDFS, "-"]
+            recipe = _SEAWEEDFS_IMAGE.format(image=os.environ["MINIO_IMAGE"])
+            subprocess.run(build, input=recipe, capture_output=True, text=True, check=True)
         if self.env_file.exists():
             self.set()
             return
@@ -143,11 +157,14 @@ class ComposeStack:
         self.compose(*_PROFILES, "down", "--volumes", "--remove-orphans", "--timeout", "5", check=False)
 
     def _command(self) -> list[str]:
-        return [*_compose(), "--env-file", str(self.env_file), "-p", self.name]
+        files = ("docker-compose.yml", *(["infra/compose/seaweedfs.yml"] if _STAND_IN else []))
+        chosen = [part for file in files for part in ("-f", file)]
+        return [*_compose(), *chosen, "--env-file", str(self.env_file), "-p", self.name]
 
     def _run(self, command: list[str], *, check: bool, **options: Any) -> "subprocess.CompletedProcess[str]":
         # Not the caller's own: Compose prefers the environment to the settings file.
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_") and k not in _IMAGES}
+        kept = {"SEAWEEDFS_IMAGE": _SEAWEEDFS} if _STAND_IN else {}
+        kept |= {k: v for k, v in os.environ.items() if not k.startswith("GREENROOM_") and k not in _IMAGES}
         done = subprocess.run(
             command,
             cwd=ROOT,

@@ -222,6 +222,61 @@ def test_s3_refuses_strangers(stack: ComposeStack) -> None:
     stack.job("backup", code)
 
 
+# What each service may do with its own keys, by folder: read, write.
+S3_RIGHTS = {
+    "mlflow": {"mlflow": (True, True), "datasets": (False, False), "predictions": (False, False)},
+    "worker": {"mlflow": (False, False), "datasets": (True, True), "predictions": (True, False)},
+    "predictor": {"mlflow": (False, False), "datasets": (True, True), "predictions": (False, True)},
+}
+
+
+@pytest.mark.parametrize("service", S3_RIGHTS)
+def test_each_service_has_an_s3_user_of_its_own(stack: ComposeStack, service: str) -> None:
+    code = (
+        "import json, os, boto3, botocore\n"
+        "key = os.environ.get('AWS_ACCESS_KEY_ID') or os.environ['GREENROOM_S3_ACCESS_KEY']\n"
+        "secret = os.environ.get('AWS_SECRET_ACCESS_KEY') or os.environ['GREENROOM_S3_SECRET_KEY']\n"
+        "client = boto3.client('s3', endpoint_url='http://s3:9000', region_name='us-east-1',\n"
+        "                      aws_access_key_id=key, aws_secret_access_key=secret)\n"
+        "def may(ask, **how):\n"
+        "    try:\n"
+        "        ask(Bucket='greenroom', **how)\n"
+        "        return True\n"
+        "    except botocore.exceptions.ClientError as error:\n"
+        "        assert error.response['ResponseMetadata']['HTTPStatusCode'] == 403, error\n"
+        "        return False\n"
+        "name = f'{key}-was-here'\n"
+        "found = {folder: (may(client.list_objects_v2, Prefix=f'{folder}/'),\n"
+        "                  may(client.put_object, Key=f'{folder}/{name}', Body=b''))\n"
+        "         for folder in ('mlflow', 'datasets', 'predictions')}\n"
+        "assert not may(client.delete_bucket)\n"
+        "print(json.dumps(found))\n"
+    )
+    found = json.loads(stack.inside(service, "python", "-c", code).stdout)
+    assert {folder: tuple(rights) for folder, rights in found.items()} == S3_RIGHTS[service]
+
+
+def test_nobody_reaches_the_inner_ports_of_the_s3_server(stack: ComposeStack) -> None:
+    """SeaweedFS' master, volume server and filer, HTTP and gRPC; MinIO has none of them."""
+    code = (
+        "import socket\n"
+        "for port in (8080, 8333, 8888, 9333, 9340, 18080, 18333, 18888, 19333, 19340, 23646, 33646):\n"
+        "    try:\n"
+        "        socket.create_connection(('s3', port), 3).close()\n"
+        "    except OSError:\n"
+        "        continue\n"
+        "    print(port)\n"
+    )
+    for service in ("mlflow", "worker", "predictor"):
+        assert stack.inside(service, "python", "-c", code).stdout == ""
+
+
+def test_prefect_answers_no_other_origin(stack: ComposeStack) -> None:
+    headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    asked = httpx.options(stack.url("prefect", "/api/flows/filter"), headers=headers, timeout=30)
+    assert "access-control-allow-origin" not in asked.headers
+
+
 def test_only_the_uis_and_the_predictor_are_published_on_loopback(stack: ComposeStack) -> None:
     for service in RUNNING:
         bindings = stack.container(service)["HostConfig"]["PortBindings"] or {}
@@ -371,6 +426,10 @@ def test_secrets_are_rotated_by_new_values_and_an_up(stack: ComposeStack) -> Non
         GREENROOM_MLFLOW_SECRET_KEY=f"{fresh}8",
         GREENROOM_PREFECT_PASSWORD=f"{fresh}9",
         GREENROOM_S3_SECRET_KEY=f"{fresh}A",
+        GREENROOM_S3_MLFLOW_SECRET_KEY=f"{fresh}B",
+        GREENROOM_S3_WORKER_SECRET_KEY=f"{fresh}C",
+        GREENROOM_S3_PREDICTOR_SECRET_KEY=f"{fresh}D",
+        GREENROOM_S3_GATE_SECRET_KEY=f"{fresh}E",
     )
     stack.make("compose-up")
     stack.set(GREENROOM_MLFLOW_ADMIN_OLD_PASSWORD="")

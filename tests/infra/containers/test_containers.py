@@ -18,6 +18,7 @@ import yaml
 
 from catalog.loader import load_catalog
 from infra.containers import bucket_backup, healthcheck
+from infra.containers.s3_users import USERS
 from infra.containers.settings import PreflightSettings
 from registry.storage.s3 import s3_client
 from registry.storage.settings import StorageSettings
@@ -63,7 +64,7 @@ def test_the_example_explains_every_variable_and_no_other() -> None:
 
 def test_the_example_holds_no_secret_and_compose_asks_for_each() -> None:
     secret = [name for name, value in _LINE.findall(EXAMPLE) if not value and not _OPTIONAL.search(name)]
-    assert len(secret) == 16
+    assert len(secret) == 20
     assert "GREENROOM_POSTGRES_PASSWORD" in secret
     for name in secret:
         asked = set(re.findall(rf"\$\{{{name}([^}}]*)\}}", COMPOSE))
@@ -93,12 +94,27 @@ def test_a_made_file_is_whole_private_and_stays(tmp_path: Path) -> None:
 def preflight(env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "infra.containers", "preflight"],
-        env={"PATH": os.environ["PATH"], "GREENROOM_HOME": "/nonexistent", **env},
+        env={
+            "PATH": os.environ["PATH"],
+            "GREENROOM_HOME": "/nonexistent",
+            # As docker-compose.yml puts it together.
+            "GREENROOM_S3_USERS": ",".join(
+                f"{name}={name}:{env[f'GREENROOM_S3_{name.upper()}_SECRET_KEY']}" for name in USERS
+            ),
+            **env,
+        },
         capture_output=True,
         text=True,
         check=False,
         cwd=ROOT,
     )
+
+
+def test_preflight_refuses_a_weak_key_of_an_s3_user(made: dict[str, str]) -> None:
+    done = preflight({**made, "GREENROOM_S3_WORKER_SECRET_KEY": "changeme-changeme-9"})
+    assert done.returncode != 0
+    assert "GREENROOM_S3_USERS: the secret key of worker" in done.stderr
+    assert "changeme-changeme-9" not in done.stderr
 
 
 def test_preflight_lets_a_made_file_pass(made: dict[str, str]) -> None:
@@ -133,10 +149,22 @@ def test_preflight_looks_at_every_secret_of_the_compose_file() -> None:
     }
     secret = {name for name, value in _LINE.findall(EXAMPLE) if not value and not _OPTIONAL.search(name)}
     # API keys are made by `greenroom api-key`; the predictor itself refuses what is no pair.
-    assert (
-        secret - {"GREENROOM_APP_API_KEY", "GREENROOM_METRICS_API_KEY", "GREENROOM_SERVING_API_KEYS"}
-        == required
-    )
+    api_keys = {"GREENROOM_APP_API_KEY", "GREENROOM_METRICS_API_KEY", "GREENROOM_SERVING_API_KEYS"}
+    users = {name for name in secret if re.fullmatch(r"GREENROOM_S3_[A-Z]+_SECRET_KEY", name)}
+    assert len(users) == 4
+    together = yaml.safe_load(COMPOSE)["services"]["preflight"]["environment"]["GREENROOM_S3_USERS"]
+    assert all(f"${{{name}:?" in together for name in users)
+    assert secret - api_keys - users == required - {"GREENROOM_S3_USERS"}
+
+
+def test_only_setup_and_backup_have_the_root_key_of_the_s3_server() -> None:
+    services = yaml.safe_load(COMPOSE)["services"]
+    root = {name for name, service in services.items() if "${GREENROOM_S3_SECRET_KEY" in str(service)}
+    # `s3` is the server itself, `preflight` has no network.
+    assert root == {"preflight", "s3", "setup", "backup"}
+    for name in ("mlflow", "worker", "predictor"):
+        used = set(re.findall(r"\$\{GREENROOM_S3_([A-Z]+)_SECRET_KEY", str(services[name])))
+        assert used == {name.upper()}
 
 
 # Health

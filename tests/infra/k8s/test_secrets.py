@@ -25,7 +25,7 @@ GOOD: dict[str, dict[str, str]] = {
     "greenroom-predictor": {
         "tracking-password": STRONG,
         "api-keys": f"shop:{hashlib.sha256(b'x').hexdigest()}",
-        "s3-access-key": "AKIA7Q2",
+        "s3-access-key": "AKIA7Q2P",
         "s3-secret-key": STRONG,
     },
     "greenroom-mlflow": {
@@ -33,14 +33,14 @@ GOOD: dict[str, dict[str, str]] = {
         "auth-database-url": f"postgresql+psycopg2://mlflow_auth:{STRONG}%40@db:5432/mlflow_auth",
         "admin-password": STRONG,
         "secret-key": STRONG,
-        "s3-access-key": "AKIA7Q2",
+        "s3-access-key": "AKIA7Q2M",
         "s3-secret-key": STRONG,
     },
     "greenroom-mlflow-owner": {"database-admin-url": f"postgresql+psycopg2://owner:{STRONG}@db:5432/mlflow"},
     "greenroom-prefect-server": {"database-url": f"postgresql+asyncpg://prefect:{STRONG}@db:5432/prefect"},
     "greenroom-prefect": {"auth-string": f"greenroom:{STRONG}"},
-    "greenroom-flow-run": {"tracking-password": STRONG, "s3-access-key": "AKIA7Q2", "s3-secret-key": STRONG},
-    "greenroom-gate": {"gate.pem": PEM, "s3-access-key": "AKIA7Q2", "s3-secret-key": STRONG},
+    "greenroom-flow-run": {"tracking-password": STRONG, "s3-access-key": "AKIA7Q2F", "s3-secret-key": STRONG},
+    "greenroom-gate": {"gate.pem": PEM, "s3-access-key": "AKIA7Q2G", "s3-secret-key": STRONG},
 }
 
 
@@ -57,6 +57,12 @@ def refused(done: "subprocess.CompletedProcess[str]", says: str) -> None:
     assert says in done.stderr
     assert STRONG not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_services_that_share_an_s3_user_are_refused(tmp_path: Path) -> None:
+    shared = copy.deepcopy(GOOD)
+    shared["greenroom-flow-run"]["s3-access-key"] = shared["greenroom-mlflow"]["s3-access-key"]
+    refused(made(shared, tmp_path), "Two Secrets have the same s3-access-key")
 
 
 def test_good_ones_are_what_the_pods_ask_for(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ SECRETS = (
     "postgres_password",
     "mlflow_db_password",
     "prefect_db_password",
+    "prefect_password",
 )
 
 
@@ -61,7 +62,7 @@ def test_homes_share_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_secret_missing_from_the_file_is_made_and_the_others_kept(home: Path) -> None:
     first = secrets_of(load_or_create())
     file = home / "stack.env"
-    kept = [line for line in file.read_text().splitlines() if "PREFECT_DB_PASSWORD" not in line]
+    kept = [line for line in file.read_text().splitlines() if "PREFECT_PASSWORD" not in line]
     file.write_text("\n".join(kept))
     second = secrets_of(load_or_create())
     assert second[:-1] == first[:-1]

@@ -28,7 +28,7 @@ def settings_of(stack: Stack) -> dict[str, str]:
 
 def secrets_of(stack: Stack) -> dict[str, str]:
     found = {n: v for n, v in settings_of(stack).items() if n.endswith(("_KEY", "_PASSWORD", "_TOKEN"))}
-    assert len(found) == 5
+    assert len(found) == 6
     return found
 
 
