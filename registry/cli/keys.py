@@ -49,10 +49,11 @@ def retire_key(keyid: str) -> None:
     click.echo(f"The {gone.role} key {gone.keyid[:12]} is not trusted any more.")
     try:
         with TrackingClient() as client:
-            standings = _standings(client, ())
+            everything = _standings(client, ())
     except RegistryError as error:
         click.echo(f"What stands on it cannot be told now; `greenroom verify` tells. {error}")
         return
+    standings = [s for s in everything if s.retired and s.retired.keyid == gone.keyid]
     for standing in standings:
         click.echo(f"  {printable(str(standing))}")
     if not standings:

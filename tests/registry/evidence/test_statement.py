@@ -212,7 +212,7 @@ GATE_CHANGES = {
         "names the configuration 'incumbent' twice",
     ),
     "a setting without a name": (configuration(" ", {"sha256": "0" * 64}), "is blank"),
-    "a setting without a digest": (configuration("x", {}), "configuration.4.digest|configuration.5.digest"),
+    "a setting without a digest": (configuration("x", {}), r"configuration\.[0-9]+\.digest"),
     "a short digest": (configuration("x", {"sha256": "0"}), "not lower-case hexadecimal"),
     "an empty digest": (configuration("x", {"sha256": ""}), "not lower-case hexadecimal"),
     "a short commit": (configuration("x", {"gitCommit": "abc"}), "not lower-case hexadecimal"),
