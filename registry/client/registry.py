@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from registry.audit import ALIAS_PREFIX, REPORT
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
 from registry.digests import digest, tree_digest
@@ -27,7 +28,7 @@ from registry.errors import (
 from registry.evidence import keys, rules
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
-from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
+from registry.names import ACTION_HEADER, EVIDENCE, OVERRIDE, REASON_HEADER, ROLLBACK, Stage
 from registry.settings import KeySettings
 
 # The file of a version that is served; MLflow's ONNX flavour gives it this name.
@@ -172,7 +173,7 @@ class Registry:
         try:
             require_checked_bytes(version, content, settings)
         except EvidenceBytesError:
-            with suppress(RegistryError):  # a caller may only be allowed to read
+            with suppress(RegistryError):  # the server may be gone meanwhile
                 self.report_mismatch(version)
             raise
         return content
@@ -244,8 +245,12 @@ class Registry:
         self._client.post("model-versions/set-tag", body)
 
     def report_mismatch(self, version: Version) -> None:
-        """Tell the server that a version's bytes are not those of its evidence; it looks, and records it."""
-        self.tag(version, REPORT, "bytes")
+        """Tell the server that a version's bytes are not those of its evidence; it looks, and records it.
+
+        The right to read the model is enough.
+        """
+        alias = f"{ALIAS_PREFIX}{REPORT}-{version.number}"
+        self._client.get("registered-models/alias", {"name": version.model, "alias": alias})
 
     # Moves
 

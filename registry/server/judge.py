@@ -18,7 +18,7 @@ from registry.errors import (
 from registry.evidence import keys, rules
 from registry.evidence.attestation import Evidence, Kind, verify
 from registry.evidence.verdict import Incumbent, policy_digest
-from registry.names import EVIDENCE, OVERRIDE, Stage
+from registry.names import EVIDENCE, GATED, OVERRIDE, Stage
 from registry.server.settings import GuardSettings
 
 # Reads the SHA-256 of each file that a version holds, by path.
@@ -118,6 +118,12 @@ class Judge:
         before = snapshot.evidence if key == EVIDENCE else snapshot.override
         if before and before != envelope:
             there = self._believed(before)
+            if there and snapshot.stage in GATED and there.files_digest != evidence.files_digest:
+                # Else two predictors could serve different bytes as one version.
+                raise EvidenceBytesError(
+                    f"{snapshot.ref} is in {snapshot.stage}, where evidence is renewed for the same bytes "
+                    "alone. Register the other bytes as a version of their own."
+                )
             # The same in another writing would only disturb a promotion that is under way.
             if there and there.created_at >= evidence.created_at:
                 raise EvidenceStaleError(

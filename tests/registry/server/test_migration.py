@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.settings import RegistrySettings
 from tests.registry.support.sites import (
     Server,
     Site,
@@ -13,6 +16,7 @@ from tests.registry.support.sites import (
     psycopg2_url,
     superuser_url,
 )
+from tests.registry.support.tracking_server import log_of, refused_start, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +60,64 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(untouched: Site) 
     assert picture(site) == before_take_over
     site.give_tables_to(site.owner)
     assert picture(site) == before
+
+
+@pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg2"])
+def test_a_start_on_an_empty_database_says_what_to_do(server: Server, tmp_path: Path, driver: str) -> None:
+    empty = new_site(server, "template1")
+    url = empty.url(empty.app).replace("postgresql://", f"{driver}://")
+    code, said = refused_start(tmp_path, {"MLFLOW_BACKEND_STORE_URI": url, "GREENROOM_HOME": str(tmp_path)})
+    said = one_line(empty.clean(said))
+    assert code != 0
+    assert "The database holds no MLflow tables yet. Run `greenroom migrate`" in said
+    assert "CREATE TABLE" not in said
+    assert empty.run(empty.owner, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+
+
+def test_a_start_as_a_role_that_may_read_nothing_yet_says_what_to_do(untouched: Site, tmp_path: Path) -> None:
+    code, said = untouched.start(tmp_path, untouched.app)
+    said = one_line(said)
+    assert code != 0
+    assert f"The role {untouched.app} may not read the registry's tables" in said
+    assert "Run `greenroom migrate`" in said
+
+
+def test_the_documented_command_starts_with_the_plain_address(guarded: Site, tmp_path: Path) -> None:
+    env = {"MLFLOW_BACKEND_STORE_URI": guarded.url(guarded.app), "GREENROOM_HOME": str(tmp_path)}
+    assert env["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql://")
+    with (
+        tracking_server(tmp_path, env) as url,
+        TrackingClient(RegistrySettings(tracking_uri=url)) as client,
+    ):
+        assert Registry(client).models() == ["idle", "once", "twice"]
+        client.post("experiments/create", {"name": "plain"})
+
+
+def test_a_read_replica_is_refused_and_not_ignored(guarded: Site, tmp_path: Path) -> None:
+    env = guarded.variables(tmp_path, guarded.app)
+    option = ("--read-replica-backend-store-uri", env["MLFLOW_BACKEND_STORE_URI"])
+    code, said = refused_start(tmp_path, env, option)
+    assert code != 0
+    assert "Greenroom's registry has no read replica" in one_line(guarded.clean(said))
+
+
+def test_a_start_beside_another_workspace_says_so_and_goes_on(site: Site, tmp_path: Path) -> None:
+    site.run(site.owner, "INSERT INTO registered_models (workspace, name) VALUES ('theirs', 'foreign')")
+    site.run(
+        site.owner,
+        "INSERT INTO experiments (workspace, name, lifecycle_stage, artifact_location) "
+        "VALUES ('theirs', 'foreign', 'active', 'x')",
+    )
+    code, said = site.migrate("--keep", "twice=3")
+    assert code == 0, said
+    assert "The database holds the model foreign in the workspace theirs" in said
+    with (
+        tracking_server(tmp_path, site.variables(tmp_path, site.app)) as url,
+        TrackingClient(RegistrySettings(tracking_uri=url)) as client,
+    ):
+        assert Registry(client).models() == ["idle", "once", "twice"]
+        client.post("registered-models/create", {"name": "after"})
+    assert "which this server does not show" in log_of(tmp_path)
 
 
 # Migrating
