@@ -27,8 +27,6 @@ from registry.server.caller import Caller
 from registry.server.settings import GuardSettings
 
 _log = logging.getLogger(__name__)
-# How long a change waits for another connection that holds what it needs.
-_LOCK_TIMEOUT = "10s"
 _LOCKED = "55P03"
 # The SQLSTATE of a refusal that the database makes in words (schema.sql).
 _REFUSED = "GR403"
@@ -65,6 +63,7 @@ class AuditedStore(SqlAlchemyStore):
         address = database.server_url(settings)
         # Before MLflow looks for its tables, and tries to make them as a role that may not.
         database.require_ready(address)
+        database.bound_waits(self._get_or_create_engine(address))
         super().__init__(address)
         self._mlflows_sessions: Callable[..., AbstractContextManager[Session]] = self.ManagedSessionMaker
         self.ManagedSessionMaker = self._joined
@@ -100,10 +99,8 @@ class AuditedStore(SqlAlchemyStore):
 
     @contextmanager
     def _own_sessions(self, read_only: bool = True) -> Iterator[Session]:
-        """A session whose errors are told in words, and that waits for nobody for ever."""
+        """A session whose errors are told in words."""
         with in_words(), self._mlflows_sessions(read_only=read_only) as session:
-            if not read_only:
-                session.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
             yield session
 
     @contextmanager
@@ -171,8 +168,8 @@ def in_words() -> Iterator[None]:
         if state == _LOCKED:
             raise MlflowException(
                 "Another connection to the registry's database holds what this needs, and has not let go for "
-                f"{_LOCK_TIMEOUT}. Nothing was changed. Try again; if it stays so, an open transaction is in "
-                "the way: look at pg_stat_activity.",
+                f"{database.LOCK_TIMEOUT}. Nothing was changed. Try again; if it stays so, an open "
+                "transaction is in the way: look at pg_stat_activity.",
                 error_code=TEMPORARILY_UNAVAILABLE,
             ) from error
         if state == _REFUSED:

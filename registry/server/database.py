@@ -11,12 +11,14 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import sql
-from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, dialects, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from registry.errors import RegistryError
 from registry.server.settings import GuardSettings, MigrationSettings
 
+# How long a request waits for another connection that holds what it needs.
+LOCK_TIMEOUT = "10s"
 _SCHEME = re.compile(r"[a-z][a-z0-9+]*")
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _MIGRATE = (
@@ -74,9 +76,30 @@ def _driver() -> str:
     return "psycopg2" if find_spec("psycopg2") else "psycopg"
 
 
+def prefer_installed_driver() -> None:
+    """Let `postgresql://` mean the driver that is installed, wherever MLflow itself uses its address.
+
+    SQLAlchemy takes psycopg 3 for it, which need not be there.
+    """
+    if find_spec("psycopg") is None and find_spec("psycopg2"):
+        dialects.registry.register("postgresql", "sqlalchemy.dialects.postgresql.psycopg2", "dialect")
+
+
 def installed_digest() -> str:
     """Return what `greenroom.installed` holds when this code's schema and this MLflow's are in place."""
     return sha256(_SCHEMA.read_bytes() + version("mlflow").encode()).hexdigest()
+
+
+def bound_waits(engine: Engine) -> None:
+    """Let no connection of an engine wait for ever for another one that holds a lock."""
+    if not event.contains(engine, "connect", _set_lock_timeout):
+        event.listen(engine, "connect", _set_lock_timeout)
+
+
+def _set_lock_timeout(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.commit()
 
 
 def require_ready(address: str) -> None:

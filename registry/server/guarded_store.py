@@ -5,8 +5,7 @@ database makes the change with its row in the audit (schema.sql). A refusal is a
 what is missing, and has a row of its own.
 """
 
-import time
-from contextlib import suppress
+import threading
 from itertools import takewhile
 from typing import Any
 
@@ -18,13 +17,14 @@ from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
     RESOURCE_ALREADY_EXISTS,
     RESOURCE_CONFLICT,
+    TEMPORARILY_UNAVAILABLE,
 )
 from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.store.model_registry import sqlalchemy_store as mlflows_store
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
     SqlRegisteredModelAlias,
 )
-from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.validation import (
     _validate_model_alias_name,
     _validate_model_alias_name_reserved,
@@ -47,8 +47,8 @@ from registry.server.judge import Decision, Files, Judge, VersionSnapshot
 from registry.server.settings import GuardSettings
 
 _ATTEMPTS = 3
-# Seconds between two looks at a version's bytes that readers ask for.
-_LOOK_EVERY = 30.0
+# Seconds that a reader's report waits for others'.
+_LOOK_WAIT = 30.0
 _MOST_MISMATCHES = 20
 
 
@@ -59,7 +59,7 @@ class GuardedStore(AuditedStore):
         super().__init__(settings or GuardSettings())
         self._judge = Judge(self._settings)
         self._aliases = self._settings.production_alias_names
-        self._looked: dict[tuple[str, int], float] = {}
+        self._looking = threading.Lock()
 
     # What moves versions through stages
 
@@ -120,7 +120,7 @@ class GuardedStore(AuditedStore):
                 model=snapshot.name,
                 number=snapshot.number,
                 target=target.value,
-                at=get_current_time_millis(),
+                at=_now(),
                 together=archive,
                 follow=self._following(session, snapshot.name),
             )
@@ -193,7 +193,7 @@ class GuardedStore(AuditedStore):
                     "in-production",
                 )
             self._get_sql_model_version(session, name, number)
-            at = get_current_time_millis()
+            at = _now()
             self._change(session, "remove_version", who, {}, model=name, number=number, at=at)
 
     def delete_registered_model(self, name: str) -> None:
@@ -213,7 +213,7 @@ class GuardedStore(AuditedStore):
         with self._refusals(who, name), self._transaction(name) as session:
             self._require_none_in_production(session, name, "renamed")
             self._get_registered_model(session, name)
-            at = get_current_time_millis()
+            at = _now()
             try:
                 self._change(session, "rename_model", who, {}, model=name, new_name=new_name, at=at)
             except IntegrityError as error:
@@ -354,25 +354,27 @@ class GuardedStore(AuditedStore):
         if number == alias:
             return super().get_model_version_by_alias(name, alias)
         version = super().get_model_version(name, _validate_model_version(number))
-        with suppress(
-            RefusedError
-        ):  # unfounded, and nothing to write down: any reader may ask as often as he likes
-            self._look_again(name, int(version.version), caller(), every=_LOOK_EVERY)
+        # One look at a time, and no row for a report that is unfounded: a reader may send any number.
+        if not self._looking.acquire(timeout=_LOOK_WAIT):
+            raise MlflowException(
+                "The server is looking at other versions' bytes. Report this one again in a minute.",
+                error_code=TEMPORARILY_UNAVAILABLE,
+            )
+        try:
+            self._look_again(name, int(version.version), caller())
+        finally:
+            self._looking.release()
         return version
 
-    def _look_again(self, name: str, number: int, who: Caller, *, every: float = 0) -> None:
+    def _look_again(self, name: str, number: int, who: Caller) -> None:
         """Somebody, usually a predictor, says that the bytes are not those of the evidence: look,
-        and record. Looks at each version once in `every` seconds.
+        and record.
         """
         snapshot = self._snapshot(name, number)
         if snapshot.stage not in GATED:
             raise RefusedError(
                 f"{name} version {number} is in {snapshot.stage}, where its bytes do not matter.", "unfounded"
             )
-        now = time.monotonic()
-        if now - self._looked.get((name, number), -every) < every:
-            return
-        self._looked[name, number] = now
         error = self._judge.find_mismatch(snapshot, _files(snapshot))
         if error is None:
             raise RefusedError(
@@ -431,6 +433,12 @@ class GuardedStore(AuditedStore):
                     f"model in {name} without tags that begin with greenroom., and let the gate look at it.",
                     "reserved",
                 )
+
+
+def _now() -> int:
+    """Return the time as MLflow's store writes it, in milliseconds."""
+    clock: Any = mlflows_store
+    return int(clock.get_current_time_millis())
 
 
 def _is_copy(source: str) -> bool:

@@ -13,11 +13,12 @@ _REGISTRY_STORE = "_MLFLOW_SERVER_REGISTRY_STORE"
 
 if os.environ.get(_REGISTRY_STORE, "").partition(":")[0] == SCHEME:
     try:
-        from registry.server import route_guard
+        from registry.server import database, route_guard
     except ImportError as error:
         # MLflow goes on without a plugin that raises this one.
         raise RuntimeError(f"Greenroom's guard cannot be loaded: {error}") from error
     route_guard.install()
+    database.prefer_installed_driver()
 
 
 def store(store_uri: str | None = None, tracking_uri: str | None = None) -> Any:  # noqa: ARG001 - MLflow's names

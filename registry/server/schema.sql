@@ -507,6 +507,15 @@ BEGIN
     ) THEN
         RAISE EXCEPTION 'a version moves up on evidence that stands on it' USING ERRCODE = 'insufficient_privilege';
     END IF;
+    IF target = 'Production' AND (action = 'rollback') <> EXISTS (
+        SELECT 1 FROM greenroom.audit a WHERE a.model = move.model AND a.body::jsonb ->> 'to' = 'Production'
+        AND a.body::jsonb ->> 'action' IN ('promoted', 'override', 'rollback', 'found')
+        AND CASE action WHEN 'rollback' THEN a.body::jsonb -> 'version' = to_jsonb(number)
+            ELSE a.body::jsonb ->> 'envelope' = context ->> 'envelope' END
+    ) THEN
+        RAISE EXCEPTION '%', CASE action WHEN 'rollback' THEN 'a rollback goes to what was in Production before'
+            ELSE 'evidence takes a version to Production once' END USING ERRCODE = 'insufficient_privilege';
+    END IF;
     PERFORM greenroom.begin(context || jsonb_build_object('version', number));
     UPDATE {schema}.model_versions v SET current_stage = 'Archived', last_updated_time = at
     WHERE v.workspace = 'default' AND v.name = model AND v.version <> number AND v.current_stage = target
@@ -612,14 +621,15 @@ BEGIN
     PERFORM greenroom.finish();
 END $$;
 
--- Puts evidence (or an override) on a version. Of one that is in a stage it leaves a row: what stands there is
--- what a predictor believes.
+-- Puts evidence (or an override) on a version. On one that is in a stage, or in the place of other evidence, it
+-- leaves a row: what stands there is what a predictor believes.
 CREATE OR REPLACE FUNCTION greenroom.put_evidence(model text, number int, key text, envelope text, gate text, context jsonb)
 RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     stage text;
+    before text;
     tag record;
 BEGIN
     IF coalesce(key, '') NOT IN ('greenroom.evidence', 'greenroom.override')
@@ -631,13 +641,15 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION '% has no version %', model, number USING ERRCODE = 'no_data_found';
     END IF;
+    SELECT t.value INTO before FROM {schema}.model_version_tags t
+    WHERE t.workspace = 'default' AND t.name = model AND t.version = number AND t.key = put_evidence.key;
     PERFORM greenroom.begin(context || jsonb_build_object('action', 'evidence', 'version', number));
     FOR tag IN SELECT key AS k, envelope AS v UNION ALL SELECT 'greenroom.gate', gate WHERE gate IS NOT NULL LOOP
         INSERT INTO {schema}.model_version_tags (workspace, name, version, key, value)
         VALUES ('default', model, number, tag.k, tag.v)
         ON CONFLICT (workspace, key, name, version) DO UPDATE SET value = excluded.value;
     END LOOP;
-    IF stage IN ('Staging', 'Production') THEN
+    IF before <> envelope OR stage IN ('Staging', 'Production') THEN
         PERFORM greenroom.append((context - 'from' - 'to') || jsonb_build_object(
             'action', 'evidence', 'model', model, 'version', number, 'envelope', envelope,
             'reason', 'put on a version in ' || stage
@@ -699,6 +711,7 @@ GRANT USAGE ON SCHEMA {schema} TO {app};
 REVOKE CREATE ON SCHEMA {schema} FROM {app}, PUBLIC;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {app};
 REVOKE TRUNCATE, TRIGGER, REFERENCES ON ALL TABLES IN SCHEMA {schema} FROM {app};
+REVOKE INSERT, UPDATE, DELETE ON {schema}.alembic_version FROM {app};
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {app};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {app};
 ALTER DEFAULT PRIVILEGES IN SCHEMA {schema} GRANT USAGE, SELECT ON SEQUENCES TO {app};

@@ -27,6 +27,7 @@ class GuardedTrackingStore(SqlAlchemyStore):
 
     def __init__(self, url: str, artifact_root: str | None) -> None:
         route_guard.require_options()
+        database.prefer_installed_driver()
         address = database.normalised(url, "MLFLOW_BACKEND_STORE_URI")
         if address == database.server_url(GuardSettings()):
             # Before MLflow looks for its tables, and tries to make them as a role that may not.
@@ -34,6 +35,7 @@ class GuardedTrackingStore(SqlAlchemyStore):
         root = artifact_root or os.environ.get(
             "_MLFLOW_SERVER_ARTIFACT_ROOT", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
         )
+        database.bound_waits(self._get_or_create_engine(address))
         super().__init__(address, root)
         self._mlflows_sessions: Callable[..., AbstractContextManager[Session]] = self.ManagedSessionMaker
         self.ManagedSessionMaker = self._sessions

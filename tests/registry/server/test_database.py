@@ -59,6 +59,7 @@ OWNERS_WORK = (
     "SELECT greenroom.finish()",
     "INSERT INTO greenroom.acting VALUES (pg_current_xact_id(), '{{}}')",
     "SELECT * FROM greenroom.acting",
+    "DELETE FROM alembic_version",
     "ALTER TABLE runs DISABLE TRIGGER greenroom_keep",
     "DROP TRIGGER greenroom_hold ON model_versions",
     "CREATE OR REPLACE FUNCTION greenroom.may_change(oid) RETURNS boolean LANGUAGE sql AS 'SELECT true'",

@@ -146,8 +146,20 @@ def test_what_the_server_calls_takes_no_evidence_that_does_not_hold(
             server_sql.execute(
                 MOVE, (name, 2, "Staging", json.dumps({"action": "staged", "envelope": envelope}))
             )
+    back = {**whole, "action": "rollback"}
+    server_sql.execute(MOVE, (name, 2, "Archived", json.dumps({"action": "archived"})))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="to Production once"):
+        server_sql.execute(MOVE, (name, 2, "Production", json.dumps(whole)))
+    third = registrar.good()
+    back_to_third = json.dumps({**back, "envelope": third.tags[EVIDENCE]})
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="what was in Production before"):
+        server_sql.execute(MOVE, (name, third.number, "Production", back_to_third))
     # A setting of the session says nothing, not even a superuser's.
-    forge(sql, whole, (SET, ("Archived", name, 2)), (SET, ("Production", name, 1)))
+    forge(
+        sql,
+        whole,
+        (SET, ("Production", name, 1)),
+    )
     last = audit_log.history(registrar.client, name)[-1]
     assert (last.action, last.actor) == ("sql", "postgres")
     assert any("was set to Production by SQL" in problem for problem in found(registrar)[0])
@@ -299,6 +311,30 @@ def test_evidence_that_is_renewed_in_a_stage_leaves_a_row(registrar: Registrar) 
     assert (row.action, row.version, row.envelope) == ("evidence", version.number, envelope)
     assert row.digest
     assert found(registrar)[0] == []
+
+
+def test_evidence_in_the_place_of_other_evidence_leaves_a_row(registrar: Registrar, server_sql: Any) -> None:
+    version = registrar.good()
+    put = "SELECT greenroom.put_evidence(%s, %s, %s, %s, %s, %s)"
+    values = (registrar.name, version.number, EVIDENCE, "x", "passed", json.dumps({"actor": "alice"}))
+    server_sql.execute(put, values)
+    (row,) = audit_log.history(registrar.client, registrar.name)
+    assert (row.action, row.version, row.envelope, row.role) == ("evidence", version.number, "x", "mlflow")
+    for key, envelope, gate in ((GATE, "x", "passed"), (EVIDENCE, "", "passed"), (EVIDENCE, "y", "maybe")):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="no evidence"):
+            server_sql.execute(put, (registrar.name, version.number, key, envelope, gate, "{}"))
+
+
+def test_a_locked_table_is_told_to_a_reader_too(registrar: Registrar, server_sql: Any) -> None:
+    server_sql.execute("BEGIN")
+    server_sql.execute("LOCK TABLE model_versions")
+    try:
+        url = f"{registrar.client.url}/api/2.0/mlflow/model-versions/search"
+        answer = httpx.get(url, timeout=60, trust_env=False)
+        assert answer.status_code == 503, answer.text
+        assert "pg_stat_activity" in answer.json()["message"]
+    finally:
+        server_sql.execute("ROLLBACK")
 
 
 def test_an_open_transaction_blocks_no_promotion_for_ever(registrar: Registrar, server_sql: Any) -> None:

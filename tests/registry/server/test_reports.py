@@ -36,8 +36,13 @@ def test_a_report_that_is_unfounded_leaves_nothing(registrar: Registrar) -> None
     before = audit_log.history(registrar.client, registrar.name)
     for number in (version.number, other.number):
         for _ in range(5):
-            assert report(registrar, number).is_success
+            answer = report(registrar, number)
+            assert answer.status_code == 403, answer.text
+    assert "holds the bytes that its evidence is about" in report(registrar, version.number).text
     assert audit_log.history(registrar.client, registrar.name) == before
+    registrar.client.put_artifact(registrar.artifact_uri(version), MODEL_FILE, b"other bytes")
+    assert report(registrar, version.number).is_success
+    assert audit_log.history(registrar.client, registrar.name)[-1].action == "mismatch"
 
 
 @pytest.mark.parametrize("number", ["0", "99", "x", "-1", "1;2", ""])
