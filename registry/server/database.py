@@ -94,6 +94,7 @@ def bound_waits(engine: Engine) -> None:
     """Let no connection of an engine wait for ever for another one that holds a lock."""
     if not event.contains(engine, "connect", _set_lock_timeout):
         event.listen(engine, "connect", _set_lock_timeout)
+        engine.dispose()  # MLflow has tried a connection already, which would be kept as it is
 
 
 def _set_lock_timeout(connection: Any, _: Any) -> None:

@@ -1,9 +1,12 @@
 """The guard on a registry that was there before: what a start says, and what `greenroom migrate` does."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from registry.audit import AuditLink, broken_links, link_hash
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.settings import RegistrySettings
@@ -259,3 +262,37 @@ def test_a_role_that_may_not_install_is_explained(untouched: Site) -> None:
     assert code in (1, 2)
     assert "Traceback" not in said
     assert "greenroom: " in said
+
+
+def test_an_older_guard_is_updated_and_its_chain_stays_whole(server: Server) -> None:
+    site = new_site(server, "template1")
+    assert site.migrate()[0] == 0
+    # What the guard of before wrote: rows that name no rule, hashed without their model.
+    previous = ""
+    for number in (1, 2):
+        body = json.dumps({"id": number, "action": "refused", "model": "old", "at": "2026", "actor": "x"})
+        digest = link_hash(number, previous, sha256(body.encode()).hexdigest())
+        site.as_superuser(
+            "INSERT INTO greenroom.audit VALUES (%s, 'old', %s, %s, %s)",
+            values=(number, body, previous, digest),
+        )
+        previous = digest
+    site.as_superuser("UPDATE greenroom.head SET id = 2, hash = %s", values=(previous,))
+    site.as_superuser("UPDATE greenroom.installed SET digest = 'an older one'")
+    code, said = site.migrate()
+    assert (code, "The guard is installed." in said) == (0, True), said
+    entry = json.dumps({"action": "refused", "model": "old", "actor": "y"})
+    site.run(site.app, "SELECT greenroom.record(%s)", entry)
+    rows = site.run(site.owner, "SELECT id, model, body, hash FROM greenroom.audit ORDER BY id")
+    links = [
+        AuditLink(
+            id=number,
+            model=model,
+            body=sha256(body.encode()).hexdigest(),
+            hash=digest,
+            scheme=json.loads(body).get("scheme", 1),
+        )
+        for number, model, body, digest in rows
+    ]
+    assert [link.scheme for link in links] == [1, 1, 2]
+    assert list(broken_links(links)) == []
