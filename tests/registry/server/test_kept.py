@@ -144,7 +144,7 @@ def test_mlflow_gc_takes_neither_row_nor_bytes(registrar: Registrar, sql: Any, s
         env={**os.environ, "MLFLOW_TRACKING_URI": stack.tracking_url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert "belongs to" in done.stdout + done.stderr, done.stdout + done.stderr
