@@ -17,6 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 ALIAS_PREFIX = "greenroom-"
 HISTORY = "history"
 CHAIN = "chain"
+# Asks the server to compare the bytes of the version of that number with its evidence, and to write down what
+# differs: so whoever may read a model can report it.
+REPORT = "report"
+# Under which name refusals about names that no model has are counted (schema.sql).
+UNKNOWN_NAMES = "(unknown names)"
 PAGE = 200
 PRODUCTION = "Production"
 UNREADABLE = "unreadable"
@@ -32,7 +37,8 @@ class AuditEntry(BaseModel):
     at: str = Field(description="When, UTC, by the database's clock.")
     action: str = Field(
         description="promoted, staged, archived, moved, rollback, override, deleted, renamed, alias, "
-        "refused, mismatch, found (when the audit began), or sql: done behind the guard's back."
+        "refused, mismatch, evidence (put on a version that is in a stage), found (when the audit began), or "
+        "sql: done behind the guard's back."
     )
     model: str
     version: int | None = None
@@ -61,11 +67,20 @@ class AuditLink(BaseModel):
     model: str
     body: str = Field(description="SHA-256 of the row's text.")
     hash: str
+    scheme: int = Field(default=1, description="By which rule it was hashed; the row's text says it.")
 
 
-def link_hash(number: int, previous: str, body: str) -> str:
-    """Return the hash of a link: SHA-256 over its number, the hash before and the digest of its text."""
-    return sha256(f"{number}\n{previous}\n{body}".encode()).hexdigest()
+def link_hash(number: int, previous: str, body: str, model: str | None = None) -> str:
+    """Return the hash of a link: SHA-256 over its number, the hash before, the digest of its text, its model.
+
+    Links of scheme 1 have no model in it.
+    """
+    parts = [str(number), previous, body, *([] if model is None else [model])]
+    return sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _hash_of(link: AuditLink, previous: str) -> str:
+    return link_hash(link.id, previous, link.body, None if link.scheme == 1 else link.model)
 
 
 def broken_links(links: Sequence[AuditLink], since: AuditLink | None = None) -> Iterator[str]:
@@ -73,7 +88,7 @@ def broken_links(links: Sequence[AuditLink], since: AuditLink | None = None) -> 
 
     `since` is the link before the first one, where the chain up to it was checked already.
     """
-    previous, expected = (since.hash, since.id + 1) if since else ("", 1)
+    previous, expected, scheme = (since.hash, since.id + 1, since.scheme) if since else ("", 1, 1)
     for link in links:
         if link.id != expected:
             gone = f"row {expected}" if link.id == expected + 1 else f"rows {expected} to {link.id - 1}"
@@ -82,9 +97,11 @@ def broken_links(links: Sequence[AuditLink], since: AuditLink | None = None) -> 
                 if link.id == expected + 1
                 else f"{gone} of the audit are missing"
             )
-        elif link.hash != link_hash(link.id, previous, link.body):
+        elif link.hash != _hash_of(link, previous):
             yield f"row {link.id} of the audit ({link.model}) was changed, or the one before it was"
-        previous, expected = link.hash, link.id + 1
+        elif link.scheme not in (1, 2) or link.scheme < scheme:
+            yield f"row {link.id} of the audit ({link.model}) is hashed by an older rule than those before it"
+        previous, expected, scheme = link.hash, link.id + 1, max(scheme, link.scheme)
 
 
 def good_versions(rows: Iterable[AuditEntry]) -> list[int]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
-from securesystemslib.signer import CryptoSigner
 
+from registry.audit import ALIAS_PREFIX, REPORT
 from registry.client import audit_log
 from registry.client.tracking_client import TrackingClient
 from registry.digests import digest, tree_digest
@@ -30,8 +30,12 @@ from registry.evidence.approval import Approval, approval_tag, approved_datasets
 from registry.evidence.attestation import Evidence, attest_override, attest_verdict, read_unverified
 from registry.evidence.verdict import VERDICT_ARTIFACT, Incumbent, Verdict
 from registry.model_format.mlflow_folder import CLOSED_LIST, MODEL_FILE
-from registry.names import ACTION_HEADER, EVIDENCE, GATED, OVERRIDE, REASON_HEADER, REPORT, ROLLBACK, Stage
+from registry.names import ACTION_HEADER, EVIDENCE, GATED, OVERRIDE, REASON_HEADER, ROLLBACK, Stage
 from registry.settings import KeySettings
+
+if TYPE_CHECKING:
+    # At run time it is imported where it is used: it brings boto3, half a second for each command.
+    from securesystemslib.signer import CryptoSigner
 
 __all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence", "require_checked_bytes"]
 
@@ -183,7 +187,7 @@ class Registry:
         try:
             require_checked_bytes(version, content, settings)
         except EvidenceBytesError:
-            with suppress(RegistryError):  # a caller may only be allowed to read
+            with suppress(RegistryError):  # the server may be gone meanwhile
                 self.report_mismatch(version)
             raise
         return content
@@ -255,7 +259,7 @@ class Registry:
         return evidence
 
     def _put_model_signature(
-        self, version: Version, files: Mapping[str, str], signer: CryptoSigner, *, passed: bool
+        self, version: Version, files: Mapping[str, str], signer: "CryptoSigner", *, passed: bool
     ) -> None:
         """Write a signature beside the evidence, for who has OpenSSF's tool and not ours.
 
@@ -297,8 +301,12 @@ class Registry:
         self._client.post("model-versions/set-tag", body)
 
     def report_mismatch(self, version: Version) -> None:
-        """Tell the server that a version's bytes are not those of its evidence; it looks, and records it."""
-        self.tag(version, REPORT, "bytes")
+        """Tell the server that a version's bytes are not those of its evidence; it looks, and records it.
+
+        The right to read the model is enough.
+        """
+        alias = f"{ALIAS_PREFIX}{REPORT}-{version.number}"
+        self._client.get("registered-models/alias", {"name": version.model, "alias": alias})
 
     # Moves
 

@@ -1,16 +1,19 @@
 """The files of a model version, as the tracking server's own artifact store holds them."""
 
 import os
+import posixpath
 from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.server.constants import ARTIFACTS_DESTINATION_ENV_VAR
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 
 def digests(location: str) -> dict[str, str]:
@@ -36,6 +39,33 @@ def digests(location: str) -> dict[str, str]:
             "again when the artifact store answers.",
             error_code=TEMPORARILY_UNAVAILABLE,
         ) from error
+
+
+def needing(session: Session, path: str) -> tuple[str, int, str] | None:
+    """Return a version (model, number, stage) that stands on an artifact, or on one below it, or None.
+
+    Those count that are in a stage, or were in Production; `path` is below the artifact store's root.
+    """
+    wanted = _parts(path)
+    for name, number, stage, *locations in session.execute(
+        text(
+            "SELECT name, version, current_stage, storage_location, artifact_location, artifact_uri "
+            "FROM greenroom.kept"
+        )
+    ):
+        for location in filter(None, locations):
+            parsed = urlparse(location)
+            held = _parts(parsed.path)
+            shorter = min(len(held), len(wanted))
+            if parsed.scheme == "mlflow-artifacts" and held[:shorter] == wanted[:shorter]:
+                return name, number, stage
+    return None
+
+
+def _parts(path: str) -> list[str]:
+    """Return a path's folders, however it is written."""
+    plain = posixpath.normpath("/" + unquote(unquote(path)))
+    return [part for part in plain.split("/") if part]
 
 
 def _repository(location: str) -> tuple[ArtifactRepository, str]:

@@ -5,17 +5,20 @@ import re
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 from psycopg2 import sql
-from sqlalchemy import Connection, Engine, create_engine, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, dialects, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from registry.errors import RegistryError
 from registry.server.settings import GuardSettings, MigrationSettings
 
+# How long a request waits for another connection that holds what it needs.
+LOCK_TIMEOUT = "10s"
 _SCHEME = re.compile(r"[a-z][a-z0-9+]*")
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _MIGRATE = (
@@ -57,8 +60,8 @@ def normalised(url: str, setting: str) -> str:
             "or MLflow's --backend-store-uri, to postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         )
     try:
-        # psycopg 3, SQLAlchemy's default, fails on MLflow's stage transitions (mlflow#24592).
-        address = make_url(f"postgresql+psycopg2://{rest}")
+        # SQLAlchemy's default is psycopg 3, which need not be installed.
+        address = make_url(f"postgresql+{_driver()}://{rest}")
     except (ArgumentError, ValueError):
         address = None
     if address is None or "@" in (address.host or "") or rest.count("@") > 1:
@@ -69,18 +72,59 @@ def normalised(url: str, setting: str) -> str:
     return address.render_as_string(hide_password=False)
 
 
+def _driver() -> str:
+    return "psycopg2" if find_spec("psycopg2") else "psycopg"
+
+
+def prefer_installed_driver() -> None:
+    """Let `postgresql://` mean the driver that is installed, wherever MLflow itself uses its address.
+
+    SQLAlchemy takes psycopg 3 for it, which need not be there.
+    """
+    if find_spec("psycopg") is None and find_spec("psycopg2"):
+        dialects.registry.register("postgresql", "sqlalchemy.dialects.postgresql.psycopg2", "dialect")
+
+
 def installed_digest() -> str:
     """Return what `greenroom.installed` holds when this code's schema and this MLflow's are in place."""
     return sha256(_SCHEMA.read_bytes() + version("mlflow").encode()).hexdigest()
 
 
+def bound_waits(engine: Engine) -> None:
+    """Let no connection of an engine wait for ever for another one that holds a lock."""
+    if not event.contains(engine, "connect", _set_lock_timeout):
+        event.listen(engine, "connect", _set_lock_timeout)
+        engine.dispose()  # MLflow has tried a connection already, which would be kept as it is
+
+
+def _set_lock_timeout(connection: Any, _: Any) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
+    connection.commit()
+
+
+def require_ready(address: str) -> None:
+    """Raise `DatabaseError` unless there is a database with the guard at a normalised address."""
+    engine = create_engine(address)
+    try:
+        require_installed(engine)
+    except OperationalError as error:
+        answer = str(error.orig).strip().splitlines()[0]
+        raise DatabaseError(f"The registry's database does not let MLflow's server in: {answer}.") from error
+    finally:
+        engine.dispose()
+
+
 def require_installed(engine: Engine) -> None:
     """Raise `DatabaseError` unless the guard is installed, and out of reach of the role we run as."""
     with engine.connect() as connection:
-        if _installed(connection) != installed_digest():
-            raise DatabaseError(f"{explain(connection)} {_MIGRATE}")
         role = str(connection.execute(text("SELECT current_user")).scalar())
-        problems = _weaknesses(connection, role)
+        try:
+            if _installed(connection) != installed_digest():
+                raise DatabaseError(f"{explain(connection)} {_MIGRATE}")
+            problems = _weaknesses(connection, role)
+        except ProgrammingError as error:
+            raise DatabaseError(f"The role {role} may not read the registry's tables. {_MIGRATE}") from error
     if problems:
         raise DatabaseError(f"{_too_strong(role, problems)} {_MIGRATE}")
 
@@ -110,6 +154,17 @@ def explain(connection: Connection) -> str:
     return (
         f"Greenroom's guard is not installed in this database, which holds {listed}, without evidence.{more}"
     )
+
+
+def foreign_rows(connection: Connection) -> list[str]:
+    """Return up to ten models and webhooks in another workspace than the one that Greenroom has, in words."""
+    query = text(
+        "SELECT 'the model ' || name || ' in the workspace ' || workspace FROM registered_models "
+        "WHERE workspace <> 'default' UNION ALL "
+        "SELECT 'the webhook ' || name || ' in the workspace ' || workspace FROM webhooks "
+        "WHERE workspace <> 'default' LIMIT 10"
+    )
+    return [str(row) for (row,) in connection.execute(query)]
 
 
 def staged(connection: Connection) -> list[Staged]:
@@ -227,6 +282,9 @@ def _install(connection: Connection, app: str, keep: dict[str, int], *, dry_run:
     unproven = [s for s in versions if s not in archived]
     sentences.append("The guard is installed.")
     sentences += [
+        f"The database holds {row}, which the server does not show." for row in foreign_rows(connection)
+    ]
+    sentences += [
         f"{s.model} version {s.version} stays in {s.stage} without evidence: the predictor will not load it "
         f"until `greenroom gate {s.model} {s.version} --rerun`, or `greenroom promote {s.model} {s.version} "
         f"--to {s.stage} --override --reason …`."
@@ -256,7 +314,8 @@ def _run(connection: Connection, app: str) -> None:
     raw: Any = connection.connection.cursor()
     schema = connection.execute(text("SELECT current_schema()")).scalar()
     statement = sql.SQL(_SCHEMA.read_text("utf-8"))
-    raw.execute(statement.format(app=sql.Identifier(app), schema=sql.Identifier(str(schema))))
+    names = {"app": sql.Identifier(app), "app_name": sql.Literal(app), "schema": sql.Identifier(str(schema))}
+    raw.execute(statement.format(**names))
     database = connection.execute(text("SELECT current_database()")).scalar()
     grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
     raw.execute(grant.format(sql.Identifier(str(database)), sql.Identifier(app)))
@@ -326,7 +385,8 @@ def _has_rights(connection: Connection, role: str) -> bool:
         "has_table_privilege(:r, 'model_versions', 'SELECT') AND "
         "has_table_privilege(:r, 'model_versions', 'UPDATE') AND "
         "has_schema_privilege(:r, 'greenroom', 'USAGE') AND "
-        "has_table_privilege(:r, 'greenroom.audit', 'SELECT')"
+        "has_table_privilege(:r, 'greenroom.audit', 'SELECT') AND "
+        "has_function_privilege(:r, 'greenroom.record(jsonb)', 'EXECUTE')"
     )
     return bool(connection.execute(query, {"r": role}).scalar()) and not _weaknesses(connection, role)
 

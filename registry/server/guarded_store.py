@@ -1,33 +1,45 @@
 """MLflow's SQL registry store, guarded: the one place that every route of the server passes through.
 
-Reading is MLflow's. The rules decide first about each change of what is in Production. The change and its
-row in the audit, which triggers in the database write (schema.sql), are one transaction. A refusal is a 403
-with a sentence that says what is missing, and has a row of its own.
+Reading is MLflow's. The rules decide first about each change of what is in Production. A function of the
+database makes the change with its row in the audit (schema.sql). A refusal is a 403 with a sentence that says
+what is missing, and has a row of its own.
 """
 
+import threading
+from itertools import takewhile
 from typing import Any
 
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag, RegisteredModel
 from mlflow.entities.model_registry.model_version_stages import get_canonical_stage
 from mlflow.exceptions import MlflowException
 from mlflow.prompt.constants import IS_PROMPT_TAG_KEY
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_CONFLICT
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_ALREADY_EXISTS,
+    RESOURCE_CONFLICT,
+    TEMPORARILY_UNAVAILABLE,
+)
+from mlflow.store.artifact.utils.models import _parse_model_uri
+from mlflow.store.model_registry import sqlalchemy_store as mlflows_store
 from mlflow.store.model_registry.dbmodels.models import (
     SqlModelVersion,
     SqlRegisteredModelAlias,
 )
-from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
     _validate_model_name,
+    _validate_model_renaming,
     _validate_model_version,
     _validate_model_version_tag,
     _validate_registered_model_tag,
     _validate_tag_name,
 )
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from registry import audit
-from registry.names import EVIDENCE, GATE, GATED, OVERRIDE, REPORT, Stage, is_reserved, normalize_name
+from registry.names import EVIDENCE, GATED, OVERRIDE, REPORT, Stage, is_reserved, normalize_name
 from registry.server import artifacts, prompts
 from registry.server.audited_store import AuditedStore, RefusedError, rows_of, who_fields
 from registry.server.caller import Caller, caller
@@ -35,6 +47,9 @@ from registry.server.judge import Decision, Files, Judge, VersionSnapshot
 from registry.server.settings import GuardSettings
 
 _ATTEMPTS = 3
+# Seconds that a reader's report waits for others'.
+_LOOK_WAIT = 30.0
+_MOST_MISMATCHES = 20
 
 
 class GuardedStore(AuditedStore):
@@ -44,6 +59,7 @@ class GuardedStore(AuditedStore):
         super().__init__(settings or GuardSettings())
         self._judge = Judge(self._settings)
         self._aliases = self._settings.production_alias_names
+        self._looking = threading.Lock()
 
     # What moves versions through stages
 
@@ -90,22 +106,25 @@ class GuardedStore(AuditedStore):
         self, snapshot: VersionSnapshot, target: Stage, who: Caller, decision: Decision, *, archive: bool
     ) -> ModelVersion | None:
         """Do the move with its row, or return None when the registry is not any more as it was judged."""
-        context = {"version": snapshot.number, **decision.context()}
+        context = decision.context()
         if snapshot.incumbent:
             context["incumbent"] = snapshot.incumbent.version
-        with self._transaction(snapshot.name, who, context) as session:
+        with self._transaction(snapshot.name) as session:
             if self._snapshot(snapshot.name, snapshot.number) != snapshot:
                 return None
-            if target is Stage.PRODUCTION:
-                # First, and flushed: the database takes no second version in Production, even for a moment.
-                self._archive_incumbents(session, snapshot)
-                archive = False
-            self._carry_aliases(session, snapshot, target)
-            moved: ModelVersion = super().transition_model_version_stage(
-                snapshot.name, snapshot.number, target.value, archive
+            self._change(
+                session,
+                "move",
+                who,
+                context,
+                model=snapshot.name,
+                number=snapshot.number,
+                target=target.value,
+                at=_now(),
+                together=archive,
+                follow=self._following(session, snapshot.name),
             )
-            session.flush()
-            return moved
+            return super().get_model_version(snapshot.name, snapshot.number)
 
     def _confirmed(self, snapshot: VersionSnapshot, who: Caller) -> ModelVersion:
         """A version that is in the stage already stays; an operator's override of it is written down."""
@@ -114,35 +133,15 @@ class GuardedStore(AuditedStore):
             self._require_promoter(who, {snapshot.stage})
             stage = snapshot.stage.value
             entry = {"model": snapshot.name, "version": snapshot.number, "from": stage, "to": stage}
-            with self._transaction(snapshot.name, who, {"action": "override"}) as session:
+            with self._transaction(snapshot.name) as session:
                 if self._snapshot(snapshot.name, snapshot.number) == snapshot:
                     self._record(session, {**decision.context(), **who_fields(who), **entry})
         return super().get_model_version(snapshot.name, snapshot.number)
 
-    def _archive_incumbents(self, session: Session, snapshot: VersionSnapshot) -> None:
-        rows = self._get_query(session, SqlModelVersion).filter(
-            SqlModelVersion.name == snapshot.name,
-            SqlModelVersion.version != snapshot.number,
-            SqlModelVersion.current_stage == Stage.PRODUCTION.value,
-        )
-        for row in rows:
-            row.current_stage = Stage.ARCHIVED.value
-            row.last_updated_time = get_current_time_millis()
-        session.flush()
-
-    def _carry_aliases(self, session: Session, snapshot: VersionSnapshot, target: Stage) -> None:
-        """Let the aliases that mean Production follow it; without a Production they go."""
-        leaves = snapshot.stage is Stage.PRODUCTION
-        if target is not Stage.PRODUCTION and not leaves:
-            return
-        for alias in self._get_query(session, SqlRegisteredModelAlias).filter_by(name=snapshot.name).all():
-            if normalize_name(alias.alias) not in self._aliases:
-                continue
-            if target is Stage.PRODUCTION:
-                alias.version = snapshot.number
-            else:
-                session.delete(alias)
-        session.flush()
+    def _following(self, session: Session, name: str) -> list[str]:
+        """Return the aliases of a model that mean Production and follow it; without a Production they go."""
+        aliases = self._get_query(session, SqlRegisteredModelAlias).filter_by(name=name).all()
+        return [a.alias for a in aliases if normalize_name(a.alias) in self._aliases]
 
     # What names, copies, hides or removes versions
 
@@ -150,7 +149,10 @@ class GuardedStore(AuditedStore):
         """Set an alias; one that means Production only on the version that is there."""
         number = _validate_model_version(version)
         who = caller()
-        with self._refusals(who, name, number), self._transaction(name, who, {"action": "alias"}) as session:
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
+        _validate_model_alias_name_reserved(alias)
+        with self._refusals(who, name, number), self._transaction(name) as session:
             if normalize_name(alias).startswith(audit.ALIAS_PREFIX):
                 raise RefusedError(f"Aliases that begin with {audit.ALIAS_PREFIX} are reserved.", "reserved")
             if self._means_production(session, name, alias):
@@ -161,49 +163,64 @@ class GuardedStore(AuditedStore):
                         f"it: `greenroom promote {name} {number}`; the alias follows.",
                         "alias",
                     )
-            super().set_registered_model_alias(name, alias, number)
+            self._get_sql_model_version(session, name, number)
+            self._change(session, "point_alias", who, {}, model=name, alias=alias, number=number)
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         """Delete an alias; one that means Production stays while there is a version in Production."""
+        _validate_model_name(name)
+        _validate_model_alias_name(alias)
         who = caller()
-        with self._refusals(who, name), self._transaction(name, who, {"action": "alias"}) as session:
+        with self._refusals(who, name), self._transaction(name) as session:
             if self._means_production(session, name, alias) and self._in_production(session, name):
                 raise RefusedError(
                     f"The alias {alias!r} means Production, and {name} has a version there. "
                     "Archive that first.",
                     "alias",
                 )
-            super().delete_registered_model_alias(name, alias)
+            self._get_registered_model(session, name)
+            self._change(session, "point_alias", who, {}, model=name, alias=alias, number=None)
 
     def delete_model_version(self, name: str, version: Any) -> None:
         """Delete a version, unless it is in Production."""
         number = _validate_model_version(version)
         who = caller()
-        context = {"action": "deleted", "version": number}
-        with self._refusals(who, name, number), self._transaction(name, who, context) as session:
+        with self._refusals(who, name, number), self._transaction(name) as session:
             if number in self._in_production(session, name):
                 raise RefusedError(
                     f"{name} version {number} is in Production. "
                     "Promote another version, or archive it, first.",
                     "in-production",
                 )
-            super().delete_model_version(name, number)
+            self._get_sql_model_version(session, name, number)
+            at = _now()
+            self._change(session, "remove_version", who, {}, model=name, number=number, at=at)
 
     def delete_registered_model(self, name: str) -> None:
         """Delete a model, unless a version of it is in Production."""
         who = caller()
-        with self._refusals(who, name), self._transaction(name, who, {"action": "deleted"}) as session:
+        with self._refusals(who, name), self._transaction(name) as session:
             self._require_none_in_production(session, name, "deleted")
-            super().delete_registered_model(name)
+            self._get_registered_model(session, name)
+            self._change(session, "remove_model", who, {}, model=name)
 
     def rename_registered_model(self, name: str, new_name: str) -> RegisteredModel:
         """Rename a model, unless a version of it is in Production.
         Evidence does not follow to the new name.
         """
+        _validate_model_renaming(new_name)
         who = caller()
-        with self._refusals(who, name), self._transaction(name, who, {"action": "renamed"}) as session:
+        with self._refusals(who, name), self._transaction(name) as session:
             self._require_none_in_production(session, name, "renamed")
-            return super().rename_registered_model(name, new_name)
+            self._get_registered_model(session, name)
+            at = _now()
+            try:
+                self._change(session, "rename_model", who, {}, model=name, new_name=new_name, at=at)
+            except IntegrityError as error:
+                raise MlflowException(
+                    f"Registered Model (name={new_name}) already exists.", error_code=RESOURCE_ALREADY_EXISTS
+                ) from error
+            return super().get_registered_model(new_name)
 
     def create_registered_model(
         self, name: str, tags: Any = None, description: Any = None, deployment_job_id: Any = None
@@ -217,16 +234,37 @@ class GuardedStore(AuditedStore):
                     prompts.require_unknown(session, name, declared=self._judge.declares(name))
         return super().create_registered_model(name, tags, description, deployment_job_id)
 
-    def create_model_version(self, name: str, source: str, *args: Any, **kwargs: Any) -> ModelVersion:
-        """Create a version; not with reserved tags, which a copy would bring from another version."""
+    def create_model_version(
+        self, name: str, source: str, run_id: Any = None, tags: Any = None, *args: Any, **kwargs: Any
+    ) -> ModelVersion:
+        """Create a version; a copy of another one comes without that one's reserved tags."""
         _validate_model_name(name)
-        tags = kwargs.get("tags") or (args[1] if len(args) > 1 else None)
+        if _is_copy(source):
+            # MLflow's client sends all tags of the version that it copies.
+            tags = [tag for tag in tags or [] if not is_reserved(tag.key)]
         with self._refusals(caller(), name):
             self._refuse_reserved(name, tags)
             # MLflow itself lets a version that is marked as a prompt have no model for its source.
             with self._own_sessions() as session:
                 prompts.require(session, name, prompt=prompts.marked(tags))
-        return super().create_model_version(name, source, *args, **kwargs)
+        return super().create_model_version(name, source, run_id, tags, *args, **kwargs)
+
+    def require_unneeded(self, artifact_path: str) -> None:
+        """Refuse to delete artifacts that a version stands on which is in a stage, or was in Production.
+
+        `artifact_path` is below the artifact store's root, as a client wrote it.
+        """
+        with self._own_sessions() as session:
+            needed = artifacts.needing(session, artifact_path)
+        if needed is None:
+            return
+        name, number, stage = needed
+        with self._refusals(caller(), name, number):
+            raise RefusedError(
+                f"{artifact_path[:200]} belongs to {name} version {number}, which is in {stage}. Archive "
+                "and delete that version first.",
+                "kept",
+            )
 
     # Tags
 
@@ -248,12 +286,20 @@ class GuardedStore(AuditedStore):
                 return
             if tag.key not in (EVIDENCE, OVERRIDE):
                 raise RefusedError(f"The tag {tag.key!r} is reserved; the server sets it.", "reserved")
-            with self._transaction(name, who, {"action": "evidence", "version": number}):
+            with self._transaction(name) as session:
                 evidence = self._judge.accept_evidence(self._snapshot(name, number), tag.key, tag.value)
-                super().set_model_version_tag(name, number, tag)
-                if tag.key == EVIDENCE:
-                    gate_status = "passed" if evidence.passed else "refused"
-                    super().set_model_version_tag(name, number, ModelVersionTag(GATE, gate_status))
+                gate_status = "passed" if evidence.passed else "refused"
+                self._change(
+                    session,
+                    "put_evidence",
+                    who,
+                    Decision("evidence", evidence).context(),
+                    model=name,
+                    number=number,
+                    key=tag.key,
+                    envelope=tag.value,
+                    gate=gate_status if tag.key == EVIDENCE else None,
+                )
 
     def delete_model_version_tag(self, name: str, version: Any, key: str) -> None:
         """Delete a tag; reserved ones stay."""
@@ -272,7 +318,7 @@ class GuardedStore(AuditedStore):
         _validate_model_name(name)
         _validate_registered_model_tag(tag.key, tag.value)
         who = caller()
-        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
+        with self._refusals(who, name), self._transaction(name) as session:
             self._refuse_reserved(name, [tag])
             if tag.key == IS_PROMPT_TAG_KEY:
                 prompts.require_no_versions(session, name)
@@ -282,7 +328,7 @@ class GuardedStore(AuditedStore):
     def delete_registered_model_tag(self, name: str, key: str) -> None:
         """Delete a tag of a model; what makes it a prompt stays while it has versions."""
         who = caller()
-        with self._refusals(who, name), self._transaction(name, who, {"action": "tagged"}) as session:
+        with self._refusals(who, name), self._transaction(name) as session:
             if key == IS_PROMPT_TAG_KEY:
                 prompts.require_no_versions(session, name)
             super().delete_registered_model_tag(name, key)
@@ -308,6 +354,24 @@ class GuardedStore(AuditedStore):
                 model_tags={t.key: t.value for t in model.registered_model_tags},
             )
 
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion:
+        """Return what an alias names; one of the reserved ones takes the report of a reader."""
+        number = alias.removeprefix(f"{audit.ALIAS_PREFIX}{audit.REPORT}-")
+        if number == alias:
+            return super().get_model_version_by_alias(name, alias)
+        version = super().get_model_version(name, _validate_model_version(number))
+        # One look at a time, and no row for a report that is unfounded: a reader may send any number.
+        if not self._looking.acquire(timeout=_LOOK_WAIT):
+            raise MlflowException(
+                "The server is looking at other versions' bytes. Report this one again in a minute.",
+                error_code=TEMPORARILY_UNAVAILABLE,
+            )
+        try:
+            self._look_again(name, int(version.version), caller())
+        finally:
+            self._looking.release()
+        return version
+
     def _look_again(self, name: str, number: int, who: Caller) -> None:
         """Somebody, usually a predictor, says that the bytes are not those of the evidence: look,
         and record.
@@ -322,9 +386,6 @@ class GuardedStore(AuditedStore):
             raise RefusedError(
                 f"{name} version {number} holds the bytes that its evidence is about.", "unfounded"
             )
-        last = snapshot.history[-1] if snapshot.history else None
-        if last and (last.action, last.version, last.message) == ("mismatch", number, str(error)):
-            return  # said already, and nothing has happened since
         entry = {
             "action": "mismatch",
             "model": name,
@@ -332,8 +393,9 @@ class GuardedStore(AuditedStore):
             "code": error.code,
             "message": str(error),
         }
-        with self._own_sessions(read_only=False) as session:
-            self._record(session, {**entry, **who_fields(who)})
+        with self._transaction(name) as session:
+            if _is_news(self._snapshot(name, number), str(error)):
+                self._record(session, {**entry, **who_fields(who)})
 
     def _require_promoter(self, who: Caller, stages: set[Stage]) -> None:
         names = self._settings.promoter_names
@@ -377,6 +439,32 @@ class GuardedStore(AuditedStore):
                     f"model in {name} without tags that begin with greenroom., and let the gate look at it.",
                     "reserved",
                 )
+
+
+def _now() -> int:
+    """Return the time as MLflow's store writes it, in milliseconds."""
+    clock: Any = mlflows_store
+    return int(clock.get_current_time_millis())
+
+
+def _is_copy(source: str) -> bool:
+    """Whether a version's source is another version, rather than a logged model."""
+    if not source.startswith("models:/"):
+        return False
+    try:
+        return _parse_model_uri(source).model_id is None
+    except MlflowException:
+        return False
+
+
+def _is_news(snapshot: VersionSnapshot, message: str) -> bool:
+    """Whether a mismatch is new since anything else happened to its version, and not one of many."""
+    since = takewhile(
+        lambda row: row.action == "mismatch",
+        (row for row in reversed(snapshot.history) if row.version == snapshot.number),
+    )
+    messages = [row.message for row in since]
+    return message not in messages and len(messages) < _MOST_MISMATCHES
 
 
 def _files(snapshot: VersionSnapshot) -> Files:

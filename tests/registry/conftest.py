@@ -1,6 +1,7 @@
 """A connection to the real tracking server."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,27 @@ def module_registrar(stack: Stack) -> Iterator[Registrar]:
 
 @pytest.fixture
 def sql(stack: Stack) -> Iterator[Any]:
-    """A cursor as the role that MLflow's server runs as: the way behind the guard's back."""
+    """A cursor as PostgreSQL's superuser: the one way behind the guard's back."""
+    with _cursor(stack, "postgres", "GREENROOM_POSTGRES_PASSWORD") as cursor:
+        yield cursor
+
+
+@pytest.fixture
+def server_sql(stack: Stack) -> Iterator[Any]:
+    """A cursor as the role that MLflow's server runs as."""
+    with _cursor(stack, "mlflow", "GREENROOM_MLFLOW_DB_PASSWORD") as cursor:
+        yield cursor
+
+
+@contextmanager
+def _cursor(stack: Stack, role: str, setting: str) -> Iterator[Any]:
     lines = (stack.home / "stack.env").read_text().splitlines()
-    password = dict(line.split("=", 1) for line in lines)["GREENROOM_MLFLOW_DB_PASSWORD"]
-    options = {"host": "127.0.0.1", "port": stack.ports["POSTGRES"], "user": "mlflow", "dbname": "mlflow"}
+    password = dict(line.split("=", 1) for line in lines)[setting]
+    options = {"host": "127.0.0.1", "port": stack.ports["POSTGRES"], "user": role, "dbname": "mlflow"}
     connection = psycopg2.connect(**options, password=password)
     connection.autocommit = True
-    with connection.cursor() as cursor:
-        yield cursor
-    connection.close()
+    try:
+        with connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()

@@ -1,11 +1,12 @@
 """What the role that MLflow's server runs as can still do in the database, and what is recorded of it."""
 
 import json
+from hashlib import sha256
 
 import pytest
 from psycopg2 import errors
 
-from registry.audit import AuditEntry, broken_links
+from registry.audit import AuditEntry, AuditLink, broken_links, link_hash
 from registry.client import audit_log
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
@@ -53,7 +54,15 @@ OWNERS_WORK = (
     "SET session_replication_role = replica",
     "SELECT greenroom.append('{{}}')",
     'SELECT greenroom.append(\'{{"action": "refused"}}\')',
-    "SELECT greenroom.with_context('{{}}')",
+    "SELECT greenroom.described('{{}}')",
+    "SELECT greenroom.begin('{{}}')",
+    "SELECT greenroom.finish()",
+    "INSERT INTO greenroom.acting VALUES (pg_current_xact_id(), '{{}}')",
+    "SELECT * FROM greenroom.acting",
+    "DELETE FROM alembic_version",
+    "ALTER TABLE runs DISABLE TRIGGER greenroom_keep",
+    "DROP TRIGGER greenroom_hold ON model_versions",
+    "CREATE OR REPLACE FUNCTION greenroom.may_change(oid) RETURNS boolean LANGUAGE sql AS 'SELECT true'",
     "CREATE OR REPLACE FUNCTION greenroom.on_version() RETURNS trigger LANGUAGE sql AS ''",
     "DROP FUNCTION greenroom.append(jsonb)",
     "ALTER FUNCTION greenroom.record(jsonb) SECURITY INVOKER",
@@ -138,15 +147,18 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize("what", IMPOSSIBLE)
 def test_what_no_one_can_write_by_sql(guarded: Site, what: str) -> None:
     error, statement = IMPOSSIBLE[what]
-    for role in (guarded.app, guarded.owner):
-        with pytest.raises(error):
-            guarded.attempt(role, statement)
+    with pytest.raises(error):
+        guarded.attempt(guarded.owner, statement)
+    with pytest.raises((error, errors.InsufficientPrivilege)):
+        guarded.attempt(guarded.app, statement)
 
 
 def by_sql(site: Site, statement: str) -> AuditEntry:
-    """Run a statement as the server's role, and return the one row that it left."""
+    """Run a statement as the tables' owner, and return the row that it left; the server's role may not."""
+    with pytest.raises(errors.InsufficientPrivilege):
+        site.attempt(site.app, statement)
     before = len(site.rows())
-    site.run(site.app, statement)
+    site.run(site.owner, statement)
     added = site.rows()[before:]
     assert len(added) == 1
     return added[0]
@@ -171,7 +183,7 @@ BY_SQL = (
 def test_changes_by_sql_leave_rows_that_name_the_role(guarded: Site, guarded_client: TrackingClient) -> None:
     rows = [by_sql(guarded, statement) for statement in BY_SQL]
     assert {(row.action, row.actor, row.role, row.proven) for row in rows} == {
-        ("sql", guarded.app, guarded.app, False)
+        ("sql", guarded.owner, guarded.owner, False)
     }
     assert {row.model for row in rows} == {"idle"}
     assert {row.address for row in rows} == {"127.0.0.1"}
@@ -207,16 +219,16 @@ def test_what_is_no_matter_of_stages_leaves_no_row(guarded: Site) -> None:
 
 def test_a_model_renamed_by_sql_leaves_a_row(guarded: Site) -> None:
     before = len(guarded.rows())
-    guarded.run(guarded.app, "UPDATE registered_models SET name = 'renamed' WHERE name = 'idle'")
+    guarded.run(guarded.owner, "UPDATE registered_models SET name = 'renamed' WHERE name = 'idle'")
     added = guarded.rows()[before:]
-    guarded.run(guarded.app, "UPDATE registered_models SET name = 'idle' WHERE name = 'renamed'")
+    guarded.run(guarded.owner, "UPDATE registered_models SET name = 'idle' WHERE name = 'renamed'")
     assert {row.action for row in added} == {"sql"}
     assert ["idle", "renamed"] in [row.changed and row.changed.get("name") for row in added]
 
 
 def test_a_change_by_sql_cannot_pass_for_a_promotion_without_evidence(guarded: Site) -> None:
     context = json.dumps({"action": "promoted", "actor": "olga", "proven": True, "version": 3})
-    connection = guarded.connect(guarded.app)
+    connection = guarded.connect(guarded.owner)
     try:
         with connection.cursor() as cursor:
             cursor.execute("UPDATE model_versions SET current_stage = 'Archived' WHERE name = 'once'")
@@ -233,7 +245,7 @@ def test_a_change_by_sql_cannot_pass_for_a_promotion_without_evidence(guarded: S
     assert row.action == "sql"
 
 
-@pytest.mark.parametrize("what", ["removed", "changed"])
+@pytest.mark.parametrize("what", ["removed", "changed", "given to another model", "hashed by the old rule"])
 def test_the_chain_shows_what_a_superuser_did_to_a_row(
     guarded: Site, guarded_client: TrackingClient, what: str
 ) -> None:
@@ -246,8 +258,13 @@ def test_the_chain_shows_what_a_superuser_did_to_a_row(
     )[0]
     if what == "removed":
         guarded.as_superuser("DELETE FROM greenroom.audit WHERE id = 2")
-    else:
+    elif what == "changed":
         guarded.as_superuser("UPDATE greenroom.audit SET body = '{{}}' WHERE id = 2")
+    elif what == "given to another model":
+        guarded.as_superuser("UPDATE greenroom.audit SET model = 'twice' WHERE id = 2")
+    else:
+        rehashed = link_hash(2, row[3], sha256(row[2].encode()).hexdigest())
+        guarded.as_superuser("UPDATE greenroom.audit SET hash = %s WHERE id = 2", values=(rehashed,))
     try:
         found = list(broken_links(audit_log.chain(guarded_client, "idle")))
     finally:
@@ -256,3 +273,16 @@ def test_the_chain_shows_what_a_superuser_did_to_a_row(
     assert found
     assert "row 2 of the audit" in found[0]
     assert not list(broken_links(audit_log.chain(guarded_client, "idle")))
+
+
+def test_a_chain_of_before_stays_whole_and_its_new_links_hold_the_model() -> None:
+    first = link_hash(1, "", "a")
+    second = link_hash(2, first, "b", "genre")
+    links = [
+        AuditLink.model_validate({"id": 1, "model": "energy", "body": "a", "hash": first}),
+        AuditLink(id=2, model="genre", body="b", hash=second, scheme=2),
+    ]
+    assert list(broken_links(links)) == []
+    assert list(broken_links([links[0], links[1].model_copy(update={"model": "energy"})]))
+    third = AuditLink(id=3, model="x", body="c", hash=link_hash(3, second, "c"))
+    assert "older rule" in next(iter(broken_links([*links, third])))

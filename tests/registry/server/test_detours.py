@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 
 from registry.client import audit_log, verification
-from registry.client.registry import MODEL_FILE
+from registry.client.registry import MODEL_FILE, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError, RegistryRefusedError
 from registry.names import ACTION_HEADER, EVIDENCE, GATE, REASON_HEADER, Stage
@@ -99,26 +99,38 @@ def test_a_model_hidden_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
 
 
 def forge(sql: Any, context: dict[str, Any], *statements: tuple[str, tuple[Any, ...]]) -> None:
-    """Change something by SQL, saying what the guard would say."""
+    """Change something by SQL, saying what a guard of before would have said."""
     sql.execute("BEGIN")
-    sql.execute("SELECT set_config('greenroom.context', %s, true)", (json.dumps(context),))
-    for statement, values in statements:
-        sql.execute(statement, values)
-    sql.execute("COMMIT")
+    try:
+        sql.execute("SELECT set_config('greenroom.context', %s, true)", (json.dumps(context),))
+        for statement, values in statements:
+            sql.execute(statement, values)
+        sql.execute("COMMIT")
+    except psycopg2.Error:
+        sql.execute("ROLLBACK")
+        raise
 
 
 SET = "UPDATE model_versions SET current_stage = %s WHERE name = %s AND version = %s"
 
 
-def test_sql_that_speaks_like_the_guard_has_no_evidence_that_holds(registrar: Registrar, sql: Any) -> None:
-    """Version 2 has genuine evidence, which the server has just refused: it was compared with nobody."""
+MOVE = "SELECT greenroom.move(%s, %s, %s, 0, false, '{}', %s)"
+
+
+def test_what_the_server_calls_takes_no_evidence_that_does_not_hold(
+    registrar: Registrar, sql: Any, server_sql: Any
+) -> None:
+    """Version 2 has genuine evidence, which the server has just refused: it was compared with nobody.
+
+    Whoever has the password of the server's role may call the server's functions, and is found out.
+    """
     registrar.good()
     second = registrar.good()
     registrar.gate.to_production(registrar.registry.version(registrar.name, 1))
     with pytest.raises(RegistryRefusedError):
         move(registrar, second.number, "Production")
     name = registrar.name
-    context = {"action": "promoted", "actor": "alice", "proven": True, "version": 2}
+    context = {"action": "promoted", "actor": "alice", "proven": True}
     evidence = registrar.registry.evidence(second, registrar.gate.settings)
     whole = {
         **context,
@@ -126,21 +138,55 @@ def test_sql_that_speaks_like_the_guard_has_no_evidence_that_holds(registrar: Re
         "evidence": evidence.digest,
         "digest": evidence.files_digest,
     }
-    forge(sql, whole, (SET, ("Archived", name, 1)), (SET, ("Production", name, 2)))
+    server_sql.execute(MOVE, (name, 2, "Production", json.dumps(whole)))
     problems, _ = found(registrar)
     assert any("on evidence that does not hold" in problem for problem in problems), problems
-    forge(sql, context, (SET, ("Archived", name, 2)), (SET, ("Production", name, 1)))
+    for envelope in (None, "", "x", registrar.registry.version(name, 1).tags[EVIDENCE]):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="evidence that stands on it"):
+            server_sql.execute(
+                MOVE, (name, 2, "Staging", json.dumps({"action": "staged", "envelope": envelope}))
+            )
+    back = {**whole, "action": "rollback"}
+    server_sql.execute(MOVE, (name, 2, "Archived", json.dumps({"action": "archived"})))
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="to Production once"):
+        server_sql.execute(MOVE, (name, 2, "Production", json.dumps(whole)))
+    third = registrar.good()
+    back_to_third = json.dumps({**back, "envelope": third.tags[EVIDENCE]})
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="what was in Production before"):
+        server_sql.execute(MOVE, (name, third.number, "Production", back_to_third))
+    # A setting of the session says nothing, not even a superuser's.
+    forge(
+        sql,
+        whole,
+        (SET, ("Production", name, 1)),
+    )
     last = audit_log.history(registrar.client, name)[-1]
-    assert last.action == "sql"  # nothing that would be evidence at all
+    assert (last.action, last.actor) == ("sql", "postgres")
     assert any("was set to Production by SQL" in problem for problem in found(registrar)[0])
 
 
-def test_making_room_is_no_way_up(registrar: Registrar, sql: Any) -> None:
-    registrar.version()
-    context = {"action": "promoted", "actor": "alice", "proven": True, "version": 99, "envelope": "x"}
-    forge(sql, context, (SET, ("Production", registrar.name, 1)))
-    assert audit_log.history(registrar.client, registrar.name)[-1].action == "sql"
-    assert any("by SQL" in problem for problem in found(registrar)[0])
+@pytest.mark.parametrize(
+    ("action", "target"),
+    [
+        ("archived", "Production"),
+        ("moved", "Staging"),
+        ("staged", "Production"),
+        ("deleted", "Archived"),
+        ("promoted", "Deleted_Internal"),
+        ("found", "Production"),
+        ("sql", "Production"),
+        (None, "Production"),
+        ("promoted", None),
+    ],
+)
+def test_no_action_leads_where_it_does_not_belong(
+    registrar: Registrar, server_sql: Any, action: str | None, target: str | None
+) -> None:
+    version = registrar.good()
+    context = json.dumps({"action": action, "envelope": version.tags[EVIDENCE]})
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="is no way to"):
+        server_sql.execute(MOVE, (registrar.name, version.number, target, context))
+    assert registrar.registry.version(registrar.name, version.number).stage is Stage.NONE
 
 
 def test_a_recorded_override_covers_nothing(registrar: Registrar, sql: Any) -> None:
@@ -174,6 +220,74 @@ def test_an_alias_set_by_sql_is_found(registrar: Registrar, sql: Any) -> None:
     assert notes
 
 
+BY_THE_SERVERS_ROLE = {
+    "stage": "UPDATE model_versions SET current_stage = 'Staging' WHERE name = '{name}'",
+    "source": "UPDATE model_versions SET source = 'elsewhere' WHERE name = '{name}'",
+    "storage location": "UPDATE model_versions SET storage_location = 'elsewhere' WHERE name = '{name}'",
+    "run": "UPDATE model_versions SET run_id = 'another' WHERE name = '{name}'",
+    "number": "UPDATE model_versions SET version = 9 WHERE name = '{name}'",
+    "name": "UPDATE model_versions SET name = 'genre' WHERE name = '{name}'",
+    "age": "UPDATE model_versions SET creation_time = 0 WHERE name = '{name}'",
+    "workspace": "UPDATE model_versions SET workspace = 'w' WHERE name = '{name}'",
+    "a version in a stage": "INSERT INTO model_versions (name, version, current_stage) "
+    "VALUES ('{name}', 9, 'Staging')",
+    "a version elsewhere": "INSERT INTO model_versions (workspace, name, version, current_stage) "
+    "VALUES ('w', '{name}', 9, 'None')",
+    "a model elsewhere": "INSERT INTO registered_models (workspace, name) VALUES ('w', '{name}')",
+    "version gone": "DELETE FROM model_versions WHERE name = '{name}'",
+    "model renamed": "UPDATE registered_models SET name = 'x' WHERE name = '{name}'",
+    "model gone": "DELETE FROM registered_models WHERE name = '{name}'",
+    "evidence": "UPDATE model_version_tags SET value = 'x' WHERE name = '{name}' "
+    "AND key = 'greenroom.evidence'",
+    "evidence elsewhere": "UPDATE model_version_tags SET version = 2 WHERE name = '{name}'",
+    "evidence under another key": "UPDATE model_version_tags SET key = 'x' WHERE name = '{name}'",
+    "evidence gone": "DELETE FROM model_version_tags WHERE name = '{name}' AND key = 'greenroom.evidence'",
+    "the gate's word": "UPDATE model_version_tags SET value = 'passed' WHERE name = '{name}' "
+    "AND key = 'greenroom.gate'",
+    "an override": "INSERT INTO model_version_tags (name, version, key, value) "
+    "VALUES ('{name}', 1, 'greenroom.override', 'x')",
+    "hidden as a prompt": "INSERT INTO registered_model_tags (name, key, value) "
+    "VALUES ('{name}', 'mlflow.prompt.is_prompt', 'true')",
+    "a hidden version": "INSERT INTO model_version_tags (name, version, key, value) "
+    "VALUES ('{name}', 1, 'mlflow.prompt.is_prompt', 'true')",
+    "an alias": "INSERT INTO registered_model_aliases (name, alias, version) VALUES ('{name}', 'x', 1)",
+    "an alias that means Production": "INSERT INTO registered_model_aliases (name, alias, version) "
+    "VALUES ('{name}', 'champion', 1)",
+    "the transaction's word": "INSERT INTO greenroom.acting VALUES (pg_current_xact_id(), '{{}}')",
+    "begin": "SELECT greenroom.begin('{{}}')",
+    "finish": "SELECT greenroom.finish()",
+}
+CONTEXTS = (
+    None,
+    {"action": "alias"},
+    {"action": "evidence"},
+    {"action": "deleted"},
+    {"action": "renamed"},
+    {"action": "archived", "version": 1},
+    {"action": "promoted", "version": 1, "envelope": "x"},
+)
+
+
+@pytest.mark.parametrize("what", BY_THE_SERVERS_ROLE)
+def test_the_servers_role_changes_nothing_that_is_served(
+    module_registrar: Registrar, module_version: Version, server_sql: Any, what: str
+) -> None:
+    """Whatever it says in a setting of its session: what counts is which function makes the change."""
+    name = module_registrar.name
+    before = audit_log.history(module_registrar.client, name)
+    statement = BY_THE_SERVERS_ROLE[what].format(name=name).replace("%", "%%")
+    for context in CONTEXTS:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            forge(server_sql, context or {}, (statement, ()))
+    assert audit_log.history(module_registrar.client, name) == before
+    assert module_registrar.registry.version(name, module_version.number) == module_version
+
+
+@pytest.fixture(scope="module")
+def module_version(module_registrar: Registrar) -> Version:
+    return module_registrar.good()
+
+
 @pytest.mark.parametrize("context", ["{}", '{"action": "alias"}', "nonsense", "[]", "7"])
 def test_tags_changed_under_any_context_leave_a_row(registrar: Registrar, sql: Any, context: str) -> None:
     registrar.in_production()
@@ -185,7 +299,60 @@ def test_tags_changed_under_any_context_leave_a_row(registrar: Registrar, sql: A
     )
     sql.execute("COMMIT")
     rows = audit_log.history(registrar.client, registrar.name)[before:]
-    assert [(row.action, row.role) for row in rows] == [("sql", "mlflow")]
+    assert [(row.action, row.role) for row in rows] == [("sql", "postgres")]
+
+
+def test_evidence_that_is_renewed_in_a_stage_leaves_a_row(registrar: Registrar) -> None:
+    version = registrar.in_production()
+    before = len(audit_log.history(registrar.client, registrar.name))
+    envelope = registrar.gate.envelope(registrar.registry.version(registrar.name, version.number))
+    registrar.registry.tag(version, EVIDENCE, envelope)
+    (row,) = audit_log.history(registrar.client, registrar.name)[before:]
+    assert (row.action, row.version, row.envelope) == ("evidence", version.number, envelope)
+    assert row.digest
+    assert found(registrar)[0] == []
+
+
+def test_evidence_in_the_place_of_other_evidence_leaves_a_row(registrar: Registrar, server_sql: Any) -> None:
+    version = registrar.good()
+    put = "SELECT greenroom.put_evidence(%s, %s, %s, %s, %s, %s)"
+    values = (registrar.name, version.number, EVIDENCE, "x", "passed", json.dumps({"actor": "alice"}))
+    server_sql.execute(put, values)
+    (row,) = audit_log.history(registrar.client, registrar.name)
+    assert (row.action, row.version, row.envelope, row.role) == ("evidence", version.number, "x", "mlflow")
+    for key, envelope, gate in ((GATE, "x", "passed"), (EVIDENCE, "", "passed"), (EVIDENCE, "y", "maybe")):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="no evidence"):
+            server_sql.execute(put, (registrar.name, version.number, key, envelope, gate, "{}"))
+
+
+def test_a_locked_table_is_told_to_a_reader_too(registrar: Registrar, server_sql: Any) -> None:
+    server_sql.execute("BEGIN")
+    server_sql.execute("LOCK TABLE model_versions")
+    try:
+        url = f"{registrar.client.url}/api/2.0/mlflow/model-versions/search"
+        answer = httpx.get(url, timeout=60, trust_env=False)
+        assert answer.status_code == 503, answer.text
+        assert "pg_stat_activity" in answer.json()["message"]
+    finally:
+        server_sql.execute("ROLLBACK")
+
+
+def test_an_open_transaction_blocks_no_promotion_for_ever(registrar: Registrar, server_sql: Any) -> None:
+    version = registrar.good()
+    server_sql.execute("BEGIN")
+    server_sql.execute(
+        "SELECT greenroom.record(%s)", (json.dumps({"action": "refused", "model": registrar.name}),)
+    )
+    try:
+        body = {"name": registrar.name, "version": str(version.number), "stage": "Staging"}
+        url = f"{registrar.client.url}/api/2.0/mlflow/model-versions/transition-stage"
+        answer = httpx.post(url, json=body, timeout=60, trust_env=False)
+        assert answer.status_code == 503, answer.text
+        assert "pg_stat_activity" in answer.json()["message"]
+        assert "SELECT" not in answer.text
+    finally:
+        server_sql.execute("ROLLBACK")
+    move(registrar, version.number, "Staging")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +368,7 @@ def test_no_row_is_in_the_way_for_good(registrar: Registrar, sql: Any, entry: di
     registrar.in_production()
     rows = audit_log.history(registrar.client, registrar.name)
     assert [row.action for row in rows] == [entry["action"], "staged", "promoted"]
-    assert rows[0].actor == "mlflow"
+    assert rows[0].actor == "postgres"
     assert len(rows[0].message or "") <= 2_000
     assert found(registrar)[0] == []
 

@@ -14,7 +14,7 @@ from checks.comparison import find_incumbent
 from registry import audit
 from registry.audit import AuditEntry
 from registry.client import audit_log
-from registry.client.registry import Registry, Version
+from registry.client.registry import MODEL_FILE, Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import RegistryRefusedError
 from registry.names import ACTION_HEADER, ACTOR_HEADER, REASON_HEADER, ROLLBACK, Stage
@@ -392,6 +392,44 @@ def test_a_refusal_of_the_reader_does_not_say_that_there_is_no_guard(login: Logi
     with pytest.raises(RegistryRefusedError) as refusal:
         audit_log.history(login.client("nina"), live.model)
     assert "has no guard" not in str(refusal.value)
+
+
+def test_who_may_read_may_report_other_bytes(login: Login, registrar: Registrar, live: Version) -> None:
+    """As a predictor does, whose account may read and nothing else."""
+    registrar.client.put_artifact(registrar.artifact_uri(live), MODEL_FILE, b"other bytes")
+    for user in ("nina", "dora"):
+        with pytest.raises(RegistryRefusedError, match=r"403.*Permission denied"):
+            login.registry(user).report_mismatch(live)
+    login.registry("rita").report_mismatch(live)
+    login.registry("rita").report_mismatch(live)
+    rows = [row for row in login.history(live) if row.action == "mismatch"]
+    assert [(row.actor, row.proven, row.version) for row in rows] == [("rita", True, live.number)]
+
+
+@pytest.mark.parametrize("user", [None, "rita", "emil", "mona", "olga", ADMIN])
+def test_no_account_gets_a_closed_route(login: Login, user: str | None) -> None:
+    auth = (user, _password(user)) if user else None
+    for method, path in (
+        ("GET", "/ajax-api/3.0/mlflow/assistant/config"),
+        ("POST", "/ajax-api/3.0/mlflow/assistant/message"),
+        ("GET", "/ajax-api/3.0/mlflow/gateway/secrets/list"),
+        ("POST", "/ajax-api/3.0/jobs/"),
+        ("GET", "/gateway/mlflow/v1/models"),
+    ):
+        answer = httpx.request(method, login.url + path, json={}, auth=auth, timeout=30, trust_env=False)
+        assert answer.status_code in ((404,) if user else (401, 404)), f"{path}: {answer.text}"
+
+
+def test_an_artifact_that_is_needed_is_named_to_nobody_without_an_account(
+    login: Login, registrar: Registrar, live: Version
+) -> None:
+    root = registrar.artifact_uri(live).removeprefix("mlflow-artifacts:/").strip("/")
+    url = f"{login.url}/api/2.0/mlflow-artifacts/artifacts/{root}"
+    before = login.history(live)
+    answer = httpx.delete(url, timeout=30, trust_env=False)
+    assert answer.status_code == 401
+    assert live.model not in answer.text
+    assert login.history(live) == before
 
 
 # With one of the two, and with neither

@@ -1,9 +1,15 @@
 """The guard on a registry that was there before: what a start says, and what `greenroom migrate` does."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from registry.audit import AuditLink, broken_links, link_hash
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.settings import RegistrySettings
 from tests.registry.support.sites import (
     Server,
     Site,
@@ -13,6 +19,7 @@ from tests.registry.support.sites import (
     psycopg2_url,
     superuser_url,
 )
+from tests.registry.support.tracking_server import log_of, refused_start, tracking_server
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +63,64 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(untouched: Site) 
     assert picture(site) == before_take_over
     site.give_tables_to(site.owner)
     assert picture(site) == before
+
+
+@pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg2"])
+def test_a_start_on_an_empty_database_says_what_to_do(server: Server, tmp_path: Path, driver: str) -> None:
+    empty = new_site(server, "template1")
+    url = empty.url(empty.app).replace("postgresql://", f"{driver}://")
+    code, said = refused_start(tmp_path, {"MLFLOW_BACKEND_STORE_URI": url, "GREENROOM_HOME": str(tmp_path)})
+    said = one_line(empty.clean(said))
+    assert code != 0
+    assert "The database holds no MLflow tables yet. Run `greenroom migrate`" in said
+    assert "CREATE TABLE" not in said
+    assert empty.run(empty.owner, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
+
+
+def test_a_start_as_a_role_that_may_read_nothing_yet_says_what_to_do(untouched: Site, tmp_path: Path) -> None:
+    code, said = untouched.start(tmp_path, untouched.app)
+    said = one_line(said)
+    assert code != 0
+    assert f"The role {untouched.app} may not read the registry's tables" in said
+    assert "Run `greenroom migrate`" in said
+
+
+def test_the_documented_command_starts_with_the_plain_address(guarded: Site, tmp_path: Path) -> None:
+    env = {"MLFLOW_BACKEND_STORE_URI": guarded.url(guarded.app), "GREENROOM_HOME": str(tmp_path)}
+    assert env["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql://")
+    with (
+        tracking_server(tmp_path, env) as url,
+        TrackingClient(RegistrySettings(tracking_uri=url)) as client,
+    ):
+        assert Registry(client).models() == ["idle", "once", "twice"]
+        client.post("experiments/create", {"name": "plain"})
+
+
+def test_a_read_replica_is_refused_and_not_ignored(guarded: Site, tmp_path: Path) -> None:
+    env = guarded.variables(tmp_path, guarded.app)
+    option = ("--read-replica-backend-store-uri", env["MLFLOW_BACKEND_STORE_URI"])
+    code, said = refused_start(tmp_path, env, option)
+    assert code != 0
+    assert "Greenroom's registry has no read replica" in one_line(guarded.clean(said))
+
+
+def test_a_start_beside_another_workspace_says_so_and_goes_on(site: Site, tmp_path: Path) -> None:
+    site.run(site.owner, "INSERT INTO registered_models (workspace, name) VALUES ('theirs', 'foreign')")
+    site.run(
+        site.owner,
+        "INSERT INTO experiments (workspace, name, lifecycle_stage, artifact_location) "
+        "VALUES ('theirs', 'foreign', 'active', 'x')",
+    )
+    code, said = site.migrate("--keep", "twice=3")
+    assert code == 0, said
+    assert "The database holds the model foreign in the workspace theirs" in said
+    with (
+        tracking_server(tmp_path, site.variables(tmp_path, site.app)) as url,
+        TrackingClient(RegistrySettings(tracking_uri=url)) as client,
+    ):
+        assert Registry(client).models() == ["idle", "once", "twice"]
+        client.post("registered-models/create", {"name": "after"})
+    assert "which this server does not show" in log_of(tmp_path)
 
 
 # Migrating
@@ -197,3 +262,37 @@ def test_a_role_that_may_not_install_is_explained(untouched: Site) -> None:
     assert code in (1, 2)
     assert "Traceback" not in said
     assert "greenroom: " in said
+
+
+def test_an_older_guard_is_updated_and_its_chain_stays_whole(server: Server) -> None:
+    site = new_site(server, "template1")
+    assert site.migrate()[0] == 0
+    # What the guard of before wrote: rows that name no rule, hashed without their model.
+    previous = ""
+    for number in (1, 2):
+        body = json.dumps({"id": number, "action": "refused", "model": "old", "at": "2026", "actor": "x"})
+        digest = link_hash(number, previous, sha256(body.encode()).hexdigest())
+        site.as_superuser(
+            "INSERT INTO greenroom.audit VALUES (%s, 'old', %s, %s, %s)",
+            values=(number, body, previous, digest),
+        )
+        previous = digest
+    site.as_superuser("UPDATE greenroom.head SET id = 2, hash = %s", values=(previous,))
+    site.as_superuser("UPDATE greenroom.installed SET digest = 'an older one'")
+    code, said = site.migrate()
+    assert (code, "The guard is installed." in said) == (0, True), said
+    entry = json.dumps({"action": "refused", "model": "old", "actor": "y"})
+    site.run(site.app, "SELECT greenroom.record(%s)", entry)
+    rows = site.run(site.owner, "SELECT id, model, body, hash FROM greenroom.audit ORDER BY id")
+    links = [
+        AuditLink(
+            id=number,
+            model=model,
+            body=sha256(body.encode()).hexdigest(),
+            hash=digest,
+            scheme=json.loads(body).get("scheme", 1),
+        )
+        for number, model, body, digest in rows
+    ]
+    assert [link.scheme for link in links] == [1, 1, 2]
+    assert list(broken_links(links)) == []

@@ -359,7 +359,7 @@ def test_sql_is_recorded(registrar: Registrar, sql: Any) -> None:
     row = audit_log.history(registrar.client, registrar.name)[-1]
     moved = (row.action, row.version, row.from_stage, row.to_stage)
     assert moved == ("sql", version.number, "None", "Production")
-    assert (row.actor, row.proven, row.role) == ("mlflow", False, "mlflow")
+    assert (row.actor, row.proven, row.role) == ("postgres", False, "postgres")
     assert row.address == "127.0.0.1"
 
 
