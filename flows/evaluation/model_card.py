@@ -29,8 +29,6 @@ _LIBRARIES = ("scikit-learn", "skl2onnx", "onnx", "onnxruntime", "optuna", "mlfl
 # A class below it is recognised less than half as well as could be.
 _WEAK_F1 = 0.5
 _GATE_SECTION = "The gate"
-# Around the verdict in the beginning of a card, so that a later one takes its place.
-_BEGIN, _END = "<!-- gate -->", "<!-- /gate -->"
 
 
 @dataclass(frozen=True)
@@ -69,35 +67,29 @@ def card(facts: Facts) -> str:
 
 
 def with_verdict(text: str, verdict: Verdict) -> str:
-    """Return a card with the gate's verdict: in its beginning, and all checks in a section at its end.
+    """Return a card with the gate's verdict: quoted in its beginning, and all checks in a section at its end.
 
     A verdict that the card has already is replaced.
     """
     title, _, body = text.partition("\n\n")
-    body = body.removeprefix(_between_marks(body))
-    body = body.partition(f"## {_GATE_SECTION}")[0].rstrip()
-    return f"{title}\n\n{_BEGIN}\n{_gate_result(verdict)}\n{_END}\n\n{body}\n\n{_gate_section(verdict)}\n"
+    lines = body.partition(f"## {_GATE_SECTION}")[0].splitlines()
+    while lines and (not lines[0] or lines[0].startswith(">")):
+        lines.pop(0)
+    body = "\n".join(lines).rstrip()
+    return f"{title}\n\n{_gate_result(verdict)}\n\n{body}\n\n{_gate_section(verdict)}\n"
 
 
 def summary(text: str) -> str:
     """Return the beginning of a card, without its title: what the model is, and how good it is."""
-    beginning = text.partition("\n\n")[2].partition("\n## ")[0]
-    return beginning.replace(f"{_BEGIN}\n", "").replace(f"\n{_END}", "").strip() + "\n"
-
-
-def _between_marks(body: str) -> str:
-    """Return the verdict that a card's body begins with; empty if there is none."""
-    if not body.startswith(_BEGIN):
-        return ""
-    before, mark, after = body.partition(_END)
-    return before + mark + after[: len(after) - len(after.lstrip("\n"))]
+    return text.partition("\n\n")[2].partition("\n\n## ")[0] + "\n"
 
 
 def _gate_result(verdict: Verdict) -> str:
+    """Return the verdict as a quotation, by which a later one finds it."""
     if verdict.passed:
-        return "The gate let this model pass."
-    why = "".join(f"\n- {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
-    return f"**The gate refused this model: it is not for use.**\n{why}"
+        return "> The gate let this model pass."
+    why = "".join(f"\n> - {o.check} {o.status}: {one_line(o.reason)}" for o in verdict.refusals)
+    return f"> **The gate refused this model: it is not for use.**\n>{why}"
 
 
 def _gate_section(verdict: Verdict) -> str:

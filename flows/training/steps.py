@@ -34,6 +34,7 @@ from flows.tasks.registry import task_of
 from flows.training import mlflow_log
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
+from registry.evidence.attestation import read_unverified
 from registry.evidence.verdict import Verdict
 from registry.model_format.onnx_model import OnnxModel
 from registry.names import EVIDENCE, OVERRIDE
@@ -250,9 +251,12 @@ def judge(spec: ModelSpec, number: int) -> Verdict:
             version = registry.version(spec.name, number)
             judged = bool({EVIDENCE, OVERRIDE} & set(version.tags))
             verdict = registry.verdict(version) if judged else request_verdict(spec.name, number)
+            evidence = read_unverified(registry.version(spec.name, number).tags.get(EVIDENCE, ""))
         passed = sum(outcome.status == "passed" for outcome in verdict.outcomes)
         result = "passed" if verdict.passed else "REFUSED"
         note(f"{result}; {passed} of {len(verdict.outcomes)} checks passed")
+        if evidence:
+            note(f"signed {evidence.digest[:19]}…")
         for refusal in verdict.refusals:
             note(f"{refusal.check} {refusal.status}: {refusal.reason}")
     return verdict

@@ -17,6 +17,7 @@ from checks.frames import checked_frame, frame_digest
 from registry.client.registry import Registry
 from registry.client.tracking_client import TrackingClient
 from registry.errors import StorageUnavailableError
+from registry.evidence.statement import TABLE
 from registry.settings import RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import key_settings
@@ -109,8 +110,11 @@ def test_a_model_learns_from_the_rows_that_were_uploaded(
         registry = Registry(tracking)
         version = registry.version("energy-uploaded", 1)
         assert registry.verdict(version).dataset_digests == digests
-        signed = registry.evidence(version, key_settings(stack)).configuration
-        assert {side: f"sha256:{signed[f'dataset/{side}']['sha256']}" for side in digests} == digests
+        evidence = registry.evidence(version, key_settings(stack))
+        signed = {side: evidence.configuration[f"dataset/{side}"][TABLE] for side in digests}
+        assert {side: f"sha256:{value}" for side, value in signed.items()} == digests
+        assert evidence.data
+        assert (evidence.data.source, evidence.data.declared) == (dataset_id, False)
 
     mlflow = MlflowClient(tracking_uri=stack.tracking_url, registry_uri=stack.tracking_url)
     run = mlflow.get_run(mlflow.get_model_version("energy-uploaded", "1").run_id)
