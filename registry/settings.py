@@ -8,8 +8,6 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from registry.names import normalize_name
-
 _CHECKOUT = Path(__file__).resolve().parent.parent
 # Settings that are constants now.
 _CONSTANTS = {
@@ -42,6 +40,8 @@ _CONSTANTS = {
     "GREENROOM_SERVING_EXPLAIN": "there is always /api/explain",
     "GREENROOM_SERVING_LOG_LEVEL": "the level is info (serving/middleware/access_log.py)",
     "GREENROOM_SERVING_SPOOL": "files wait in `serving-spool` in the home; move older ones there",
+    "GREENROOM_PRODUCTION_ALIASES": "production, prod, champion and live mean Production",
+    "GREENROOM_MLFLOW_WORKERS": "MLflow's server has 2 processes (infra/containers/mlflow_server.py)",
     "GREENROOM_SERVING_SPOOL_TIMEOUT": "a stop waits 10 seconds for the bucket (serving/limits.py)",
     "GREENROOM_SERVING_UPLOAD_FOLDER": "uploads lie in `serving-uploads` in the home while they are checked",
     "GREENROOM_SERVING_ADMIN_TOKEN": "a predictor follows the registry by itself",
@@ -112,7 +112,7 @@ def explain(error: ValidationError) -> str:
 
 
 class KeySettings(GreenroomSettings):
-    """Where signing keys are, and which aliases mean Production."""
+    """Where signing keys are."""
 
     gate_key: str = Field(
         default="",
@@ -130,16 +130,13 @@ class KeySettings(GreenroomSettings):
         "operator/*.pem. Default: GREENROOM_HOME/keys/trusted.",
     )
 
-    production_aliases: str = Field(
-        default="production,prod,champion,live",
-        description="GREENROOM_PRODUCTION_ALIASES: aliases, separated by commas, that mean Production, in "
-        "any case: they can only point at the version in Production, and follow a promotion.",
-    )
-
     @property
     def production_alias_names(self) -> frozenset[str]:
-        """The aliases that mean Production, as `registry.names.normalize_name` writes them."""
-        return frozenset(normalize_name(name) for name in self.production_aliases.split(",") if name.strip())
+        """The aliases that mean Production, as `registry.names.normalize_name` writes them.
+
+        In any case of letters they can only point at the version in Production, and follow a promotion.
+        """
+        return frozenset({"production", "prod", "champion", "live"})
 
     @property
     def gate_key_path(self) -> Path:

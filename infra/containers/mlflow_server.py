@@ -9,6 +9,9 @@ from typing import NoReturn
 from infra.containers.settings import MlflowSettings
 from infra.mlflow_auth import basic_auth_ini
 
+# Processes of the server; each takes about 300 MB.
+_WORKERS = 2
+
 
 def run() -> NoReturn:
     """Become `mlflow server`. It gets secrets by its environment and a file for its owner alone."""
@@ -24,7 +27,7 @@ def run() -> NoReturn:
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth"),
         *("--host", "0.0.0.0", "--port", str(settings.mlflow_port)),  # noqa: S104 - inside a container
-        *("--workers", str(settings.mlflow_workers), "--serve-artifacts"),
+        *("--workers", str(_WORKERS), "--serve-artifacts"),
         *("--registry-store-uri", "greenroom://"),
     ]
     os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted

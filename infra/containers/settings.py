@@ -77,7 +77,6 @@ class MlflowSettings(PostgresSettings):
     mlflow_admin_password: Secret = Field(description="of the account `admin`.")
     mlflow_secret_key: Secret = Field(description="key that MLflow's server signs its forms with.")
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="MLflow's port.")
-    mlflow_workers: int = Field(default=2, ge=1, le=32, description="processes of MLflow's server.")
 
 
 class AccountSettings(ContainerSettings):

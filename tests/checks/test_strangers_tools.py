@@ -13,9 +13,9 @@ from types import CodeType
 from typing import Any
 
 import pytest
-from checks.rerun import rerun_gate
 from click.testing import CliRunner
 
+from checks.service.judgement import judge_version
 from registry.cli import audit as audit_cli
 from registry.client import evidence_export
 from registry.client.evidence_export import export
@@ -23,8 +23,9 @@ from registry.client.registry import MODEL_SIGNATURE, Registry, Version
 from registry.errors import EvidenceMissingError, RegistryError
 from registry.evidence import keys, model_signature
 from registry.settings import KeySettings
+from tests.checks.support.memory_registry import MemoryClient
 from tests.checks.support.sample_models import Small, StandIn
-from tests.checks.test_cli import FAILED, MemoryClient, add, client  # noqa: F401 - fixtures
+from tests.checks.test_cli import FAILED, add, client  # noqa: F401 - fixtures
 from tests.conftest import ROOT
 
 FLIPS = 1_000
@@ -138,7 +139,7 @@ def test_it_rejects_a_refusal(
 ) -> None:
     stand_in(FAILED)
     registry = Registry(client)  # type: ignore[arg-type]
-    rerun_gate(registry, version(client), small[0])
+    judge_version(registry, "energy", 1)
     export(registry, version(client), tmp_path / "refused", KeySettings())
     passed, said = run(CHECK, monkeypatch, tmp_path / "refused", gate_key())
     assert not passed

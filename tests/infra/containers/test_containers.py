@@ -80,12 +80,12 @@ def test_a_made_file_is_whole_private_and_stays(tmp_path: Path) -> None:
     pairs = dict(pair.split(":") for pair in first["GREENROOM_SERVING_API_KEYS"].split(","))
     assert pairs["app"] == hashlib.sha256(first["GREENROOM_APP_API_KEY"].encode()).hexdigest()
     assert pairs["metrics"] == hashlib.sha256(first["GREENROOM_METRICS_API_KEY"].encode()).hexdigest()
-    text = target.read_text().replace("GREENROOM_MLFLOW_WORKERS=2", "GREENROOM_MLFLOW_WORKERS=5")
+    text = target.read_text().replace("GREENROOM_WORKER_LIMIT=2", "GREENROOM_WORKER_LIMIT=5")
     target.write_text(text.replace(first["GREENROOM_PREFECT_PASSWORD"], "") + "MINE=kept\n")
     second, _ = make_env(target)
     assert second["GREENROOM_PREFECT_PASSWORD"] not in ("", first["GREENROOM_PREFECT_PASSWORD"])
     changed = {name for name in second if second[name] != first.get(name)}
-    assert changed == {"GREENROOM_PREFECT_PASSWORD", "GREENROOM_MLFLOW_WORKERS", "MINE"}
+    assert changed == {"GREENROOM_PREFECT_PASSWORD", "GREENROOM_WORKER_LIMIT", "MINE"}
 
 
 # Preflight
