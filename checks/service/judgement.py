@@ -17,6 +17,7 @@ from checks.frames import checked_frame, frame_digest
 from checks.gate import VERDICT_FILE, run_gate
 from checks.job import WarmWorker, use_warm_worker
 from checks.service.declarations import find_declared
+from checks.service.model_file import MAX_BYTES, require_plain_file
 from checks.settings import ChecksSettings
 from registry.client.registry import Registry, Version
 from registry.errors import EvidenceBytesError
@@ -58,7 +59,9 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
     version = registry.version(model, number)
     judged = find_declared(registry, version)
     _require_same_bytes(registry, version)
-    onnx = OnnxModel(registry.model_bytes(version), threads=2)
+    content = registry.model_bytes(version, max_bytes=MAX_BYTES)
+    require_plain_file(content)
+    onnx = OnnxModel(content, threads=2)
     rows = load_rows(judged.spec)
     _require_trained_on(judged.spec, rows, version)
     with TemporaryDirectory(prefix="greenroom-gate-") as scratch:

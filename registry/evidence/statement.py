@@ -72,7 +72,9 @@ def _file_path(text: str) -> str:
 
 
 def _digests(digests: dict[str, str]) -> dict[str, str]:
-    for algorithm, value in digests.items():
+    for algorithm, written in digests.items():
+        # A checkout that differs from its commit says so (checks/data/fingerprints.py).
+        value = written.removesuffix("-dirty") if algorithm == "gitCommit" else written
         if not _HEX.fullmatch(value) or len(value) not in _LENGTHS.get(algorithm, (len(value),)):
             raise ValueError(f"holds a {algorithm} that is not lower-case hexadecimal of its length")
     return digests

@@ -16,10 +16,12 @@ from functools import partial
 from threading import Event, Thread
 from typing import Protocol
 
-from registry.client.registry import Registry, Version
+from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
+from registry.client.standing import without_standing
 from registry.client.tracking_client import TrackingClient
 from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
-from registry.names import Stage
+from registry.evidence.attestation import read_unverified
+from registry.names import EVIDENCE, OVERRIDE, Stage
 from serving import limits
 from serving.inference.predictor import Predictor, RefusedLoad, RegistryState, Served, Unavailable
 from serving.models import loader
@@ -179,10 +181,10 @@ class Watcher:
                 even_if_served=True,
             )
             return
-        if isinstance(state, Served) and state.version == version.number:
+        if isinstance(state, Served) and _is_same(version, state):
             if state.source == "cache":  # the registry is back and says the same
                 self._swap(name, replace(state, source="registry"))
-            self._predictor.refuse(name, None)
+            self._check_standing(name, version)
             return
         if time.monotonic() < self._again.get((name, version.number), 0.0):
             return
@@ -197,6 +199,18 @@ class Watcher:
         self._swap(name, served)
         self._cache.keep(version, content)
         _log.info("%s version %d is served, %s", name, version.number, served.model.digest)
+
+    def _check_standing(self, name: str, version: Version) -> None:
+        """Report evidence that does not speak for the served version any more; it is served on."""
+        standings = without_standing([version], self._settings)
+        if not standings:
+            self._predictor.refuse(name, None)
+            return
+        reason, before = f"It is served on. {standings[0]}", self._predictor.refused.get(name)
+        if before is None or before.reason != reason:
+            _log.warning("%s version %d: %s", name, version.number, reason)
+            self._meters.refused_load(name, standings[0].error.code)
+            self._predictor.refuse(name, RefusedLoad(version.number, reason, datetime.now(UTC)))
 
     def _loaded(self, version: Version, content: Content) -> Served:
         contract = self._predictor.declared.get(version.model)
@@ -259,3 +273,15 @@ class Watcher:
             for name, state in self._predictor.states.items():
                 if isinstance(state, Unavailable) and "being loaded" in state.reason:
                     self._unavailable(name, problem)
+
+
+def _is_same(version: Version, served: Served) -> bool:
+    """Whether a served model is a version of the registry: by its number, and by the file of its evidence.
+
+    A version that was deleted and made anew under the same number has other evidence.
+    """
+    if served.version != version.number:
+        return False
+    evidence = read_unverified(version.tags.get(EVIDENCE) or version.tags.get(OVERRIDE, ""))
+    named = digest_of(evidence.files, MODEL_FILE) if evidence else None
+    return named in (None, served.model.digest)

@@ -297,4 +297,4 @@ def test_files_that_are_no_ed25519_keys_are_refused(settings: KeySettings) -> No
 
 def test_every_refusal_has_a_code_of_its_own() -> None:
     kinds = EvidenceError.__subclasses__()
-    assert len({kind.code for kind in kinds}) == len(kinds) == 11
+    assert len({kind.code for kind in kinds}) == len(kinds) == 12
