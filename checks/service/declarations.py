@@ -41,8 +41,8 @@ def find_spec(registry: Registry, version: Version) -> ModelSpec:
     """
     try:
         return get_model(version.model)
-    except UnknownModelError as error:
-        return _submitted(registry, version, error)
+    except UnknownModelError:
+        return _submitted(registry, version)
 
 
 def find_declared(registry: Registry, version: Version) -> Declared:
@@ -59,11 +59,14 @@ def find_declared(registry: Registry, version: Version) -> Declared:
     return Declared(spec, origin)
 
 
-def _submitted(registry: Registry, version: Version, unknown: UnknownModelError) -> ModelSpec:
+def _submitted(registry: Registry, version: Version) -> ModelSpec:
     try:
         content = registry.artifact(version, f"gate/{DECLARATION_FILE}")
     except NotFoundError as error:
-        raise NotFoundError(f"{unknown} Nor was {version} submitted with a table of its own.") from error
+        raise NotFoundError(
+            f"The gate knows no declaration of {version.model!r}, nor was {version} submitted with a table "
+            "of its own. Start the gate (`make up`) with a GREENROOM_CATALOG_PATH that names its file."
+        ) from error
     try:
         spec = PlainDeclaration.model_validate_json(content).spec()
     except ValueError as error:

@@ -1,5 +1,6 @@
 """The example notebook, executed as a person would: the same cells, a kernel of its own, a real stack."""
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from nbclient import NotebookClient
 
 from tests.conftest import ROOT, Stack
+from tests.evidence import key_settings
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -73,6 +75,13 @@ def test_what_it_made_reaches_production_and_is_served(executed: Any, stack: Sta
     """No catalogue declares the second model; `greenroom promote` and a predictor need none."""
     mlflow = MlflowClient(tracking_uri=stack.tracking_url, registry_uri=stack.tracking_url)
     (number,) = [found.version for found in mlflow.search_model_versions("name = 'biopsy'")]
+    refused = stack.greenroom("promote", "biopsy", number)
+    assert refused.returncode == 1
+    assert "rows that somebody brought" in refused.stderr
+    key_settings(stack)  # an operator's key
+    (dataset,) = re.findall(r"sha256:[0-9a-f]{64}", refused.stderr.partition("greenroom approve")[2])
+    approved = stack.greenroom("approve", "biopsy", dataset, "--reason", "I looked at them")
+    assert approved.returncode == 0, approved.stderr
     promoted = stack.greenroom("promote", "biopsy", number)
     assert promoted.returncode == 0, promoted.stderr
     port = free_port()

@@ -13,13 +13,15 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Version
 from registry.client.tracking_client import TrackingClient
+from registry.evidence import keys
 from registry.names import Stage
-from registry.settings import RegistrySettings
+from registry.settings import KeySettings, RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
 from tests.serving.support.onnx_parts import WEIGHTS, divides_by_zero, register, regression
@@ -211,6 +213,49 @@ def test_a_running_predictor_does_not_care_about_an_outage(
     until(lambda: serves(running, model, 2), "it did not catch up")
     until(lambda: registry(running)["status"] == "reachable", "it does not say so")
     assert registry(running)["reason"] is None
+    running.stop()
+
+
+def test_a_version_made_anew_under_its_number_is_taken(
+    start: Start, model: Model, line: Line, track_without_energy: dict[str, Any]
+) -> None:
+    """Deleted and made again while the predictor looked away: the number is the same, the file is not."""
+    first = model.promote()
+    running = start(line.url, **model.settings())
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    before = running.post(model.name, json=track_without_energy).json()
+    line.cut()
+    until(lambda: registry(running)["status"] == "unreachable", "nobody noticed")
+    model.gate.registry.promote(first, Stage.ARCHIVED)
+    address = f"{model.stack.tracking_url}/api/2.0/mlflow/registered-models/delete"
+    assert httpx.request("DELETE", address, json={"name": model.name}).is_success
+    model.promote(regression(READS, WEIGHTS, 99.0))
+    line.whole = True
+    until(
+        lambda: running.post(model.name, json=track_without_energy).json()["energy"] != before["energy"],
+        "the old file is still served",
+    )
+    assert serves(running, model, 1)
+    running.stop()
+
+
+def test_a_retired_key_is_reported_and_the_version_is_served_on(
+    start: Start, model: Model, tmp_path: Path, track_without_energy: dict[str, Any]
+) -> None:
+    model.promote()
+    trusted = tmp_path / "trusted"
+    shutil.copytree(model.stack.home / "keys" / "trusted", trusted)
+    running = start(model.stack.tracking_url, **{**model.settings(), "GREENROOM_TRUSTED_KEYS": str(trusted)})
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    settings = KeySettings(trusted_keys=str(trusted))
+    for key in keys.trusted("gate", settings):
+        keys.retire(key.keyid, settings)
+    until(lambda: info(running, model)["refused"] is not None, "nobody noticed")
+    reason = info(running, model)["refused"]["reason"]
+    assert "It is served on" in reason
+    assert "retired" in reason
+    assert "greenroom keys reissue" in reason
+    assert running.post(model.name, json=track_without_energy).json()["version"] == 1
     running.stop()
 
 
