@@ -54,10 +54,8 @@ def _mlflow(settings: LocalSettings) -> Service:
             "MLFLOW_S3_ENDPOINT_URL": settings.s3_url,
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            # No other name, so that no web page can point one here.
-            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(
-                f"{name}:{settings.mlflow_port}" for name in ("127.0.0.1", "localhost")
-            ),
+            # No other name, so that no web page can point one here; any port, for tunnels and proxies.
+            "MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*,localhost:*",
         },
         ready=lambda: _http_ok(f"{settings.mlflow_url}/health"),
         variable="GREENROOM_MLFLOW_PORT",

@@ -11,7 +11,7 @@ from registry.client.registry import Registry, Version
 from registry.client.standing import without_standing
 from registry.errors import RegistryUnavailableError
 from registry.evidence import keys
-from registry.names import EVIDENCE
+from registry.names import DATASET, EVIDENCE
 from registry.settings import KeySettings
 from tests.checks.support.sample_models import StandIn
 from tests.checks.test_cli import FAILED, MemoryClient, add, client  # noqa: F401 - fixtures
@@ -99,9 +99,9 @@ def test_what_the_gate_refuses_now_keeps_its_place_and_is_told(
 
 def test_what_cannot_be_judged_is_told(staged: MemoryClient) -> None:
     retire_old()
-    for path in [path for path in staged.files if path.endswith("train.parquet")]:
-        del staged.files[path]
+    for version in staged.found.values():  # the table is another one since
+        version["tags"].append({"key": DATASET, "value": "sha256:" + "0" * 64})
     done = reissue()
     assert done.exit_code == 1
-    assert "what the gate looked at is not stored" in done.output
+    assert "changed since" in done.output
     assert "has no evidence that counts" in done.output

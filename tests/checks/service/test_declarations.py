@@ -105,7 +105,5 @@ def test_other_declarations_are_refused(content: bytes) -> None:
 def test_a_model_that_nobody_declared_is_not_found() -> None:
     registry, _ = registry_with()
     registry._client.found[1]["name"] = "wine"  # type: ignore[attr-defined]
-    with pytest.raises(
-        NotFoundError, match=r"no declaration of 'wine', nor was wine.*CATALOG_PATH"
-    ):
+    with pytest.raises(NotFoundError, match=r"no declaration of 'wine', nor was wine.*CATALOG_PATH"):
         find_spec(registry, registry.version("wine", 1))
