@@ -30,7 +30,7 @@ async def is_transient(_task: "Task[..., Any]", _run: TaskRun, state: State[Any]
     return isinstance(error, _TRANSIENT)
 
 
-# Most seconds of a step that reads or writes somewhere else: ingest, log, register, attest, promote.
+# Most seconds of a step that reads or writes somewhere else: ingest, log, register, promote.
 STEP_SECONDS = 900.0
 # Most seconds of a step that computes: one candidate's fit, the search, the scores, the conversion.
 COMPUTE_SECONDS = 7200.0
