@@ -66,7 +66,11 @@ def export(
     if spec.supervised and train is not None:
         description["background"] = background(spec, train)
     onnx.helper.set_model_props(graph, Description(**description).to_metadata())
-    return bytes(graph.SerializeToString())
+    # skl2onnx lists the domains in the order of a set of strings, which is another in each process.
+    domains = sorted(graph.opset_import, key=lambda opset: opset.domain)
+    del graph.opset_import[:]
+    graph.opset_import.extend(domains)
+    return bytes(graph.SerializeToString(deterministic=True))
 
 
 def agreement(pipeline: Pipeline, model: OnnxModel, rows: pd.DataFrame) -> Agreement:

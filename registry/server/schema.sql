@@ -436,17 +436,22 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     k record;
     what text;
+    -- Of several versions, the message names the one that matters most.
+    stages CONSTANT text[] := '{Production,Staging,Archived}';
 BEGIN
     IF TG_TABLE_NAME = 'runs' THEN
         what := 'The run ' || OLD.run_uuid;
-        SELECT * INTO k FROM greenroom.kept WHERE OLD.run_uuid IN (run_id, source_run_id) LIMIT 1;
+        SELECT * INTO k FROM greenroom.kept WHERE OLD.run_uuid IN (run_id, source_run_id)
+        ORDER BY array_position(stages, current_stage::text), version DESC LIMIT 1;
     ELSIF TG_TABLE_NAME = 'logged_models' THEN
         what := 'The logged model ' || OLD.model_id;
-        SELECT * INTO k FROM greenroom.kept WHERE model_id = OLD.model_id LIMIT 1;
+        SELECT * INTO k FROM greenroom.kept WHERE model_id = OLD.model_id
+        ORDER BY array_position(stages, current_stage::text), version DESC LIMIT 1;
     ELSE
         what := 'The experiment ' || OLD.experiment_id;
         SELECT * INTO k FROM greenroom.kept
-        WHERE OLD.experiment_id IN (model_experiment_id, run_experiment_id, source_experiment_id) LIMIT 1;
+        WHERE OLD.experiment_id IN (model_experiment_id, run_experiment_id, source_experiment_id)
+        ORDER BY array_position(stages, current_stage::text), version DESC LIMIT 1;
     END IF;
     IF FOUND THEN
         RAISE EXCEPTION '% belongs to % version %, which is in %. %', what, k.name, k.version, k.current_stage,

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from skl2onnx.common import _topology
 
 from catalog.loader import get_model
 from catalog.spec import Candidate
@@ -14,6 +15,7 @@ from registry.model_format.onnx_model import OnnxModel
 from tests.flows.support.samples import SMALL, Sample
 
 pytestmark = pytest.mark.slow
+SCORES = (candidates.FoldScore(0.5),)
 KINDS = [
     ("genre", "sklearn.linear_model.LogisticRegression", {"max_iter": 500}),
     ("genre", "sklearn.ensemble.RandomForestClassifier", {**SMALL, "min_samples_leaf": 10}),
@@ -51,6 +53,35 @@ def test_candidate_is_served_as_it_was_fitted(
         assert agreement.labels is None
         assert fitted.cv_mean > 0
     assert fitted.cv_std > 0
+
+
+@KIND
+def test_the_order_in_which_the_converter_has_domains_changes_no_byte(
+    samples: dict[str, Sample],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    estimator: str,
+    params: dict[str, Any],
+) -> None:
+    """skl2onnx keeps them in a set of strings, so that their order is another in each process."""
+    sample = samples[name]
+    candidate = Candidate(name="same", estimator=estimator, params=params)
+    pipeline = candidates.fit_whole(sample.spec, candidate, sample.train, SCORES).pipeline
+    files, orders = set[bytes](), set[tuple[Any, ...]]()
+    fill = _topology._update_domain_version
+    for backwards in (False, True):
+
+        def fill_in_order(container: Any, model: Any, verbose: int = 0, backwards: bool = backwards) -> Any:
+            pairs = sorted(container.node_domain_version_pair_sets, reverse=backwards)
+            container.node_domain_version_pair_sets = dict.fromkeys(pairs)
+            filled = fill(container, model, verbose=verbose)
+            orders.add(tuple(opset.domain for opset in model.opset_import))
+            return filled
+
+        monkeypatch.setattr(_topology, "_update_domain_version", fill_in_order)
+        files.add(onnx_export.export(sample.spec, pipeline))
+    assert len(files) == 1
+    assert len(orders) == 2, "the converter keeps domains in another way: look where the order comes from"
 
 
 @KIND
