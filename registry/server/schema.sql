@@ -437,7 +437,7 @@ DECLARE
     k record;
     what text;
     -- Of several versions, the message names the one that matters most.
-    stages CONSTANT text[] := '{Production,Staging,Archived}';
+    stages CONSTANT text[] := ARRAY['Production', 'Staging', 'Archived'];
 BEGIN
     IF TG_TABLE_NAME = 'runs' THEN
         what := 'The run ' || OLD.run_uuid;
