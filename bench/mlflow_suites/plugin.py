@@ -6,13 +6,14 @@ pass, so that what remains are differences of behaviour and not refusals.
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg2
 import pytest
 
-_ADMIN = "SUITES_ADMIN"
+_ADMIN, _SQLITE = "SUITES_ADMIN", "sqlite:///"
 _TABLES = (
     *("model_version_tags", "registered_model_tags", "registered_model_aliases", "model_versions"),
     *("registered_models", "webhook_events", "webhooks"),
@@ -30,8 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest's 
     class Guarded(GuardedStore):
         """The store of a test, whichever database the test would have had."""
 
-        def __init__(self, db_uri: str | None = None) -> None:  # noqa: ARG002 - MLflow's name
+        def __init__(self, db_uri: str | None = None) -> None:
             super().__init__()
+            if db_uri and db_uri.startswith(_SQLITE):
+                Path(db_uri.removeprefix(_SQLITE)).touch()  # a fixture copies the file that there would be
 
     if os.environ["SUITES_MODE"] == "granted":
         _grant(GuardedStore)
@@ -66,7 +69,7 @@ def _grant(store: Any) -> None:
 
     move, decide = store.transition_model_version_stage, store._decide
 
-    def with_evidence(self: Any, name: str, version: Any, stage: str, archive: bool) -> Any:
+    def with_evidence(self: Any, name: str, version: Any, stage: str, archive_existing_versions: bool) -> Any:
         with _admin() as connection, connection.cursor() as cursor:
             values = (name, version, EVIDENCE, f"granted {uuid4().hex}")
             cursor.execute(
@@ -76,7 +79,7 @@ def _grant(store: Any) -> None:
                 "ON CONFLICT (workspace, name, version, key) DO UPDATE SET value = excluded.value",
                 (values[0], values[2], values[3], values[0], str(values[1])),
             )
-        return move(self, name, version, stage, archive)
+        return move(self, name, version, stage, archive_existing_versions)
 
     def granted(self: Any, snapshot: Any, target: Any, who: Any) -> Any:
         if target not in GATED or who.rollback:
