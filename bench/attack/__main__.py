@@ -25,11 +25,16 @@ KINDS: tuple[Kind, ...] = (
 def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kinds", nargs="*", default=[], help="only these kinds")
+    parser.add_argument("--kinds", default="", help="only these kinds, with | between them")
     parser.add_argument("--share", type=float, default=1.0, help="the share of each kind's ways, 0 to 1")
     parser.add_argument("--seed", type=int, default=1, help="which ways a share has")
     arguments = parser.parse_args()
-    kinds = [kind for kind in KINDS if not arguments.kinds or kind.name in arguments.kinds]
+    wanted = {name.strip() for name in arguments.kinds.split("|") if name.strip()}
+    if unknown := wanted - {kind.name for kind in KINDS}:
+        parser.error(
+            f"there is no kind {', '.join(sorted(unknown))}; there are {', '.join(k.name for k in KINDS)}"
+        )
+    kinds = [kind for kind in KINDS if not wanted or kind.name in wanted]
     with (
         tempfile.TemporaryDirectory(prefix="greenroom-attack-") as folder,
         whole_stack(Path(folder)) as target,

@@ -49,10 +49,13 @@ def prepare(target: Target) -> None:
         }
 
 
-def prey(target: Target, stage: Stage | None = Stage.PRODUCTION, *, attested: bool = True) -> Version:
+def prey(
+    target: Target, stage: Stage | None = Stage.PRODUCTION, *, attested: bool = True, experiment: str = ""
+) -> Version:
     """Make a model of one version for a way that damages what it is tried on."""
     name = f"prey-{uuid4().hex[:10]}"
-    version = register(target, name, new_model(target, name))
+    own = new_model(target, name)
+    version = register(target, name, experiment or own)
     if not attested:
         return version
     version = attest(target, version)

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from bench.attack.target import LOCAL, LOGINS, NOBODY, WEB_PAGE, Answer, Target
-from bench.attack.ways import Body, Kind, Way, http
+from bench.attack.ways import Attempt, Body, Kind, Way, http
 from registry.names import ACTION_HEADER, ACTOR_HEADER, EVIDENCE, GATE, REASON_HEADER
 
 PREFIXES = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
@@ -266,7 +266,7 @@ def _body_ways() -> Iterator[Way]:
         for mix in ("query", "query and body", "query says another", "method in the query"):
             yield Way("bodies", LOCAL, f"{change.name}, {mix}", _in_query(change, mix), harmless=True)
     for value in (
-        "02",
+        "03",
         " 3",
         "3 ",
         "+3",
@@ -404,7 +404,7 @@ CLOSED = (
     "/ajax-api/2.0/mlflow/upload-artifact",
     "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
     "/ajax-api/3.0/mlflow/demo/generate",
-    "/ajax-api/2.0/mlflow-artifacts/artifacts/presigned-upload",
+    "/ajax-api/2.0/mlflow/artifacts/presigned-upload",
     "/ajax-api/3.0/mlflow/workspaces",
     "/api/3.0/mlflow/workspaces/other",
     "/metrics",
@@ -492,9 +492,21 @@ def _web_ways() -> Iterator[Way]:
             act = http(WEB_PAGE, method, path, body, {"Origin": origin})
             yield Way("web pages", WEB_PAGE, f"origin {origin}, {name}", act)
     for origin in ORIGINS:
+        yield Way("web pages", WEB_PAGE, f"preflight and request from {origin}", _with_preflight(origin))
+
+
+def _with_preflight(origin: str) -> Callable[[Target], Attempt]:
+    """Ask first, as browsers do, and send the request only if that was answered well."""
+
+    def act(target: Target) -> Attempt:
+        path, body = f"{PREFIXES[0]}/{_MOVE}", _about(3, stage="Production")(target)
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        act = http(WEB_PAGE, "OPTIONS", f"{PREFIXES[0]}/{_MOVE}", None, asks)
-        yield Way("web pages", WEB_PAGE, f"preflight from {origin}", act)
+        first = target.mlflow(WEB_PAGE, "OPTIONS", path, None, asks)
+        if first.refused:
+            return Attempt((first,))
+        return Attempt((target.mlflow(WEB_PAGE, "POST", path, body, {"Origin": origin}),))
+
+    return act
 
 
 def _queries(target: Target) -> dict[str, str]:

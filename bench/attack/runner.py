@@ -45,23 +45,23 @@ class Runner:
         self._secrets = self.target.secrets()
         self._known = self._signatures()
         whole, first = everything(self.target), picture(self.target)
-        before = first
+        before, start = first, len(self.results)
         for way in ways:
             result, before = self._try(way, before)
             self.results.append(result)
         if ways and (why := self._afterwards(whole, first, before)):
             self.results.append(Result(ways[-1], "slipped", f"after all of {ways[-1].kind}: {why}"))
-        return [result for result in self.results[-len(ways) - 1 :] if result.outcome == "slipped"]
+        return [result for result in self.results[start:] if result.outcome == "slipped"]
 
     def _try(self, way: Way, before: dict[str, Any]) -> tuple[Result, dict[str, Any]]:
         try:
             attempt = way.act(self.target)
+            if isinstance(attempt, Answer):
+                attempt = Attempt((attempt,))
+            after = picture(self.target)
+            outcome, why = self._judge(way, attempt, before, after)
         except Exception:  # noqa: BLE001 - a way that cannot be tried has not been prevented
             return Result(way, "slipped", traceback.format_exc(limit=-4)), picture(self.target)
-        if isinstance(attempt, Answer):
-            attempt = Attempt((attempt,))
-        after = picture(self.target)
-        outcome, why = self._judge(way, attempt, before, after)
         return Result(way, outcome, why, tuple(answer.status for answer in attempt.answers)), after
 
     def _judge(
@@ -73,11 +73,13 @@ class Runner:
                 return "slipped", f"the answer holds {leak}"
         if changed := differences(before, after):
             return "slipped", f"changed: {changed}"
-        bad = [a for a in attempt.answers if not (a.refused or (way.harmless and 200 <= a.status < 300))]
+        bad = [a for a in attempt.answers if not (a.refused or (way.harmless and 0 < a.status < 300))]
         if not bad:
             return PREVENTED, ""
         if way.outcome == PREVENTED:
             return "slipped", f"answered {bad[0].status}: {bad[0].text[-300:]}"
+        if attempt.told is not None:
+            return (DETECTED, "") if attempt.told else ("slipped", f"{way.by} says nothing")
         why = undetected(self.target, way, attempt)
         return ("slipped", why) if why else (DETECTED, "")
 
@@ -161,7 +163,9 @@ def everything(target: Target) -> dict[str, Any]:
     models = json.loads(served).get("models", []) if served.startswith("{") else served
     folder = target.home / "keys"
     return {
-        "served": [(m["name"], m["version"], m["digest"]) for m in models],
+        "served": [
+            (m["name"], m["version"], m["digest"]) for m in models if not m["name"].startswith("prey-")
+        ],
         "keys": sorted(
             (str(path.relative_to(folder)), sha256(path.read_bytes()).hexdigest())
             for path in folder.rglob("*.pem")
@@ -174,6 +178,10 @@ def everything(target: Target) -> dict[str, Any]:
         "functions": target.rows(
             "SELECT p.oid::regprocedure::text, md5(prosrc), proacl::text, proowner::regrole::text FROM pg_proc p "
             "WHERE pronamespace = 'greenroom'::regnamespace ORDER BY 1"
+        ),
+        "rights": target.rows(
+            "SELECT relnamespace::regnamespace::text, relname, relowner::regrole::text, relacl::text "
+            "FROM pg_class WHERE relnamespace IN ('greenroom'::regnamespace, 'public'::regnamespace) ORDER BY 1, 2"
         ),
         "roles": target.rows(
             "SELECT rolname, rolsuper, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles "
@@ -208,12 +216,13 @@ def undetected(target: Target, way: Way, attempt: Attempt) -> str:
         return "" if told else f"the audit says {[row.action for row in rows]}"
     version = registry.version(model, attempt.version)
     if way.by == "predictor":
-        return "" if _predictor_refuses(registry, version, target) else "a predictor would load it"
+        return "" if predictor_refuses(target, version) else "a predictor would load it"
     return "" if _transition_refuses(registry, version) else "the next transition takes it"
 
 
-def _predictor_refuses(registry: Registry, version: Version, target: Target) -> bool:
-    """Ask what the predictor asks before it loads."""
+def predictor_refuses(target: Target, version: Version) -> bool:
+    """Return whether a predictor would not load a version, by the questions that it asks first."""
+    registry = Registry(target.client)
     try:
         registry.verified_model_bytes(version, target.keys)
         evidence = registry.evidence(version, target.keys)

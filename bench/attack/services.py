@@ -180,8 +180,7 @@ _WITH_LOGIN = (
 def _logged_in(method: str, path: str, body: Any) -> Callable[[Target], Answer]:
     def act(target: Target) -> Answer:
         login = basic("greenroom", target.settings["GREENROOM_PREFECT_PASSWORD"])
-        answer = send(target.url("PREFECT"), method, f"/api/{path}", body, login)
-        return Answer(404, answer.text) if answer.status >= 500 else answer
+        return send(target.url("PREFECT"), method, f"/api/{path}", body, login)
 
     return act
 
@@ -305,9 +304,14 @@ def _gate(
     method: str = "POST",
 ) -> Callable[[Target], Answer]:
     def act(target: Target) -> Answer:
-        return send(target.gate, method, path, body(_order(target)), headers)
+        return _healthy(send(target.gate, method, path, body(_order(target)), headers))
 
     return act
+
+
+def _healthy(answer: Answer) -> Answer:
+    """Return an answer; an error of a service of ours counts as none at all."""
+    return Answer(0, answer.text) if answer.status >= 500 else answer
 
 
 # The predictor
@@ -387,7 +391,7 @@ def _predictor(method: str, path: str, headers: dict[str, str] | None = None) ->
             target.url("SERVING"), method, path, b"{}" if method in ("POST", "PUT") else None, headers
         )
         ready = path == "/readyz" and answer.status == 503
-        return Answer(404, answer.text) if ready else answer
+        return Answer(404, answer.text) if ready else _healthy(answer)
 
     return act
 

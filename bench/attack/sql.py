@@ -7,8 +7,8 @@ from typing import Any
 from bench.attack import honest
 from bench.attack.target import PREFECTS_ROLE, SERVERS_ROLE, SUPERUSER, Answer, Target
 from bench.attack.ways import DETECTED, Attempt, Detector, Kind, Way
-from registry.client.registry import Registry
-from registry.names import EVIDENCE, Stage
+from registry.client import verification
+from registry.names import EVIDENCE
 
 # What each would change of what is served; {m} is the stand's model.
 CHANGES = {
@@ -220,7 +220,9 @@ _TEMPORARY = {
 
 def _structure_ways() -> Iterator[Way]:
     for text in STRUCTURE:
-        yield Way("SQL, structure", SERVERS_ROLE, text, _plain(SERVERS_ROLE, text))
+        # PostgreSQL warns of a GRANT of nothing, and calls it done.
+        harmless = text == "GRANT ALL ON greenroom.audit TO mlflow"
+        yield Way("SQL, structure", SERVERS_ROLE, text, _plain(SERVERS_ROLE, text), harmless=harmless)
         if any(word in text for word in _OF_THE_SERVER):
             yield Way("SQL, structure", PREFECTS_ROLE, text, _elsewhere(text))
     yield Way(
@@ -457,7 +459,7 @@ def _superuser_ways() -> Iterator[Way]:
     for what, (text, by) in _SUPERUSERS.items():
         yield Way("SQL, superuser", SUPERUSER, what, _on_prey(text), DETECTED, by)
     for what, text in _ROWS.items():
-        yield Way("SQL, superuser", SUPERUSER, f"the audit: {what}", _on_rows(text))
+        yield Way("SQL, superuser", SUPERUSER, f"the audit: {what}", _on_rows(text), DETECTED, "verify")
 
 
 def _on_prey(text: str) -> Callable[[Target], Attempt]:
@@ -468,23 +470,20 @@ def _on_prey(text: str) -> Callable[[Target], Attempt]:
     return act
 
 
-def _on_rows(text: str) -> Callable[[Target], Answer]:
+def _on_rows(text: str) -> Callable[[Target], Attempt]:
     """Change rows of the audit, ask `verify`, and put them back: the chain is everybody's."""
 
-    def act(target: Target) -> Answer:
-        from registry.client import verification  # noqa: PLC0415 - with its client
-
-        version = honest.prey(target, Stage.PRODUCTION)
+    def act(target: Target) -> Attempt:
+        version = honest.prey(target)
         target.rows("CREATE TABLE greenroom.before_attack AS SELECT * FROM greenroom.audit")
         try:
             done = target.sql(SUPERUSER, text.format(p=version.model))
-            Registry(target.client).version(version.model, 1)
             report = verification.verify(target.client, target.keys, [version.model], full=True)
         finally:
             target.rows("DELETE FROM greenroom.audit")
             target.rows("INSERT INTO greenroom.audit SELECT * FROM greenroom.before_attack")
             target.rows("DROP TABLE greenroom.before_attack")
-        return Answer(403, "; ".join(report.problems)) if report.problems else done
+        return Attempt((done,), version.model, told=tuple(report.problems))
 
     return act
 

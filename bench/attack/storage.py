@@ -12,6 +12,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bench.attack import honest
+from bench.attack.runner import predictor_refuses
 from bench.attack.target import (
     LOCAL,
     LOGINS,
@@ -26,6 +27,7 @@ from bench.attack.target import (
 )
 from bench.attack.ways import DETECTED, PREVENTED, Attempt, Detector, Kind, Outcome, Way
 from infra.containers.s3_users import USERS as S3_USERS
+from registry.client.registry import Registry, Version
 from registry.names import Stage
 
 PROXY = "/api/2.0/mlflow-artifacts"
@@ -112,25 +114,50 @@ def _expected(account: str) -> tuple[Outcome, Detector]:
 def _writing(
     account: str, verb: str, writing: str, file: str, prefix: str = "api"
 ) -> Callable[[Target], Attempt | Answer]:
-    """Write to the files of a version in Production; a version made for it, where that may succeed."""
+    """Write to the files of the version in Production; where that may succeed, of one that is made for it."""
     method, room, body = _VERBS[verb]
 
     def act(target: Target) -> Attempt | Answer:
-        own = account in (NOBODY, READER) or verb == "DELETE"
-        version = None if own else honest.prey(target, Stage.STAGING)
-        place = target.places["files1"] if version is None else honest.location(target, version)
-        root, before = _root(place), target.objects(place)
-        where = f"/{prefix}/2.0/mlflow-artifacts/{room}/{_writings(root)[writing]}/{file}".rstrip("/")
+        if account in (NOBODY, READER) or verb == "DELETE":
+            root = _root(target.places["files1"])
+            where = f"/{prefix}/2.0/mlflow-artifacts/{room}/{_writings(root)[writing]}/{file}".rstrip("/")
+            return target.mlflow(account, method, where, body)
+        version = _writable(target)
+        place = honest.location(target, version)
+        before, held = target.objects(place), _held(target, place)
+        where = f"/{prefix}/2.0/mlflow-artifacts/{room}/{_writings(_root(place))[writing]}/{file}".rstrip("/")
         answer = target.mlflow(account, method, where, body)
-        answer = answer if answer.status < 500 else Answer(404, answer.text)
-        if version is None:
-            return answer
-        # Written somewhere else: nothing happened to the version.
-        return Attempt(
-            (answer if target.objects(place) != before else Answer(404, answer.text),), version.model
-        )
+        if target.objects(place) == before:
+            # Written somewhere else, if at all: nothing happened to the version.
+            return Answer(404, answer.text)
+        told = predictor_refuses(target, version)
+        _put_back(target, place, held)
+        return Attempt((answer,), version.model, told=("the predictor refuses it",) if told else ())
 
     return act
+
+
+def _writable(target: Target) -> Version:
+    """A version in Staging, the same for all ways that write to its files and put them back; the accounts have
+    their rights on its experiment.
+    """
+    if "writable" not in target.places:
+        version = honest.prey(target, Stage.STAGING, experiment=target.places["experiment"])
+        target.places["writable"] = version.model
+    return Registry(target.client).version(target.places["writable"], 1)
+
+
+def _held(target: Target, place: str) -> dict[str, bytes]:
+    read = target.s3.get_object
+    return {key: read(Bucket="greenroom", Key=key)["Body"].read() for key, _ in target.objects(place)}
+
+
+def _put_back(target: Target, place: str, held: dict[str, bytes]) -> None:
+    for key, _ in target.objects(place):
+        if key not in held:
+            target.s3.delete_object(Bucket="greenroom", Key=key)
+    for key, content in held.items():
+        target.s3.put_object(Bucket="greenroom", Key=key, Body=content)
 
 
 def _exchange(file: str) -> Callable[[Target], Attempt]:
@@ -204,7 +231,7 @@ def _asking(ask: Ask, client: Any, key: str) -> Answer:
         return Answer(200, str(ask(client, key))[:2000])
     except ClientError as error:
         status = int(error.response["ResponseMetadata"].get("HTTPStatusCode", 403))
-        return Answer(status if status < 500 else 404, str(error))
+        return Answer(status, str(error))
     except BotoCoreError as error:
         return Answer(403, str(error))
 
@@ -285,7 +312,7 @@ def _raw(method: str, path: str) -> Callable[[Target], Answer]:
             target.url("S3"), method, f"/{where}", b"other bytes" if method in ("PUT", "POST") else None
         )
         healthy = path == "status" and method == "GET"
-        return Answer(403, answer.text) if healthy or answer.status >= 500 else answer
+        return Answer(403, answer.text) if healthy else answer
 
     return act
 

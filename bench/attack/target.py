@@ -48,8 +48,8 @@ class Answer:
 
     @property
     def refused(self) -> bool:
-        """Whether it is a refusal: a redirection, or an error that names the caller as its cause."""
-        return 300 <= self.status < 500
+        """Whether it is a refusal: a redirection or an error, be it one of the server's own."""
+        return self.status >= 300
 
 
 @dataclass

@@ -16,11 +16,15 @@ Detector = Literal["", "verify", "audit", "predictor", "transition"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of a way: the answers, and the model that it was tried on if that is not the stand's own."""
+    """What came of a way: the answers, and the model that it was tried on if that is not the stand's own.
+
+    `told` is what the detector said, where the way itself had to ask before it took its harm back.
+    """
 
     answers: tuple[Answer, ...]
     model: str = ""
     version: int = 1
+    told: tuple[str, ...] | None = None
 
 
 Act = Callable[[Target], Answer | Attempt]
@@ -30,8 +34,8 @@ Act = Callable[[Target], Answer | Attempt]
 class Way:
     """One way. Its id is `kind/account/name`.
 
-    `prevented`: each answer is a refusal (3xx, 4xx, SQL's error, a closed connection), and nothing changed;
-    `harmless` allows an answer of success that changes nothing. `detected`: `by` tells of it; if nothing
+    `prevented`: each answer is a refusal (a redirection, an error, SQL's error), and nothing changed; `harmless`
+    allows an answer of success that changes nothing. `detected`: `by` tells of it; if nothing
     changed at all, it counts as prevented.
     """
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,7 +9,7 @@ from bench.attack import honest
 from bench.attack.__main__ import KINDS, all_ways, sample
 from bench.attack.runner import Runner
 from bench.attack.servers import login_server, store_with_users
-from bench.attack.target import LOCAL, Answer, Target
+from bench.attack.target import LOCAL, OPERATOR, Answer, Target
 from bench.attack.ways import DETECTED, PREVENTED, Act, Attempt, Detector, Kind, Outcome, Way
 from tests.conftest import Stack
 from tests.evidence import key_settings
@@ -81,7 +80,8 @@ def test_a_secret_in_a_refusal_has_slipped(target: Target) -> None:
     for text in (
         private,
         target.settings["GREENROOM_PREFECT_PASSWORD"],
-        target.passwords[LOCAL] if 0 else new,
+        target.passwords[OPERATOR],
+        new,
     ):
         (result,) = Runner(target).run([way(lambda _, said=text: Answer(403, f"no: {said}"))])  # type: ignore[misc]
         assert "the answer holds" in result.why
@@ -115,7 +115,3 @@ def test_what_nobody_tells_of_has_slipped(target: Target, by: Detector) -> None:
     act = way(lambda _: Attempt((Answer(200),), version.model), DETECTED, by)
     (result,) = Runner(target).run([act])
     assert result.outcome == "slipped"
-
-
-def test_the_target_is_the_stacks(target: Target, stack: Stack) -> None:
-    assert Path(target.home) == stack.home
