@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.attack import envelopes, honest, registry, routes, services, sql, storage
-from bench.attack.runner import Result, Runner, table
+from bench.attack.runner import Result, Runner, tables
 from bench.attack.servers import login_server, store_with_users, whole_stack
 from bench.attack.ways import Kind, Way
 
@@ -46,7 +46,7 @@ def main() -> None:
             for kind in kinds:
                 ways = sample(kind, arguments.share, arguments.seed)
                 _tell(kind, len(ways), runner.run(ways))
-    sys.stdout.write(f"\n{table(runner.results)}\n")
+    sys.stdout.write(f"\n{tables(runner.results)}\n")
     sys.exit(any(result.outcome == "slipped" for result in runner.results))
 
 

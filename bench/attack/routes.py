@@ -188,6 +188,11 @@ _RIGHTS: tuple[tuple[str, str, Body | None], ...] = (
     ),
     ("/api/2.0/mlflow/users/create", "POST", lambda _: {"username": "eve", "password": "short"}),
     ("/api/2.0/mlflow/users/delete", "DELETE", lambda _: {"username": "admin"}),
+    (
+        "/api/2.0/mlflow/users/create-ui",
+        "POST",
+        lambda _: {"username": "eve", "password": "a-new-password-1"},
+    ),
     ("/api/3.0/mlflow/users/permissions/grant", "POST", _grant),
     ("/api/3.0/mlflow/roles/create", "POST", lambda _: {"name": "kings", "workspace": "default"}),
     ("/api/3.0/mlflow/roles/assign", "POST", lambda _: {"username": "emil", "role_id": 1}),
@@ -404,7 +409,8 @@ CLOSED = (
     "/ajax-api/2.0/mlflow/upload-artifact",
     "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
     "/ajax-api/3.0/mlflow/demo/generate",
-    "/ajax-api/2.0/mlflow/artifacts/presigned-upload",
+    "/ajax-api/2.0/mlflow/artifacts/presigned-upload-url",
+    "/api/2.0/mlflow/artifacts/presigned-download-url",
     "/ajax-api/3.0/mlflow/workspaces",
     "/api/3.0/mlflow/workspaces/other",
     "/metrics",
@@ -560,11 +566,8 @@ def _webhook_ways() -> Iterator[Way]:
     """A webhook to a service inside would make the server its messenger."""
     for url in _INSIDE:
         body = _hook(url)
-        for account in (LOCAL, NOBODY, READER_, *LOGINS[2:]):
+        for account in (LOCAL, *LOGINS):
             yield Way("webhooks", account, url, http(account, "POST", f"{PREFIXES[0]}/webhooks", body))
-
-
-READER_ = LOGINS[1]
 
 
 def _hook(url: str) -> Body:
@@ -572,7 +575,59 @@ def _hook(url: str) -> Body:
     return lambda _: {"name": "hook", "url": url, "events": [event]}
 
 
+# Spans and traces: what takes bodies of another form, and names of files and experiments.
+_TRACES: tuple[tuple[str, str, Any, dict[str, str]], ...] = (
+    ("POST", "/v1/traces", {"resourceSpans": []}, {"x-mlflow-experiment-id": "0"}),
+    (
+        "POST",
+        "/v1/traces",
+        b"\x0a\x00",
+        {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0"},
+    ),
+    (
+        "POST",
+        "/v1/traces",
+        b"\xff" * 1000,
+        {"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": "0"},
+    ),
+    (
+        "POST",
+        "/v1/traces",
+        gzip.compress(b"x" * 100_000),
+        {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"},
+    ),
+    ("POST", "/v1/traces", {"resourceSpans": []}, {"x-mlflow-experiment-id": "../../keys"}),
+    (
+        "POST",
+        "/v1/traces",
+        {"resourceSpans": []},
+        {"x-mlflow-experiment-id": "0; DELETE FROM model_versions"},
+    ),
+    ("GET", "/v1/traces", None, {}),
+    ("POST", "/v1/metrics", {"resourceMetrics": []}, {}),
+    ("POST", "/v1/logs", {"resourceLogs": []}, {}),
+    ("POST", "/api/3.0/mlflow/traces/search", {"locations": [], "filter": "x' OR 1=1"}, {}),
+    ("POST", "/api/3.0/mlflow/traces/delete-traces", {"experiment_id": "0", "max_timestamp_millis": 1}, {}),
+    ("GET", "/api/3.0/mlflow/traces/..%2f..%2fkeys", None, {}),
+    ("PATCH", "/api/3.0/mlflow/traces/tr-1/tags", {"key": EVIDENCE, "value": "x"}, {}),
+    ("GET", "/ajax-api/3.0/mlflow/get-trace-artifact?request_id=tr-1&path=../../keys/gate.pem", None, {}),
+    ("POST", "/api/2.0/mlflow/traces/link-prompts", {"trace_id": "tr-1", "prompt_versions": []}, {}),
+)
+
+
+def _trace_ways() -> Iterator[Way]:
+    for number, (method, path, body, headers) in enumerate(_TRACES, start=1):
+        for account in (LOCAL, NOBODY):
+            act = http(account, method, path, None if body is None else _always(body), headers)
+            yield Way("traces", account, f"{number}, {method} {path}", act, harmless=account == LOCAL)
+
+
+def _always(body: Any) -> Body:
+    return lambda _: body
+
+
 KINDS = (
+    Kind("traces", "spans and traces, whose bodies and names have other forms", _trace_ways),
     Kind("routes", "each change of what is served, in 23 writings of its path", _route_ways),
     Kind(
         "accounts", "each of them by every account of a server with a login; rights and logins", _account_ways

@@ -242,18 +242,21 @@ def _transition_refuses(registry: Registry, version: Version) -> bool:
     return False
 
 
-def table(results: Sequence[Result]) -> str:
-    """Return the numbers as Markdown: by kind and account."""
-    lines = ["| kind | who | ways | prevented | detected | slipped |", "|---|---|---:|---:|---:|---:|"]
-    groups = sorted({(r.way.kind, r.way.account) for r in results})
-    for kind, account in groups:
-        counted = Counter(r.outcome for r in results if (r.way.kind, r.way.account) == (kind, account))
-        lines.append(_row(kind, account, counted))
-    lines.append(_row("**all**", "", Counter(result.outcome for result in results)))
-    return "\n".join(lines)
+def tables(results: Sequence[Result]) -> str:
+    """Return the numbers as Markdown: a table by kind, and one by account."""
+    by_kind = _table("kind", results, [result.way.kind for result in results])
+    return f"{by_kind}\n\n{_table('who', results, [result.way.account for result in results])}"
 
 
-def _row(kind: str, account: str, counted: Counter[str]) -> str:
-    outcomes = (PREVENTED, DETECTED, "slipped")
-    numbers = " | ".join(str(n) for n in (counted.total(), *(counted[o] for o in outcomes)))
-    return f"| {kind} | {account} | {numbers} |"
+def _table(name: str, results: Sequence[Result], groups: Sequence[str]) -> str:
+    lines = [f"| {name} | ways | prevented | detected | slipped |", "|---|---:|---:|---:|---:|"]
+    for group in dict.fromkeys(groups):
+        mine = [result for result, of in zip(results, groups, strict=True) if of == group]
+        lines.append(_row(group, mine))
+    return "\n".join([*lines, _row("**all**", results)])
+
+
+def _row(name: str, results: Sequence[Result]) -> str:
+    counted = Counter(result.outcome for result in results)
+    numbers = (counted.total(), *(counted[outcome] for outcome in (PREVENTED, DETECTED, "slipped")))
+    return f"| {name} | {' | '.join(map(str, numbers))} |"

@@ -1,10 +1,12 @@
 """Ways by bytes: the proxy of artifacts, the S3 server and its inner ports, files of the machine."""
 
 import os
+import re
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import UNSIGNED
@@ -248,6 +250,9 @@ def _s3_ways() -> Iterator[Way]:
     for who, client in _LOGINS.items():
         for what, ask in _ASKS.items():
             yield Way("S3", LOCAL, f"{what} {who}", _as_client(client, ask))
+    for method, other in (("PUT", False), ("DELETE", False), ("POST", False), ("GET", True), ("PUT", True)):
+        name = f"{method} with an address to read {'another file' if other else 'it'}"
+        yield Way("S3", LOCAL, name, _presigned(method, other=other))
     for name in S3_USERS:
         for folder in ("mlflow/1/models/m-1/artifacts/model.onnx", "datasets/a", "predictions/a", "rows/a"):
             for what in _ASKS:
@@ -256,6 +261,23 @@ def _s3_ways() -> Iterator[Way]:
     for what, path in _RAW.items():
         for method in ("GET", "PUT", "POST", "DELETE"):
             yield Way("S3", LOCAL, f"{method}, {what}", _raw(method, path))
+
+
+def _presigned(method: str, *, other: bool) -> Callable[[Target], Answer]:
+    """Get an address to read a file with, and use it to write, or for another file."""
+
+    def act(target: Target) -> Answer:
+        path = f"{PROXY}/presigned/{_root(target.places['files1'])}/model.onnx"
+        given = target.mlflow(LOCAL, "GET", path)
+        found = re.search(r'http://[^"\s]+', given.text.partition("\n\n")[2])
+        if not found:
+            return given
+        where = urlsplit(found[0])
+        file = where.path.replace("model.onnx", "MLmodel") if other else where.path
+        body = b"other bytes" if method == "PUT" else None
+        return send(target.url("S3"), method, f"{file}?{where.query}", body)
+
+    return act
 
 
 def _may(name: str, what: str, folder: str) -> bool:
