@@ -2,6 +2,7 @@
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ KINDS: tuple[Kind, ...] = (
 
 def main() -> None:
     """Run what the command line names."""
+    # So that what was started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", default="", help="only these kinds, with | between them")
     parser.add_argument("--share", type=float, default=1.0, help="the share of each kind's ways, 0 to 1")

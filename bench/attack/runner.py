@@ -12,7 +12,7 @@ from typing import Any
 from bench.attack.target import Answer, Target, send
 from bench.attack.ways import DETECTED, PREVENTED, Attempt, Way
 from registry.client import audit_log, verification
-from registry.client.registry import MODEL_FILE, Registry, Version
+from registry.client.registry import Registry, Version
 from registry.errors import EvidenceError, RegistryError, RegistryRefusedError
 from registry.names import EVIDENCE, GATE, OVERRIDE, Stage
 
@@ -222,15 +222,11 @@ def undetected(target: Target, way: Way, attempt: Attempt) -> str:
 
 def predictor_refuses(target: Target, version: Version) -> bool:
     """Return whether a predictor would not load a version, by the questions that it asks first."""
-    registry = Registry(target.client)
     try:
-        registry.verified_model_bytes(version, target.keys)
-        evidence = registry.evidence(version, target.keys)
-        if dict(evidence.files) == registry.files(version):
-            return False
+        Registry(target.client).verified_model_bytes(version, target.keys)
     except (EvidenceError, RegistryError):
         return True
-    return MODEL_FILE not in evidence.files
+    return False
 
 
 def _transition_refuses(registry: Registry, version: Version) -> bool:

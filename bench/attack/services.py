@@ -472,11 +472,10 @@ _PLANTED: dict[str, tuple[Callable[[bytes], bytes], dict[str, bytes], dict[str, 
 
 def _judged_ways() -> Iterator[Way]:
     for what in _PLANTED:
-        for stage in ("Staging", "Production"):
-            yield Way("planted versions", LOCAL, f"{what}, to {stage}", _planted(what, stage))
+        yield Way("planted versions", LOCAL, what, _planted(what))
 
 
-def _planted(what: str, stage: str) -> Callable[[Target], Attempt]:
+def _planted(what: str) -> Callable[[Target], Attempt]:
     """Register such a version of the judged model, let the gate judge it, and move it up."""
     change, in_run, beside = _PLANTED[what]
 
@@ -493,20 +492,19 @@ def _planted(what: str, stage: str) -> Callable[[Target], Attempt]:
         judged = send(target.gate, "POST", "/verdicts", order)
         # A verdict that refuses is an answer like any other.
         refused = Answer(409, judged.text) if judged.status == 200 and '"failed"' in judged.text else judged
-        body = {"name": target.judged, "version": str(version.number), "stage": stage}
-        moved = target.mlflow(LOCAL, "POST", "/api/2.0/mlflow/model-versions/transition-stage", body)
-        return Attempt((refused, moved))
+        about = {"name": target.judged, "version": str(version.number)}
+        moves = [
+            target.mlflow(
+                LOCAL, "POST", "/api/2.0/mlflow/model-versions/transition-stage", {**about, "stage": stage}
+            )
+            for stage in ("Staging", "Production")
+        ]
+        return Attempt((refused, *moves))
 
     return act
 
 
 KINDS = (
-    Kind(
-        "planted versions",
-        "versions logged by hand, with rows, verdicts, code and loops, which the gate is asked to sign",
-        _judged_ways,
-        whole=True,
-    ),
     Kind(
         "Prefect", "its API without its login, with false ones, from a web page, and with it", _prefect_ways
     ),
@@ -519,5 +517,11 @@ KINDS = (
         "predictor",
         "routes that other servers have for their operators, secrets in those it has",
         _predictor_ways,
+    ),
+    Kind(
+        "planted versions",
+        "versions logged by hand, with rows, verdicts, code and loops, which the gate is asked to sign",
+        _judged_ways,
+        whole=True,
     ),
 )

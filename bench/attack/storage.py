@@ -29,6 +29,7 @@ from bench.attack.target import (
 )
 from bench.attack.ways import DETECTED, PREVENTED, Attempt, Detector, Kind, Outcome, Way
 from infra.containers.s3_users import USERS as S3_USERS
+from registry.client import verification
 from registry.client.registry import Registry, Version
 from registry.names import Stage
 
@@ -87,21 +88,17 @@ def _artifact_ways() -> Iterator[Way]:
         for writing in _writings("1/a/b"):
             for prefix in ("api", "ajax-api"):
                 name = f"{verb}, {writing}, {prefix}"
-                act = _writing(LOCAL, verb, writing, "model.onnx", prefix)
+                act = _writing(LOCAL, verb, writing, "model.onnx", "predictor", prefix=prefix)
                 yield Way("artifacts", LOCAL, name, act, DETECTED, "predictor", harmless=True)
         for account in LOGINS:
             for file in _FILES:
-                act = _writing(account, verb, "plain", file)
-                yield Way(
-                    "artifacts",
-                    account,
-                    f"{verb} {file or 'the folder'}",
-                    act,
-                    *_expected(account),
-                    harmless=account != NOBODY,
-                )
+                name = f"{verb} {file or 'the folder'}"
+                outcome, by = _expected(account)
+                act = _writing(account, verb, "plain", file, by)
+                yield Way("artifacts", account, name, act, outcome, by, harmless=account != NOBODY)
     for file in _FILES[:4]:
-        for by in _FINDERS:
+        # The predictor reads the model's file, and no other.
+        for by in _FINDERS if file.startswith("model.onnx") else _FINDERS[1:]:
             yield Way("artifacts", LOCAL, f"PUT {file}, found by {by}", _exchange(file), DETECTED, by)
     for file in ("", "model.onnx", "MLmodel"):
         for what in ("files1", "files2", "artifacts1", "artifacts2"):
@@ -110,11 +107,11 @@ def _artifact_ways() -> Iterator[Way]:
 
 def _expected(account: str) -> tuple[Outcome, Detector]:
     """Whoever may edit the experiment may write its artifacts: that is found."""
-    return (PREVENTED, "") if account in (NOBODY, READER) else (DETECTED, "predictor")
+    return (PREVENTED, "") if account in (NOBODY, READER) else (DETECTED, "verify")
 
 
 def _writing(
-    account: str, verb: str, writing: str, file: str, prefix: str = "api"
+    account: str, verb: str, writing: str, file: str, by: Detector, *, prefix: str = "api"
 ) -> Callable[[Target], Attempt | Answer]:
     """Write to the files of the version in Production; where that may succeed, of one that is made for it."""
     method, room, body = _VERBS[verb]
@@ -132,11 +129,16 @@ def _writing(
         if target.objects(place) == before:
             # Written somewhere else, if at all: nothing happened to the version.
             return Answer(404, answer.text)
-        told = predictor_refuses(target, version)
+        told = predictor_refuses(target, version) if by == "predictor" else _verified(target, version)
         _put_back(target, place, held)
-        return Attempt((answer,), version.model, told=("the predictor refuses it",) if told else ())
+        return Attempt((answer,), version.model, told=(by,) if told else ())
 
     return act
+
+
+def _verified(target: Target, version: Version) -> bool:
+    report = verification.verify(target.client, target.keys, [version.model])
+    return any(version.model in problem for problem in report.problems)
 
 
 def _writable(target: Target) -> Version:
@@ -425,7 +427,9 @@ _SHELL = {
 def _file_ways() -> Iterator[Way]:
     for path in _SECRET_PLACES:
         for how in ("read", "write"):
-            yield Way("files", OTHER_USER, f"{how} {path}", _touching(path, how))
+            # Nothing is in it; as root the home lets PostgreSQL's user through, and so others to this file.
+            harmless = (path, how) == ("lock", "read")
+            yield Way("files", OTHER_USER, f"{how} {path}", _touching(path, how), harmless=harmless)
 
 
 def _touching(path: str, how: str) -> Callable[[Target], Answer]:

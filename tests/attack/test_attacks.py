@@ -15,7 +15,7 @@ from tests.conftest import Stack
 from tests.evidence import key_settings
 from tests.gate_server import SESSION_GATE
 
-SHARE, SEED = 0.05, 20261129
+SHARE, SEED = 0.1, 20261129
 FEWEST = 600
 
 
@@ -56,7 +56,7 @@ def test_a_share_has_every_account_of_every_kind() -> None:
     for kind in KINDS:
         ways = sample(kind, SHARE, SEED)
         assert {way.account for way in ways} == {way.account for way in kind.ways()}
-        assert ways == sample(kind, SHARE, SEED)
+        assert [way.id for way in ways] == [way.id for way in sample(kind, SHARE, SEED)]
     assert sum(len(sample(kind, SHARE, SEED)) for kind in SHARED) >= FEWEST / 10
 
 
