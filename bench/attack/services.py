@@ -310,8 +310,10 @@ def _gate(
 
 
 def _healthy(answer: Answer) -> Answer:
-    """Return an answer; an error of a service of ours counts as none at all."""
-    return Answer(0, answer.text) if answer.status >= 500 else answer
+    """Return an answer; an error of a service of ours counts as none at all, but for the 503 of a gate that says
+    what it misses.
+    """
+    return Answer(0, answer.text) if answer.status >= 500 and answer.status != 503 else answer
 
 
 # The predictor
