@@ -70,8 +70,9 @@ def way(act: Act, outcome: Outcome = PREVENTED, by: Detector = "") -> Way:
 def test_an_answer_of_success_has_slipped(target: Target) -> None:
     (result,) = Runner(target).run([way(lambda _: Answer(200, "welcome"))])
     assert (result.outcome, result.why) == ("slipped", "answered 200: welcome")
-    (result,) = Runner(target).run([way(lambda _: Answer(500, "oh"))])
+    (result,) = Runner(target).run([way(lambda _: Answer(0, "no answer"))])
     assert result.outcome == "slipped"
+    assert not Runner(target).run([way(lambda _: Answer(500, "an error"))])
 
 
 def test_a_secret_in_a_refusal_has_slipped(target: Target) -> None:
