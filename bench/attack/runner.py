@@ -73,13 +73,13 @@ class Runner:
                 return "slipped", f"the answer holds {leak}"
         if changed := differences(before, after):
             return "slipped", f"changed: {changed}"
+        if attempt.told is not None:
+            return (DETECTED, "") if attempt.told else ("slipped", f"{way.by} says nothing")
         bad = [a for a in attempt.answers if not (a.refused or (way.harmless and 0 < a.status < 300))]
         if not bad:
             return PREVENTED, ""
         if way.outcome == PREVENTED:
             return "slipped", f"answered {bad[0].status}: {bad[0].text[-300:]}"
-        if attempt.told is not None:
-            return (DETECTED, "") if attempt.told else ("slipped", f"{way.by} says nothing")
         why = undetected(self.target, way, attempt)
         return ("slipped", why) if why else (DETECTED, "")
 

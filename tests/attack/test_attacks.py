@@ -116,3 +116,15 @@ def test_what_nobody_tells_of_has_slipped(target: Target, by: Detector) -> None:
     act = way(lambda _: Attempt((Answer(200),), version.model), DETECTED, by)
     (result,) = Runner(target).run([act])
     assert result.outcome == "slipped"
+
+
+def test_harm_that_was_taken_back_has_slipped_unless_somebody_told(target: Target) -> None:
+    def act(*told: str) -> Way:
+        attempt = Attempt((Answer(200),), told=told)
+        return Way("a test", LOCAL, "a test", lambda _: attempt, DETECTED, "verify", harmless=True)
+
+    (result,) = Runner(target).run([act()])
+    assert (result.outcome, result.why) == ("slipped", "verify says nothing")
+    runner = Runner(target)
+    assert not runner.run([act("verify")])
+    assert [result.outcome for result in runner.results] == [DETECTED]
