@@ -111,7 +111,7 @@ class Target:
 
     def objects(self, uri: str) -> list[tuple[str, str]]:
         """Return the objects below an artifact URI, and what the store has for a digest of each."""
-        prefix = "mlflow/" + uri.removeprefix("mlflow-artifacts:/").strip("/")
+        prefix = "mlflow/" + uri.removeprefix("mlflow-artifacts:/").strip("/") + "/"
         listed = self.s3.list_objects_v2(Bucket="greenroom", Prefix=prefix)
         return sorted((entry["Key"], entry["ETag"]) for entry in listed.get("Contents", []))
 
