@@ -172,6 +172,10 @@ bench-quality: setup-dev ## Measure each model beside a baseline and a default f
 bench-drift: setup-dev ## Measure false alarms of monitoring, and which shifts it detects (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
+.PHONY: attack
+attack: setup-dev ## Attack a stack of its own in every way that is known (KINDS="routes|SQL, rows", SHARE=0.1)
+	@$(BIN)/python -m bench.attack $(if $(KINDS),--kinds "$(KINDS)") $(if $(SHARE),--share $(SHARE))
+
 .PHONY: kill-train
 kill-train: setup-dev ## Kill a training at random moments and run it again, each time (KILLS=20, SEED=7)
 	@KILL_TRAIN=$(or $(KILLS),20) KILL_SEED=$(or $(SEED),7) $(BIN)/pytest -s tests/flows/training/test_resume.py -k many $(ARGS)

@@ -24,21 +24,40 @@ def digests(location: str) -> dict[str, str]:
     """
     try:
         repository, root = _repository(location)
-        if not repository.list_artifacts(root or None):
-            return {}  # deleted, or never there
         with TemporaryDirectory(prefix="greenroom-digests-") as folder:
-            base = Path(repository.download_artifacts(root, folder) or folder)
-            return {
-                str(path.relative_to(base)): _sha256(path)
-                for path in sorted(base.rglob("*"))
-                if path.is_file() and not path.is_symlink()
-            }
+            # One by one under a name of our own: in a store a name can be a file and a folder at once.
+            local = Path(folder) / "file"
+            found = {}
+            for path in _file_paths(repository, root):
+                repository._download_file(path, str(local))
+                found[posixpath.relpath(path, root or ".")] = _sha256(local)
+                local.unlink()
+            return found
     except Exception as error:  # each kind of store raises its own
         raise MlflowException(
             f"The files of the version cannot be read ({type(error).__name__}), so nothing was changed. Try "
             "again when the artifact store answers.",
             error_code=TEMPORARILY_UNAVAILABLE,
         ) from error
+
+
+def _file_paths(repository: ArtifactRepository, root: str) -> list[str]:
+    """Return the path of every file below a folder of a store; none if it was deleted, or never there.
+
+    Raises `ValueError` for a folder that is listed below itself, as by a name of two slashes.
+    """
+    paths: set[str] = set()
+    folders, seen = [root], {root}
+    while folders:
+        for entry in repository.list_artifacts(folders.pop() or None):
+            if not entry.is_dir:
+                paths.add(entry.path)
+            elif entry.path in seen:
+                raise ValueError(f"{entry.path} is a folder below itself")
+            else:
+                seen.add(entry.path)
+                folders.append(entry.path)
+    return sorted(paths)
 
 
 def needing(session: Session, path: str) -> tuple[str, int, str] | None:

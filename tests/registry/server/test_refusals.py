@@ -318,9 +318,12 @@ def test_bytes_exchanged_before_a_promotion(registrar: Registrar) -> None:
     assert [(row.action, row.code) for row in rows] == [("refused", "bytes")] * 2
 
 
-@pytest.mark.parametrize("path", ["code/evil.py", "MLmodel"])
+@pytest.mark.parametrize("path", ["code/evil.py", "MLmodel", "model.onnx/child"])
 def test_any_file_counts(registrar: Registrar, path: str) -> None:
-    """A file more, or another MLmodel, makes `mlflow.pyfunc.load_model` do other things."""
+    """A file more, or another MLmodel, makes `mlflow.pyfunc.load_model` do other things.
+
+    A name can be a file and a folder at once.
+    """
     version = registrar.good()
     registrar.client.put_artifact(registrar.artifact_uri(version), path, b"import os")
     with pytest.raises(RegistryRefusedError, match="does not hold the bytes"):

@@ -1,0 +1,1 @@
+"""Attacks on a running stack, each with the outcome that it must have (docs/promotion.md has the table)."""
