@@ -48,3 +48,19 @@ EXPLAIN_ROWS = 8192
 PYFUNC_TIMEOUT = 10.0
 PYFUNC_LOAD_TIMEOUT = 60.0
 PYFUNC_MEMORY = 4 * 2**30
+
+# ONNX models. What the first load and the first runs of a version may take, each; the largest file takes some
+# seconds to load.
+TRIAL_TIMEOUT = 20.0
+# Bytes of address space for a file, beside what its process has already, and for each byte of the file, which
+# is held as it is, as it was parsed and as the session has it.
+ONNX_MEMORY = 512 * 2**20
+ONNX_MEMORY_PER_BYTE = 6
+# On the event loop a run has at most so many rows, or one request's, and may take so long: nothing else is
+# answered meanwhile. 80 rows of a forest of 200 trees take 3 ms.
+LOOP_ROWS, LOOP_SECONDS = 80, 0.025
+# Elsewhere in the predictor's process; longer lists and explanations are run in parts. What takes more time
+# or memory runs in another process.
+CALL_ROWS, CALL_SECONDS, CALL_MEMORY = 1024, 0.5, 128 * 2**20
+# One run in another process, which is ended then. Callers wait a second longer: for the run of another.
+RUN_TIMEOUT = 5.0

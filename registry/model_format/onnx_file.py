@@ -5,17 +5,20 @@ so may a tree whose branch leads back up. A tensor with external data is read fr
 changes without the file's digest; an operator of another domain runs code that somebody installed. So the
 gate judges, and the predictor loads, files of this form alone.
 
-Importing this takes 40 MB for the package onnx: the predictor does it in a process that ends.
+The package onnx takes 40 MB and is imported when a file is read: the predictor does that in another process.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from registry.errors import ModelFormatError
+
+if TYPE_CHECKING:
+    import onnx
 
 # Who keeps a file's form, as the predictor's cache does, keeps this number too. Raise it with every change
 # of what is asked here.
@@ -99,6 +102,8 @@ class FileForm:
 
 def require_plain_file(content: bytes) -> FileForm:
     """Return the form of an ONNX file; `ModelFormatError` unless the gate judges such files."""
+    import onnx  # noqa: PLC0415 - see above
+
     if len(content) > MAX_BYTES:
         raise ModelFormatError(f"The ONNX file is larger than {MAX_BYTES // 2**20} MiB.")
     try:
@@ -127,7 +132,7 @@ class _Flow:
         self.lengths, self.computed = set[str](), set[str]()
         self.steps, self.unbounded = 0, ""
 
-    def follow(self, node: onnx.NodeProto) -> None:
+    def follow(self, node: "onnx.NodeProto") -> None:
         """Take one node more, after those that its inputs come from."""
         inputs, outputs = set(node.input) - {""}, node.output
         values_of = [node.input[p] for p in _RESHAPED_BY.get(node.op_type, ()) if p < len(node.input)]
@@ -151,7 +156,7 @@ class _Flow:
             self.unbounded = f"{node.op_type} takes longer for some values"
 
 
-def _problems(model: onnx.ModelProto, flow: _Flow) -> Iterator[str]:
+def _problems(model: "onnx.ModelProto", flow: _Flow) -> Iterator[str]:
     graph = model.graph
     if model.functions:
         yield "has functions of its own"
@@ -169,7 +174,7 @@ def _problems(model: onnx.ModelProto, flow: _Flow) -> Iterator[str]:
         flow.follow(node)
 
 
-def _problems_of(node: onnx.NodeProto, flow: _Flow) -> Iterator[str]:
+def _problems_of(node: "onnx.NodeProto", flow: _Flow) -> Iterator[str]:
     name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
     if node.op_type not in _ALLOWED.get(node.domain, frozenset()):
         yield f"uses the operator {name}"
@@ -190,14 +195,14 @@ def _problems_of(node: onnx.NodeProto, flow: _Flow) -> Iterator[str]:
             yield f"{error} in {name}"
 
 
-def _problems_of_tensor(tensor: onnx.TensorProto, name: str) -> Iterator[str]:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+def _problems_of_tensor(tensor: "onnx.TensorProto", name: str) -> Iterator[str]:
+    if tensor.data_location == tensor.EXTERNAL or tensor.external_data:
         yield f"keeps {name} outside of itself"
     if any(len(text) > MAX_TEXT for text in tensor.string_data):
         yield f"has a text of more than {MAX_TEXT:,} bytes in {name}"
 
 
-def _steps(node: onnx.NodeProto) -> int:
+def _steps(node: "onnx.NodeProto") -> int:
     """Return the most steps that a row takes down all trees; `ValueError` where one does not end soon."""
     numbers = {
         attribute.name: np.array(attribute.ints, np.int64) for attribute in node.attribute if attribute.ints
@@ -219,7 +224,7 @@ def _steps(node: onnx.NodeProto) -> int:
 
 
 def _placed(
-    numbers: dict[str, npt.NDArray[np.int64]], node: onnx.NodeProto
+    numbers: dict[str, npt.NDArray[np.int64]], node: "onnx.NodeProto"
 ) -> tuple[int, list[npt.NDArray[np.int64]]]:
     """Return how many trees there are, and the places of each node's children; -1 is none."""
     modes = next((attribute.strings for attribute in node.attribute if attribute.name == "nodes_modes"), ())

@@ -87,6 +87,9 @@ class Metrics:
         self._refused = self._counter(
             "greenroom_model_loads_refused", "Versions that were not loaded, by reason.", "model", "reason"
         )
+        self._ended = self._counter(
+            "greenroom_model_runs_ended", "Runs that took too long, or crashed.", "model", "reason"
+        )
         # Of several workers each shows its own, so that one that lags is seen.
         self._version = self._gauge(
             "greenroom_served_version", "Version that is served; 0 is none.", "liveall", "model"
@@ -142,6 +145,10 @@ class Metrics:
         came from outside: each value is a series that stays.
         """
         self._refused.labels(self._known(model), reason_code).inc()
+
+    def run_ended(self, model: str, why: str) -> None:
+        """Count a run that took too long (`late`) or ended its process (`crashed`)."""
+        self._ended.labels(self._known(model), why).inc()
 
     def cache_state(self, model: str, source: str) -> None:
         """Say where the served version of `model` came from: `registry` or `cache`."""

@@ -350,6 +350,30 @@ def test_a_cache_is_not_believed(
     running.stop()
 
 
+def test_a_version_that_was_never_in_production_is_not_served_from_the_cache(
+    start: Start, model: Model, tmp_path: Path
+) -> None:
+    """It passed the gate, and its evidence is genuine; but nobody promoted it."""
+    model.promote()
+    cache = tmp_path / "serving-cache"
+    settings = model.settings(GREENROOM_SERVING_CACHE=str(cache))
+    running = start(model.stack.tracking_url, **settings)
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    until(lambda: registry(running)["status"] == "reachable", "it is not kept")
+    running.stop()
+    staged = model.gate.attest(model.new())
+    content = model.gate.registry.model_bytes(staged)
+    pointer, found = next((cache / "models").glob("*.json")), sha256(content).hexdigest()
+    (cache / "sha256" / found).write_bytes(content)
+    about = {"number": staged.number, "source": staged.source, "tags": staged.tags}
+    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), **about, "digest": f"sha256:{found}"}))
+    again = start(NOBODY, **settings)
+    until(lambda: "does not answer" in str(info(again, model)["reason"]), "it says nothing")
+    assert serves(again, model, None)
+    assert "saw it in Production" in again.log.read_text()
+    again.stop()
+
+
 def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop_anything(
     start: Start, model: Model, tmp_path: Path
 ) -> None:
