@@ -3,8 +3,8 @@
 Times are in seconds. What a deployment chooses is a setting (serving/settings.py).
 """
 
-# HTTP. A whole head fits into one packet or two; a caller who needs longer than these is slow on purpose, or
-# gone. uvicorn bounds neither.
+# HTTP. A whole head, request line included, fits into one packet or two; a caller who needs longer than these
+# is slow on purpose, or gone. uvicorn bounds neither.
 HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT = 10.0
 BODY_TIMEOUT = 10.0
@@ -21,8 +21,16 @@ MAX_CONCURRENCY = 64
 # A larger body answers 413, unless it is a list, which may be as large as its rows need. As many longer
 # bodies as predictions are read at once.
 MAX_BODY_BYTES = 64 * 1024
-# Open connections; one more is closed unheard. Systems often let a process have 1,024 files open.
+# Open connections; one more takes the place of a silent one of the caller who has most of them, or is closed
+# unheard. Systems often let a process have 1,024 files open.
 MAX_CONNECTIONS = 1000
+# Of one address: half of all, far more than a program or a browser opens.
+CALLER_CONNECTIONS = 500
+# Of one address, without a whole head for longer than a second; beyond them the oldest are closed. Whoever
+# has something to ask sends its head at once.
+CALLER_HEADS, HEAD_GRACE = 128, 1.0
+# Headers of one request. Browsers and proxies send some dozen.
+MAX_HEADERS = 100
 
 # A larger model file is refused. Loaded it takes about twice its size, and for a moment beside the one that
 # it replaces.

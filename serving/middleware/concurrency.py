@@ -16,16 +16,18 @@ Reason = Literal["queue_full", "queue_timeout"]
 
 
 class ConcurrencyLimiter:
-    """Hands out turns in the order of arrival. For one event loop, so that it needs no lock.
+    """Hands out turns: callers who wait take turns with each other, each one's requests in their order.
 
-    A turn that is given back goes straight to the caller who waits longest; no new one comes in between.
+    A turn that is given back goes straight to the next who waits; no new one comes in between. Where too many
+    wait, the caller with most of them loses one to another. For one event loop, so that it needs no lock.
     """
 
     def __init__(self, at_once: int, may_wait: int, timeout: float) -> None:
         """Take at most `at_once` turns out, and let `may_wait` callers wait `timeout` seconds for one."""
         self._at_once, self._may_wait, self.timeout = at_once, may_wait, timeout
-        self._waiting: deque[asyncio.Future[bool]] = deque()
-        self._taken = 0
+        # By caller; the first caller is the next. What each future gets is why there is no turn.
+        self._queues: dict[str, deque[asyncio.Future[Reason | None]]] = {}
+        self._taken = self._waiting = 0
 
     @property
     def taken(self) -> int:
@@ -35,7 +37,7 @@ class ConcurrencyLimiter:
     @property
     def waiting(self) -> int:
         """How many callers wait now."""
-        return len(self._waiting)
+        return self._waiting
 
     def take_free(self) -> bool:
         """Take a turn if one is free: the way of nearly every request, which costs a comparison."""
@@ -44,21 +46,21 @@ class ConcurrencyLimiter:
             return True
         return False
 
-    async def wait(self) -> Reason | None:
+    async def wait(self, caller: str = "") -> Reason | None:
         """Wait for a turn; return None with one, or why there is none. For when `take_free` found none."""
-        if len(self._waiting) >= self._may_wait:
+        queue = self._queues.get(caller, ())
+        if self._waiting >= self._may_wait and not self._displace(len(queue) + 1):
             return "queue_full"
         loop = asyncio.get_running_loop()
-        turn: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(turn)
-        timer = loop.call_later(self.timeout, self._give_up, turn)
+        turn: asyncio.Future[Reason | None] = loop.create_future()
+        self._queues.setdefault(caller, deque()).append(turn)
+        self._waiting += 1
+        timer = loop.call_later(self.timeout, self._end, caller, turn, "queue_timeout")
         try:
-            return None if await turn else "queue_timeout"
+            return await turn
         except asyncio.CancelledError:
             # The turn may have come at the same moment; then it goes to the next caller.
-            if turn in self._waiting:
-                self._waiting.remove(turn)
-            elif not turn.cancelled() and turn.result():
+            if not self._remove(caller, turn) and not turn.cancelled() and turn.result() is None:
                 self.give_back()
             raise
         finally:
@@ -66,17 +68,39 @@ class ConcurrencyLimiter:
 
     def give_back(self) -> None:
         """Give a turn back."""
-        while self._waiting:
-            longest = self._waiting.popleft()
-            if not longest.done():
-                longest.set_result(True)
+        while self._queues:
+            caller = next(iter(self._queues))
+            queue = self._queues.pop(caller)
+            turn = queue.popleft()
+            self._waiting -= 1
+            if queue:
+                self._queues[caller] = queue  # behind the others
+            if not turn.done():
+                turn.set_result(None)
                 return
         self._taken -= 1
 
-    def _give_up(self, waiter: asyncio.Future[bool]) -> None:
-        if not waiter.done():
-            self._waiting.remove(waiter)  # the first: all wait equally long
-            waiter.set_result(False)
+    def _displace(self, would_have: int) -> bool:
+        """Take a place from the caller with most of them, if that is more than another would have with it."""
+        caller = max(self._queues, key=lambda name: len(self._queues[name]), default="")
+        if caller not in self._queues or len(self._queues[caller]) <= would_have:
+            return False
+        self._end(caller, self._queues[caller][-1], "queue_full")
+        return True
+
+    def _end(self, caller: str, turn: "asyncio.Future[Reason | None]", reason: Reason) -> None:
+        if self._remove(caller, turn) and not turn.done():
+            turn.set_result(reason)
+
+    def _remove(self, caller: str, turn: "asyncio.Future[Reason | None]") -> bool:
+        queue = self._queues.get(caller)
+        if queue is None or turn not in queue:
+            return False
+        queue.remove(turn)
+        self._waiting -= 1
+        if not queue:
+            del self._queues[caller]
+        return True
 
 
 @dataclass(frozen=True)
@@ -119,9 +143,16 @@ class LimitConcurrency:
     nothing more.
     """
 
-    def __init__(self, app: ASGIApp, *, bounds: Limits, rejected: Callable[[Reason], None]) -> None:
-        """Refuse what is beyond `bounds`, and call `rejected` with the reason."""
-        self._app, self._bounds, self._rejected = app, bounds, rejected
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        bounds: Limits,
+        rejected: Callable[[Reason], None],
+        caller: Callable[[Scope], str] = lambda _: "",
+    ) -> None:
+        """Refuse what is beyond `bounds`, and call `rejected` with the reason; `caller` names who asks."""
+        self._app, self._bounds, self._rejected, self._caller = app, bounds, rejected, caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when its turn comes, or answer 503."""
@@ -139,12 +170,12 @@ class LimitConcurrency:
                 return message
             received += len(message.get("body", b""))
             if not message.get("more_body", False):
-                await self._take(working)
+                await self._take(working, scope)
                 if held:
                     held.give_back()
                 held = working
             elif held is None and received > bounds.small:
-                await self._take(bounds.reading)
+                await self._take(bounds.reading, scope)
                 held = bounds.reading
             return message
 
@@ -163,7 +194,7 @@ class LimitConcurrency:
             if held:
                 held.give_back()
 
-    async def _take(self, limiter: ConcurrencyLimiter) -> None:
-        if not limiter.take_free() and (reason := await limiter.wait()):
+    async def _take(self, limiter: ConcurrencyLimiter, scope: Scope) -> None:
+        if not limiter.take_free() and (reason := await limiter.wait(self._caller(scope))):
             self._rejected(reason)
             raise OverloadedError.of(limiter.timeout)

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http_errors import PREDICT
 from serving.inference.response import PredictionResponse
+from serving.process.connections import Refusal
 from serving.process.workers import alive
 from serving.recording.recorder import Reason
 
@@ -43,7 +44,7 @@ _OF_PROCESS = {
 }
 
 Mode = Literal["liveall", "livesum", "livemax"]
-Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout"]
+Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout", "caller_upload"] | Refusal
 
 # Half of the series would say when the other half began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
