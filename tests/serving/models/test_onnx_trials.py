@@ -1,12 +1,16 @@
 """A version is loaded and run for the first time in a process that may die; some go on in such a process."""
 
+import asyncio
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -15,11 +19,14 @@ from catalog.spotify_tracks import FEATURES
 from registry.errors import ModelFormatError
 from registry.model_format.onnx_model import Description, OnnxModel
 from serving import limits
+from serving.app import create_app
 from serving.errors import ModelUnavailableError, PredictionLateError
 from serving.inference.contracts import declared
+from serving.inference.predictor import Served
 from serving.models.loader import loaded
 from serving.models.onnx_models import OnnxFile, OnnxProcessModel, OnnxWorker, QuickOnnxModel, arrays
 from serving.models.onnx_trials import OnnxTrials, TrialError
+from serving.settings import ServingSettings
 from tests.registry.support.onnx_trees import chain, leads_back_up
 from tests.serving.support.onnx_parts import BIAS, CLASSES, WEIGHTS, classifier, regression
 from tests.serving.support.slow_models import READS, described, matrices, slow_for_lists
@@ -194,3 +201,33 @@ def test_no_secret_is_in_its_environment(trials: OnnxTrials, monkeypatch: pytest
     environment = Path(f"/proc/{trials._worker.pid}/environ")
     if environment.exists():
         assert b"topsecret" not in environment.read_bytes()
+
+
+def test_while_it_hangs_the_others_predict_and_explain(
+    trials: OnnxTrials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, track: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("GREENROOM_HOME", str(tmp_path))
+    monkeypatch.setattr(limits, "RUN_TIMEOUT", 3.0)
+    app = create_app(ServingSettings())
+    slow = trials.load("energy", slow_for_lists(5000, ENERGY)).run([0.1] * len(ENERGY))
+    quick = trials.load("popularity", described(chain(3, len(FEATURES)), FEATURES)).run([0.1] * len(FEATURES))
+    app.predictor.swap("energy", Served(1, slow, datetime.now(UTC)))
+    app.predictor.swap("popularity", Served(1, quick, datetime.now(UTC)))
+    without_energy = {name: value for name, value in track.items() if name != "energy"}
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app=app.asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://predictor", timeout=60) as client:
+            # An explanation asks for many rows at once.
+            hanging = asyncio.ensure_future(client.post("/api/explain/energy", json=without_energy))
+            await asyncio.sleep(0.2)
+            for path in ("predict", "explain", "predict"):
+                answer = await client.post(f"/api/{path}/popularity", json=track)
+                assert answer.status_code == 200, answer.text
+                assert not hanging.done()
+            late = await hanging
+            assert (late.status_code, late.json()["error"]["code"]) == (504, "prediction_timeout")
+            page = (await client.get("/openapi.json")).json()
+            assert "504" in page["paths"]["/api/predict/energy"]["post"]["responses"]
+
+    asyncio.run(ask())

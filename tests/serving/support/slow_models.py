@@ -10,7 +10,9 @@ READS = ("a", "b", "c")
 
 
 def described(model: onnx.ModelProto, features: tuple[str, ...] = READS) -> bytes:
-    helper.set_model_props(model, Description(task="regression", features=features).to_metadata())
+    background = ((1.0,) * len(features),) * 2
+    description = Description(task="regression", features=features, background=background)
+    helper.set_model_props(model, description.to_metadata())
     return model.SerializeToString()
 
 
@@ -31,14 +33,15 @@ def matrices(many: int, size: int, features: tuple[str, ...] = READS) -> bytes:
 
 
 def slow_for_lists(size: int, features: tuple[str, ...] = READS) -> bytes:
-    """One row costs nothing; of n rows it makes (n - 1) * size numbers a side, and multiplies those."""
+    """One row costs nothing; for several it multiplies matrices of size times size."""
     steps = [helper.make_node("MatMul", [f"m{n}", "m0"], [f"m{n + 1}"]) for n in range(20)]
     return _model(
         [
             helper.make_node("Shape", ["rows"], ["shape"]),
             helper.make_node("Gather", ["shape", "first"], ["count"]),
             helper.make_node("Sub", ["count", "one"], ["more"]),
-            helper.make_node("Mul", ["more", "size"], ["side"]),
+            helper.make_node("Min", ["more", "one"], ["several"]),
+            helper.make_node("Mul", ["several", "size"], ["side"]),
             helper.make_node("Add", ["side", "one"], ["wide"]),
             helper.make_node("Concat", ["wide", "wide"], ["sizes"], axis=0),
             helper.make_node("ConstantOfShape", ["sizes"], ["m0"]),
