@@ -52,7 +52,7 @@ def add(small: Small, stand_in: StandIn, tmp_path: Path) -> Add:
         made = run_gate(spec, train=train, test=test, model=OnnxModel(content), report_dir=folder)
         files = {f"run/gate/{file.name}": file.read_bytes() for file in folder.iterdir()}
         version = client.add({**files, "model/model.onnx": content, "model/MLmodel": MLMODEL}, stage)
-        Registry(client).attest(version, made, KeySettings())  # type: ignore[arg-type]
+        Registry(client).attest(version, made, KeySettings(), {})  # type: ignore[arg-type]
         return version
 
     return register

@@ -159,7 +159,7 @@ def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tup
         assert evidence.files == registry.files(version)
         assert digest_of(evidence.files, MODEL_FILE) == verdict.model_digest
         assert {"MLmodel", "input_example.json"} <= set(evidence.files), "all files, not the model alone"
-        assert evidence.report_digest == registry.report_digest(version)
+        assert evidence.report_digest == registry.report_digest(version, evidence.report_files)
         assert evidence.policy_digest == verdict.policy_digest
         assert evidence.incumbent is None, "there was no other version"
         rows = audit_log.history(tracking, "tumour")

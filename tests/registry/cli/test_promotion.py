@@ -235,7 +235,7 @@ def judged_on_brought_rows(registrar: Registrar, stack: Stack) -> int:
         update={"data": DataOrigin(source=BROUGHT, declared=False, brought_by="mallory")}
     )
     version = registrar.version(made)
-    registrar.registry.attest(version, made, key_settings(stack))
+    registrar.registry.attest(version, made, key_settings(stack), {})
     return version.number
 
 
