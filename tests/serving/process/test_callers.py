@@ -268,6 +268,28 @@ def test_a_full_queue_makes_room_for_who_has_less_of_it() -> None:
     asyncio.run(run())
 
 
+def test_one_caller_does_not_have_all_turns_where_that_is_bounded() -> None:
+    async def run() -> None:
+        turns = ConcurrencyLimiter(4, 10, 10.0, of_caller=2)
+        assert [turns.take_free("slow") for _ in range(3)] == [True, True, False]
+        waiting = [asyncio.ensure_future(turns.wait("slow")) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert [turns.take_free("other") for _ in range(3)] == [True, True, False]
+        turns.give_back("other")
+        await asyncio.sleep(0)
+        assert not waiting[0].done(), "it has two already"
+        assert turns.take_free("third")
+        turns.give_back("slow")
+        assert await waiting[0] is None
+        turns.give_back("slow")
+        assert await waiting[1] is None
+        for caller in ("slow", "slow", "other", "third"):
+            turns.give_back(caller)
+        assert (turns.taken, turns.waiting, len(turns._held)) == (0, 0, 0)
+
+    asyncio.run(run())
+
+
 def test_each_caller_has_one_upload_and_none_has_all_places() -> None:
     counted: list[str] = []
     uploads = Uploads((), ServingSettings(), lambda scope: str(scope["client"]), counted.append)
