@@ -13,6 +13,8 @@ from serving.errors import OverloadedError
 from serving.http_errors import answer_to
 
 Reason = Literal["queue_full", "queue_timeout"]
+# From so many turns on, one caller has but half of them.
+_SHARED = 8
 
 
 class ConcurrencyLimiter:
@@ -139,8 +141,8 @@ class Limits:
     def of(cls, at_once: int, *paths: str) -> "Limits":
         """Return the bounds for `paths`, `at_once` requests each; the rest stands in serving/limits.py."""
         bounds = at_once, limits.MAX_QUEUE, limits.QUEUE_TIMEOUT
-        # Who sends long bodies slowly leaves half of the turns to others.
-        reading = ConcurrencyLimiter(*bounds, of_caller=max(1, at_once // 2))
+        # Who sends long bodies slowly leaves half of the turns to others, unless there are but a few.
+        reading = ConcurrencyLimiter(*bounds, of_caller=at_once // 2 if at_once >= _SHARED else None)
         return cls(paths, ConcurrencyLimiter(*bounds), reading, limits.MAX_BODY_BYTES)
 
     def taken(self) -> int:

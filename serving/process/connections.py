@@ -126,7 +126,7 @@ class BoundedProtocol(HttpToolsProtocol):
         bounded = not is_within(host, self.proxies)
         if bounded:
             self._close_unfinished(own)
-        if len(self.connections) > self.max_connections and not self._make_room(own):
+        if len(self.connections) > self.max_connections and self._is_full() and not self._make_room(own):
             self._count_refusal("connections")
             transport.abort()
         elif bounded and len(own) > limits.CALLER_CONNECTIONS:
@@ -147,6 +147,10 @@ class BoundedProtocol(HttpToolsProtocol):
         for connection in waiting[: max(0, len(waiting) - limits.CALLER_HEADS)]:
             connection._head_late()
 
+    def _is_full(self) -> bool:
+        """Whether there are too many connections without those that are being closed."""
+        return sum(map(len, self._of_callers.values())) > self.max_connections
+
     def _make_room(self, own: "dict[BoundedProtocol, None]") -> bool:
         """Close a silent connection of the caller who has most of them, if that is not this one."""
         most = max(self._of_callers.values(), key=len)
@@ -159,7 +163,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 return True
         for connection in most:
             if connection._is_idle():
-                connection.transport.close()
+                connection._close()
                 return True
         return False
 
@@ -321,10 +325,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_read_timer()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        own = self._of_callers.get(self._caller, {})
-        own.pop(self, None)
-        if not own:
-            self._of_callers.pop(self._caller, None)
+        self._forget()
         super().connection_lost(exc)
         self._stop_read_timer()  # uvicorn resumes writing to wake waiting tasks
 
@@ -360,7 +361,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_timer.cancel()
             self._read_timer = None
 
+    def _forget(self) -> None:
+        """Count this connection no more."""
+        own = self._of_callers.get(self._caller, {})
+        own.pop(self, None)
+        if not own:
+            self._of_callers.pop(self._caller, None)
+
     def _close(self) -> None:
+        self._forget()
         self._stop_head_timer()
         if not self.transport.is_closing():
             self.transport.close()
