@@ -9,9 +9,8 @@ from tempfile import TemporaryDirectory
 from catalog.spec import ModelSpec
 from catalog.table_declaration import DECLARATION_FILE
 from checks.comparison import find_incumbent
-from checks.data import sources, splits, validation
-from checks.data.cleaning import clean
 from checks.data.fingerprints import git_commit
+from checks.data.rows import load_rows
 from checks.data.splits import SplitRows
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest
@@ -86,17 +85,6 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
     reports = {name: raw for name, raw in contents.items() if name.endswith(REPORT_SUFFIXES)}
     registry.attest(version, verdict, KeySettings(), reports)
     return verdict
-
-
-def load_rows(spec: ModelSpec) -> SplitRows:
-    """Return the training and held-out rows of a declaration: read, validated, cleaned and split.
-
-    The same source and declaration always give the same rows. Raises `DataError`.
-    """
-    table = sources.open_table(spec.dataset)
-    valid, _ = validation.validate(table, spec.dataset)
-    kept, _ = clean(valid, spec, read=len(table))
-    return splits.split_rows(kept, spec)
 
 
 def _require_same_bytes(registry: Registry, version: Version) -> None:
