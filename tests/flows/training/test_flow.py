@@ -177,7 +177,9 @@ def test_a_training_is_done_again_to_the_byte(
     parameters = mlflow.get_run(version.run_id).data.params
     assert parameters["search_trials"] == "0"
     assert parameters["winner"] in ("logistic-regression", "random-forest", "naive-bayes")
-    assert len([name for name in parameters if name.startswith("winner.")]) >= 2, "the parameters that made it"
+    assert len([name for name in parameters if name.startswith("winner.")]) >= 2, (
+        "the parameters that made it"
+    )
     done = stack.greenroom("reproduce", "tumour", "1", GREENROOM_CATALOG_PATH=str(folder))
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "tumour version 1 is the same to the byte: sha256:" in done.stdout
