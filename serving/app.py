@@ -18,6 +18,7 @@ from serving.api.feedback import feedback_routes
 from serving.api.openapi import OpenApi
 from serving.api.predict import PredictMiddleware
 from serving.api.routes import describe_predict, describe_tasks, health_routes, model_routes, task_routes
+from serving.callers import caller_of
 from serving.http_errors import EXPLAIN, FEEDBACK, PREDICT
 from serving.inference.predictor import Predictor
 from serving.middleware import api_keys
@@ -53,6 +54,7 @@ class PredictorApp:
     asgi: ASGIApp
     api: FastAPI
     predictor: Predictor
+    metrics: Metrics
 
 
 def create_app(settings: ServingSettings | None = None) -> PredictorApp:
@@ -107,7 +109,9 @@ def create_app(settings: ServingSettings | None = None) -> PredictorApp:
     api.include_router(model_routes(predictor))
     api.include_router(task_routes())
     api.include_router(health_routes(predictor, workers))
-    api.include_router(upload_routes(predictor.specs))
+    api.include_router(
+        upload_routes(predictor.specs, caller=caller_of(settings.proxies), rejected=metrics.rejected)
+    )
     api.include_router(feedback_routes(recorder, settings, metrics.feedback))
     api.include_router(metrics_routes(metrics))
     api.include_router(explain_routes(predictor))
@@ -116,7 +120,7 @@ def create_app(settings: ServingSettings | None = None) -> PredictorApp:
     asgi: ASGIApp = api
     for layer in reversed(_middleware(settings, predictor, metrics, tracing, docs)):
         asgi = layer.cls(asgi, *layer.args, **layer.kwargs)
-    return PredictorApp(asgi, api, predictor)
+    return PredictorApp(asgi, api, predictor, metrics)
 
 
 def _middleware(
@@ -129,6 +133,7 @@ def _middleware(
     """
     keys, shut, paths = settings.api_keys, api_keys.shut_paths(settings), (PREDICT, *task_paths())
     predictions = Limits.of(limits.MAX_CONCURRENCY, *paths)
+    caller = caller_of(settings.proxies)
     metrics.watch_queue(predictions.taken, predictions.waiting)
     layers = [Middleware(AccessLog, lines=settings.serving_access_log), Middleware(SecurityHeaders)]
     if tracing:
@@ -138,12 +143,12 @@ def _middleware(
         layers.append(Middleware(api_keys.RequireKey, keys=keys, shut=shut, rejected=metrics.rejected))
         docs.finish.append(api_keys.document(shut))
     layers += [
-        Middleware(LimitConcurrency, bounds=predictions, rejected=metrics.rejected),
+        Middleware(LimitConcurrency, bounds=predictions, rejected=metrics.rejected, caller=caller),
         Middleware(PredictMiddleware, predictor=predictor, settings=settings),
     ]
     for at_once, path in ((_FEEDBACKS, FEEDBACK), (EXPLANATIONS, EXPLAIN)):
         bounds = Limits.of(at_once, path)
-        layers.append(Middleware(LimitConcurrency, bounds=bounds, rejected=metrics.rejected))
+        layers.append(Middleware(LimitConcurrency, bounds=bounds, rejected=metrics.rejected, caller=caller))
     return layers
 
 
@@ -151,5 +156,11 @@ def served_app() -> ASGIApp:
     """Return the predictor for a process that uvicorn runs, with its bounds on connections."""
     tune_malloc()
     settings = ServingSettings()
-    set_bounds(max_connections=limits.MAX_CONNECTIONS, drain=settings.serving_drain)
-    return create_app(settings).asgi
+    app = create_app(settings)
+    set_bounds(
+        max_connections=limits.MAX_CONNECTIONS,
+        drain=settings.serving_drain,
+        proxies=settings.proxies,
+        rejected=app.metrics.rejected,
+    )
+    return app.asgi

@@ -140,6 +140,20 @@ class PredictionFailedError(PredictorError):
     code = "prediction_failed"
 
 
+class PredictionLateError(PredictorError):
+    """The model has not answered in its time; its run was ended."""
+
+    code = "prediction_timeout"
+
+    @classmethod
+    def of(cls, name: str, seconds: float) -> Self:
+        """Return the error for a run, or the waiting for one, that took too long."""
+        return cls(
+            f"{name} has not answered within {seconds:g} s, and this request was given up; other models go "
+            "on. Send shorter lists, or promote another version if it goes on."
+        )
+
+
 def shorten(text: str) -> str:
     """Return text that came from outside at a length fit for a message."""
     return text if len(text) <= _MAX_NAME else f"{text[:_MAX_NAME]}…"

@@ -18,6 +18,7 @@ from serving.errors import (
     NotExplainableError,
     OverloadedError,
     PredictionFailedError,
+    PredictionLateError,
     PredictorError,
     TooManyRowsError,
     UnknownItemError,
@@ -41,6 +42,7 @@ _STATUS: Mapping[type[PredictorError], int] = {
     PredictionFailedError: 500,
     ModelUnavailableError: 503,
     OverloadedError: 503,
+    PredictionLateError: 504,
 }
 
 
@@ -74,6 +76,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
         422: "The input breaks the model's contract; `details` names each field.",
         500: "The model failed on valid input.",
         503: "No version of the model is served; the message says why and what to do.",
+        504: "The model has not answered in its time (`prediction_timeout`); its run was ended.",
     }
     return {status: {"model": ErrorBody, "description": words[status]} for status in statuses}
 

@@ -10,6 +10,7 @@ from pydantic_settings import SettingsConfigDict
 from registry.settings import RegistrySettings, home
 from registry.storage.settings import StorageSettings
 from serving.api_key_pairs import parse_pairs
+from serving.callers import Network, parse_networks
 
 
 class ServingSettings(StorageSettings, RegistrySettings):
@@ -52,6 +53,12 @@ class ServingSettings(StorageSettings, RegistrySettings):
         default="",
         description="GREENROOM_SERVING_OTLP_ENDPOINT: OpenTelemetry collector that takes spans by OTLP over "
         "HTTP, such as http://127.0.0.1:4318. Empty: none are made.",
+    )
+    serving_proxies: str = Field(
+        default="",
+        description="GREENROOM_SERVING_PROXIES: addresses or networks, separated by commas, of proxies in "
+        "front of the predictor. Their connections are not bounded by address, and callers behind them are "
+        "told apart by X-Forwarded-For, which is believed from nobody else.",
     )
     serving_shutdown_timeout: int = Field(
         default=10,
@@ -127,6 +134,17 @@ class ServingSettings(StorageSettings, RegistrySettings):
     def _pairs(cls, value: SecretStr) -> SecretStr:
         parse_pairs(value.get_secret_value())
         return value
+
+    @field_validator("serving_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        parse_networks(value)
+        return value
+
+    @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The networks of the proxies in front of the predictor."""
+        return parse_networks(self.serving_proxies)
 
     @property
     def api_keys(self) -> dict[str, bytes]:

@@ -15,7 +15,9 @@ from serving.api.routes import described
 from serving.errors import UnknownModelNameError
 from serving.http_errors import EXPLAIN, documented
 from serving.inference.explain import explain
-from serving.inference.predictor import Predictor
+from serving.inference.predictor import Predictor, Served
+from serving.inference.served_model import ModelExecutors
+from serving.models.process_model import ProcessModel
 from serving.tasks.base import Contract
 from serving.tasks.registry import TASKS
 
@@ -39,7 +41,7 @@ independently of each other.
 def explain_routes(predictor: Predictor) -> APIRouter:
     """Return the route; its description is `describe_explain`'s."""
     router = APIRouter()
-    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="explain")
+    threads, lanes = ThreadPoolExecutor(_THREADS, thread_name_prefix="explain"), ModelExecutors()
     max_bytes = limits.MAX_BODY_BYTES
 
     def answer(name: str, body: bytearray) -> Response:
@@ -51,6 +53,9 @@ def explain_routes(predictor: Predictor) -> APIRouter:
         if model not in predictor.states:
             raise UnknownModelNameError.of(model, predictor.states)
         body = await read_json(request.scope, request.receive, max_bytes=max_bytes, max_list_bytes=max_bytes)
+        state = predictor.states[model]
+        if isinstance(state, Served) and isinstance(state.model, ProcessModel):  # it may hang
+            return await lanes.run(model, answer, model, body, deadline=state.model.deadline)
         return await get_running_loop().run_in_executor(threads, copy_context().run, answer, model, body)
 
     return router
@@ -79,7 +84,7 @@ def describe_explain(predictor: Predictor) -> Describe:
             response_model=task.explanation,
             responses={
                 200: {"description": "What each feature contributes, the largest first."},
-                **documented(400, 404, 408, 409, 413, 415, 422, 500, 503),
+                **documented(400, 404, 408, 409, 413, 415, 422, 500, 503, 504),
             },
             openapi_extra=schemas.body_of_one(contract.name),
         )

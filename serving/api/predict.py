@@ -17,16 +17,17 @@ from serving import limits
 from serving.api.body import read_json
 from serving.errors import PredictorError
 from serving.http_errors import PREDICT, answer_to
-from serving.inference.batching import MicroBatcher
+from serving.inference.batching import MAX_SHORT_ROWS, MicroBatcher
 from serving.inference.predictor import Predictor, Read, Served
 from serving.inference.response import PredictionResponse
-from serving.inference.served_model import ModelExecutors
+from serving.inference.served_model import ModelExecutors, ServedModel
 from serving.middleware.metrics import note_answer
+from serving.models.process_model import ProcessModel
 from serving.settings import ServingSettings
 from serving.tasks.registry import task_paths
 
-# Up to so many bytes and objects a body is answered on the event loop: a track takes about 250 bytes.
-_SHORT_BYTES, _SHORT_ROWS = 4096, 16
+# A body of up to so many bytes, and `MAX_SHORT_ROWS`, is answered on the event loop: a track takes 250 bytes.
+_SHORT_BYTES = 4096
 
 
 class PredictMiddleware:
@@ -70,17 +71,23 @@ class PredictMiddleware:
         body = await read_json(scope, receive, max_bytes=self._max_bytes, max_list_bytes=max_list_bytes)
         # On the event loop one row takes less than handing it to a thread and back. What is long goes to a
         # thread, so that single rows are answered meanwhile.
-        if len(body) <= _SHORT_BYTES and body.count(b"{") <= _SHORT_ROWS:
+        if len(body) <= _SHORT_BYTES and body.count(b"{") <= MAX_SHORT_ROWS:
             request = read(name, body, most_rows)
-            if not isinstance(request.served.model, OnnxModel):
-                return (await self._executors.run(name, predictor.answers, [request]))[0]
+            if not isinstance(model := request.served.model, OnnxModel):
+                deadline = _deadline(model)
+                return (await self._executors.run(name, predictor.answers, [request], deadline=deadline))[0]
             return await self._batcher.answer(request)
         state = predictor.states.get(name)
         if isinstance(state, Served) and not isinstance(state.model, OnnxModel):
-            return await self._executors.run(name, predictor.predict, name, body, most_rows)
+            whole = (predictor.predict, name, body, most_rows, read)
+            return await self._executors.run(name, *whole, deadline=_deadline(state.model))
         return await get_running_loop().run_in_executor(
             self._lists, copy_context().run, predictor.predict, name, body, most_rows, read
         )
+
+
+def _deadline(model: ServedModel) -> float | None:
+    return model.deadline if isinstance(model, ProcessModel) else None
 
 
 def _query_model(query: bytes) -> str | None:

@@ -83,7 +83,7 @@ def describe_predict(settings: ServingSettings) -> Describe:
             response_model=task.response_models(contract),
             responses={
                 200: {"description": task.success(contract)},
-                **documented(400, 404, 408, 413, 415, 422, 500, 503),
+                **documented(400, 404, 408, 413, 415, 422, 500, 503, 504),
             },
             # The body is declared by hand because it is read by hand: within bounds, and by Pydantic's JSON
             # parser, which refuses what Python's lets through (NaN) or chokes on (nesting, huge integers).
@@ -128,7 +128,7 @@ def describe_tasks(settings: ServingSettings) -> Describe:
             response_model=task.response_models(contract),
             responses={
                 200: {"description": "The answer, in the form of the question."},
-                **documented(400, 404, 408, 413, 415, 422, 500, 503),
+                **documented(400, 404, 408, 413, 415, 422, 500, 503, 504),
             },
             openapi_extra={
                 **schemas.body(contract.name, most_rows, question=contract.question is not None),

@@ -1,7 +1,8 @@
 """Adaptive batching: rows that arrive at once are predicted at once: a call costs more than a row in it.
 
 No request waits for others. Requests whose bodies were read in the same turn of the event loop are answered
-in its next turn, in one call per version; what a call costs beside the rows is then paid once.
+in its next turn, in one call per version; what a call costs beside the rows is then paid once. A call has at
+most so many rows as were measured for the event loop (serving/limits.py), or those of one request.
 """
 
 import asyncio
@@ -9,10 +10,13 @@ import logging
 from contextvars import Context, copy_context
 from typing import NamedTuple
 
+from serving import limits
 from serving.inference.predictor import ParsedRequest, Predictor
 from serving.inference.response import PredictionResponse
 
 _log = logging.getLogger("greenroom.serving")
+# Rows of a request that comes here, at the most.
+MAX_SHORT_ROWS = 16
 
 
 class _Waiting(NamedTuple):
@@ -46,9 +50,24 @@ class MicroBatcher:
             if not waiting.answer.done():  # the future of a caller who has left is cancelled
                 groups.setdefault(id(waiting.request.served), []).append(waiting)
         for group in groups.values():
+            self._put_off(group)
             if len(group) == 1 or not self._answered_at_once(group):
                 for waiting in group:
                     self._answer_alone(waiting)
+
+    def _put_off(self, group: list[_Waiting]) -> None:
+        """Leave the requests for the loop's next turn that are too many for one call."""
+        if len(group) * MAX_SHORT_ROWS <= limits.LOOP_ROWS:
+            return
+        rows = 0
+        for number, waiting in enumerate(group):
+            rows += len(waiting.request.rows)
+            if rows > limits.LOOP_ROWS and number:
+                if not self._waiting:
+                    asyncio.get_running_loop().call_soon(self._flush, context=Context())
+                self._waiting += group[number:]
+                del group[number:]
+                return
 
     def _answered_at_once(self, group: list[_Waiting]) -> bool:
         """Answer requests for one version by one call; return False if that fails."""

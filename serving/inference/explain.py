@@ -11,6 +11,7 @@ from serving.errors import (
     InvalidInputError,
     NotExplainableError,
     PredictionFailedError,
+    PredictorError,
 )
 from serving.inference.predictor import Predictor, Served
 from serving.inference.response import shortest_decimals
@@ -40,6 +41,8 @@ def explain(predictor: Predictor, name: str, body: bytes | bytearray, max_rows: 
     row = contract.matrix(state.model.description, requests, listed=False)
     try:
         return _explained(name, state, row, background, max_rows)
+    except PredictorError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base
         _log.exception("%s version %d failed on an explanation", name, state.version)
         raise PredictionFailedError(

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.http_errors import PREDICT
 from serving.inference.response import PredictionResponse
+from serving.process.connections import Refusal
 from serving.process.workers import alive
 from serving.recording.recorder import Reason
 
@@ -43,7 +44,7 @@ _OF_PROCESS = {
 }
 
 Mode = Literal["liveall", "livesum", "livemax"]
-Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout"]
+Rejection = Literal["no_key", "wrong_key", "queue_full", "queue_timeout", "caller_upload"] | Refusal
 
 # Half of the series would say when the other half began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -86,6 +87,9 @@ class Metrics:
         )
         self._refused = self._counter(
             "greenroom_model_loads_refused", "Versions that were not loaded, by reason.", "model", "reason"
+        )
+        self._ended = self._counter(
+            "greenroom_model_runs_ended", "Runs that took too long, or crashed.", "model", "reason"
         )
         # Of several workers each shows its own, so that one that lags is seen.
         self._version = self._gauge(
@@ -142,6 +146,10 @@ class Metrics:
         came from outside: each value is a series that stays.
         """
         self._refused.labels(self._known(model), reason_code).inc()
+
+    def run_ended(self, model: str, why: str) -> None:
+        """Count a run that took too long (`late`) or ended its process (`crashed`)."""
+        self._ended.labels(self._known(model), why).inc()
 
     def cache_state(self, model: str, source: str) -> None:
         """Say where the served version of `model` came from: `registry` or `cache`."""

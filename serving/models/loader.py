@@ -13,11 +13,12 @@ from catalog.spec import Dataset
 from registry.client.registry import MODEL_FILE, Registry, Version, digest_of, genuine_evidence
 from registry.digests import digest
 from registry.errors import EvidenceBytesError, ModelFormatError, RegistryError
-from registry.model_format.onnx_model import OnnxModel
+from registry.model_format.onnx_model import Description
 from registry.settings import KeySettings
 from serving import limits
 from serving.inference.contracts import derived
 from serving.inference.served_model import ServedModel
+from serving.models.onnx_trials import OnnxTrials
 from serving.models.pyfunc import PyfuncFiles, PyfuncModel, fetched, is_pyfunc
 from serving.settings import ServingSettings
 from serving.tasks.base import Contract
@@ -61,48 +62,71 @@ def require_checked(version: Version, content: bytes, settings: KeySettings) -> 
 
 
 def loaded(
-    contract: Contract | None, name: str, content: Content, datasets: Iterable[Dataset] = ()
+    contract: Contract | None,
+    name: str,
+    content: Content,
+    datasets: Iterable[Dataset] = (),
+    trials: OnnxTrials | None = None,
 ) -> tuple[ServedModel, Contract]:
     """Return the model in a file or folder, warm, and its contract; `ModelFormatError` if it does not work.
 
     It must do the declared task, read nothing that the contract does not send, and answer the contract's own
     example with a finite number or with probabilities. Without a declared `contract` it is derived from the
-    file, and from `datasets` where the model reads their rows.
+    file, and from `datasets` where the model reads their rows. An ONNX file is loaded, and run for the first
+    time, by `trials`, or by a process for it alone.
     """
-    model = _opened(contract, content)
-    if contract is None:
-        contract = _derived(name, model, datasets)
+    model: ServedModel
+    if isinstance(content, bytes):
+        own = trials or OnnxTrials()
+        try:
+            first = own.load(name, content)
+            contract = _fitting(contract, name, first.description, datasets)
+            model = first.run(_example_row(first.description, contract))
+        finally:
+            if trials is None:
+                own.close()
     else:
-        _require_fit(contract, model)
+        model = _started(contract, content)
+        contract = _fitting(contract, name, model.description, datasets)
     _warm(model, contract)
     return model, contract
 
 
-def _opened(contract: Contract | None, content: Content) -> ServedModel:
-    if isinstance(content, bytes):
-        return OnnxModel(content)
+def _started(contract: Contract | None, files: PyfuncFiles) -> PyfuncModel:
     if contract is None:
         raise ModelFormatError(
             "It is no ONNX file, and what task it does stands nowhere: declare the model in the catalogue."
         )
     if not TASKS[contract.task].pyfunc:
         raise ModelFormatError(f"A model that does {contract.task} is served as an ONNX file alone.")
-    return PyfuncModel(content, contract.task)
+    return PyfuncModel(files, contract.task)
 
 
-def _derived(name: str, model: ServedModel, datasets: Iterable[Dataset]) -> Contract:
+def _fitting(
+    contract: Contract | None, name: str, description: Description, datasets: Iterable[Dataset]
+) -> Contract:
+    if contract is None:
+        return _derived(name, description, datasets)
+    _require_fit(contract, description)
+    return contract
+
+
+def _derived(name: str, description: Description, datasets: Iterable[Dataset]) -> Contract:
     try:
-        return derived(name, model.description, datasets)
+        return derived(name, description, datasets)
     except (TypeError, ValueError, NameError, PydanticUserError) as error:
         raise ModelFormatError(f"No request can be made of the features it reads: {error}") from error
 
 
+def _example_row(description: Description, contract: Contract) -> list[float]:
+    if not (example := contract.example):
+        return [0.0] * len(description.features)
+    request = contract.request.model_validate(example)
+    return to_row(request, [contract.attributes[feature] for feature in description.features])
+
+
 def _warm(model: ServedModel, contract: Contract) -> None:
-    features = model.description.features
-    row = [0.0] * len(features)
-    if example := contract.example:
-        request = contract.request.model_validate(example)
-        row = to_row(request, [contract.attributes[feature] for feature in features])
+    row = _example_row(model.description, contract)
     try:
         for _ in range(3):  # the first calls allocate
             labels, probabilities = model.predict(np.array([row], dtype=np.float32))
@@ -113,8 +137,7 @@ def _warm(model: ServedModel, contract: Contract) -> None:
         raise ModelFormatError(f"The version answers {answer} to an example, which is no finite number.")
 
 
-def _require_fit(contract: Contract, model: ServedModel) -> None:
-    description = model.description
+def _require_fit(contract: Contract, description: Description) -> None:
     if description.task != contract.task:
         raise ModelFormatError(
             f"The version is a {description.task} model, the catalogue declares {contract.task}."

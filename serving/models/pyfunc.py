@@ -7,14 +7,11 @@ eats memory takes only its worker with it.
 
 import logging
 import shutil
-import time
 import weakref
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
-from threading import Lock
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,16 +23,14 @@ from registry.errors import EvidenceBytesError, ModelFormatError
 from registry.model_format.onnx_model import Description, Rows
 from registry.settings import KeySettings
 from serving import limits
-from serving.errors import ModelUnavailableError, PredictionFailedError
 from serving.inference.response import shortest_decimals
-from serving.models.pyfunc_process import WorkerError, WorkerLateError, WorkerProcess, WorkerRefusedError
+from serving.models.process_model import ProcessModel, first_line
+from serving.models.pyfunc_process import WorkerProcess
+from serving.models.worker_process import WorkerError
 from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
 _MLMODEL = "MLmodel"
-# Seconds. A worker that fails is started again at once, then after 1, 2, 4, .. 60; one that lived for a
-# minute starts a new count.
-_LONGEST_WAIT, _LIVED = 60.0, 60.0
 
 
 def is_pyfunc(version: Version, settings: KeySettings) -> bool:
@@ -109,31 +104,28 @@ def fetched(registry: Registry, version: Version, settings: ServingSettings) -> 
     return files
 
 
-class PyfuncModel:
+class PyfuncModel(ProcessModel):
     """A model in a worker process, in the place of an `OnnxModel`. `predict` takes one caller at a time."""
+
+    deadline = None  # its own time, for each run
 
     def __init__(self, files: PyfuncFiles, task: Task) -> None:
         """Start a worker on `files`. Raises `ModelFormatError` when it cannot load them."""
+        super().__init__(files.name, tree_digest(files.files))
         self._files, self._task = files, task
-        self._lock = Lock()
-        self._failures, self._not_before, self._started = 0, 0.0, 0.0
-        # What ends the last worker when this model is replaced must not keep this model.
-        self._workers: list[WorkerProcess] = []
-        weakref.finalize(self, _end_all, self._workers)
-        self.digest = tree_digest(files.files)
         try:
             self.description = self._start()
         except WorkerError as error:
             _log.warning("%s cannot be run as pyfunc: %s", files.name, str(error))
             what = (
-                f"{files.name} cannot be run as pyfunc: {_first_line(error)}; the predictor's log says more."
+                f"{files.name} cannot be run as pyfunc: {first_line(error)}; the predictor's log says more."
             )
             raise ModelFormatError(what) from error
 
     @property
-    def pid(self) -> int | None:
-        """The id of the worker process, if there is one."""
-        return self._workers[0].pid if self._workers else None
+    def timeout(self) -> float:
+        """The seconds that one run may take."""
+        return limits.PYFUNC_TIMEOUT
 
     def predict(self, rows: Rows) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.float32] | None]:
         """Return what `OnnxModel.predict` returns for `rows`; blocks, so never call it on an event loop.
@@ -142,67 +134,16 @@ class PyfuncModel:
         while its process may not be started again yet.
         """
         # As decimals: 0.1 arrives as 0.1, and not as the float32 next to it.
-        request = {"rows": shortest_decimals(rows).tolist()}
-        with self._lock:
-            try:
-                answer = self._asked(request)
-            except WorkerRefusedError as error:
-                _log.warning("%s failed: %s", self._files.name, error)
-                raise PredictionFailedError(
-                    f"{self._files.name} failed on this input; the predictor's log says more. Promote "
-                    "another version if it goes on."
-                ) from error
-            except WorkerError as error:
-                raise PredictionFailedError(
-                    f"{self._files.name} failed: {_first_line(error)}. Its process was ended and is started "
-                    "again; other models go on. Promote another version if it goes on."
-                ) from error
+        answer = self.ask({"rows": shortest_decimals(rows).tolist()})
         shares = answer["probabilities"]
         if shares is None:
             return np.array(answer["labels"], dtype=np.float64), None
         return np.array(answer["labels"], dtype=object), np.array(shares, dtype=np.float32)
 
-    def _asked(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the worker's answer, or a second one's if the first is gone: it may be no fault of this."""
-        for may_try_again in (True, False):
-            worker = self._running()
-            try:
-                return worker.ask(request, limits.PYFUNC_TIMEOUT)
-            except WorkerRefusedError:
-                raise
-            except WorkerError as error:
-                _log.warning("%s: %s; its process was ended", self._files.name, error)
-                self._failed()
-                late = isinstance(error, WorkerLateError)
-                if late or not may_try_again or self._not_before > time.monotonic():
-                    raise
-        raise AssertionError("the second try returns or raises")
-
-    def _running(self) -> WorkerProcess:
-        if self._workers and not self._workers[0].alive:
-            _log.warning("%s: its process is gone", self._files.name)
-            self._failed()
-        if not self._workers:
-            if (wait := self._not_before - time.monotonic()) > 0:
-                raise ModelUnavailableError(
-                    f"The process of {self._files.name} failed {self._failures} times in a row; it is "
-                    f"started again in {wait:.0f} s. Promote another version if it goes on."
-                )
-            try:
-                self._start()
-            except (WorkerError, EvidenceBytesError) as error:
-                _log.error("%s cannot be started again: %s", self._files.name, error)
-                self._failed()
-                raise ModelUnavailableError(
-                    f"The process of {self._files.name} could not be started again; the predictor's log "
-                    "says why. It is tried again later."
-                ) from error
-        return self._workers[0]
-
-    def _start(self) -> Description:
+    def launch(self) -> tuple[WorkerProcess, Description]:
+        """Start a worker on files that are as they were signed."""
         # Anew each time: the worker before had the same rights on the folder.
         self._files.require_whole()
-        self._started = time.monotonic()
         worker = WorkerProcess(
             self._files.python,
             self._files.model,
@@ -215,23 +156,7 @@ class PyfuncModel:
         except WorkerError:
             worker.end()
             raise
-        self._workers.append(worker)
         _log.info("%s runs as pyfunc in process %d", self._files.name, worker.pid)
-        return Description(task=self._task, features=greeting["features"], classes=greeting["classes"])
-
-    def _failed(self) -> None:
-        _end_all(self._workers)
-        now = time.monotonic()
-        self._failures = 1 if now - self._started > _LIVED else self._failures + 1
-        wait = 0.0 if self._failures == 1 else min(_LONGEST_WAIT, 2.0 ** (self._failures - 2))
-        self._not_before = now + wait
-
-
-def _end_all(workers: list[WorkerProcess]) -> None:
-    while workers:
-        workers.pop().end()
-
-
-def _first_line(error: WorkerError) -> str:
-    # What a worker printed is for the log, not for callers.
-    return str(error).partition(";")[0]
+        return worker, Description(
+            task=self._task, features=greeting["features"], classes=greeting["classes"]
+        )

@@ -9,6 +9,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -19,6 +20,7 @@ from typing import Protocol
 from registry.client.registry import MODEL_FILE, Registry, Version, digest_of
 from registry.client.standing import without_standing
 from registry.client.tracking_client import TrackingClient
+from registry.digests import digest
 from registry.errors import EvidenceError, RegistryError, RegistryUnavailableError
 from registry.evidence.attestation import read_unverified
 from registry.names import EVIDENCE, OVERRIDE, Stage
@@ -27,12 +29,16 @@ from serving.inference.predictor import Predictor, RefusedLoad, RegistryState, S
 from serving.models import loader
 from serving.models.cache import ModelCache
 from serving.models.loader import Content
+from serving.models.onnx_trials import TRIED_BY, OnnxTrials, TrialError
+from serving.models.worker_process import WorkerError
 from serving.process.memory import release_memory
 from serving.settings import ServingSettings
 
 _log = logging.getLogger("greenroom.serving")
 # Seconds after which a version that was refused is looked at again: evidence or a key may have come.
 _AGAIN = 15.0
+# The same after it ended or hung a process: it will again, and the other models wait for it.
+_AGAIN_AFTER_TRIAL = 300.0
 
 
 class WatcherMetrics(Protocol):
@@ -43,6 +49,9 @@ class WatcherMetrics(Protocol):
 
     def refused_load(self, model: str, reason_code: str) -> None:
         """A version was not taken."""
+
+    def run_ended(self, model: str, why: str) -> None:
+        """A run took too long (`late`) or ended its process (`crashed`)."""
 
     def cache_state(self, model: str, source: str) -> None:
         """What is served came from `registry` or from `cache`."""
@@ -62,6 +71,7 @@ class Watcher:
         self._predictor, self._settings, self._meters = predictor, settings, meters
         self._after_each_look = after_each_look
         self._cache = ModelCache(settings.serving_cache_path)
+        self._trials = OnnxTrials(meters.run_ended)
         self._stopped = Event()
         # When each refused version may be tried again, by model and number.
         self._again: dict[tuple[str, int], float] = {}
@@ -79,7 +89,11 @@ class Watcher:
         self._stopped.set()
 
     def _run(self) -> None:
-        for name in self._wanted([*self._predictor.specs, *self._cache.names()]):
+        kept = self._cache.names()
+        if not kept:  # then there will be something to load
+            with suppress(WorkerError):  # the first model says why
+                self._trials.prepare()
+        for name in self._wanted([*self._predictor.specs, *kept]):
             self._guarded(name, partial(self._from_cache, name))
         self._look()
         release_memory()
@@ -93,8 +107,10 @@ class Watcher:
                 break
             before = self._predictor.states
             self._look()
+            self._trials.rest()
             if self._predictor.states is not before:
                 release_memory()
+        self._trials.close()
         if self._client is not None:
             self._client.close()
 
@@ -189,6 +205,7 @@ class Watcher:
         if time.monotonic() < self._again.get((name, version.number), 0.0):
             return
         try:
+            self._trials.prepare()  # it starts while the file is fetched
             content = loader.from_registry(registry, version, self._settings)
             served = self._loaded(version, content)
         except RegistryUnavailableError:
@@ -197,7 +214,7 @@ class Watcher:
             self._refuse(name, version.number, error)
             return
         self._swap(name, served)
-        self._cache.keep(version, content)
+        self._cache.keep(version, content, TRIED_BY if self._trials.passed(served.model.digest) else "")
         _log.info("%s version %d is served, %s", name, version.number, served.model.digest)
 
     def _check_standing(self, name: str, version: Version) -> None:
@@ -214,7 +231,7 @@ class Watcher:
 
     def _loaded(self, version: Version, content: Content) -> Served:
         contract = self._predictor.declared.get(version.model)
-        model, derived = loader.loaded(contract, version.model, content, self._datasets)
+        model, derived = loader.loaded(contract, version.model, content, self._datasets, self._trials)
         return Served(
             version.number, model, datetime.now(UTC), contract=None if contract is not None else derived
         )
@@ -226,6 +243,8 @@ class Watcher:
         version, content = kept
         try:
             loader.require_checked(version, content, self._settings)
+            if self._cache.tried_by(name) == TRIED_BY:
+                self._trials.trust(digest(content))
             served = replace(self._loaded(version, content), source="cache")
         except RegistryError as error:
             _log.warning("what was kept of %s is not used: %s", name, error)
@@ -241,11 +260,12 @@ class Watcher:
 
     def _refuse(self, name: str, number: int, error: RegistryError) -> None:
         """Report a refused version; the served version stays."""
-        self._again[name, number] = time.monotonic() + _AGAIN
+        again = _AGAIN_AFTER_TRIAL if isinstance(error, TrialError) else _AGAIN
+        self._again[name, number] = time.monotonic() + again
         before = self._predictor.refused.get(name)
         if before is None or (before.version, before.reason) != (number, str(error)):
             _log.warning("%s version %d is refused: %s", name, number, error)
-            self._meters.refused_load(name, error.code if isinstance(error, EvidenceError) else "format")
+            self._meters.refused_load(name, _code(error))
         self._predictor.refuse(name, RefusedLoad(number, str(error), datetime.now(UTC)))
         self._unavailable(name, str(error))
 
@@ -273,6 +293,12 @@ class Watcher:
             for name, state in self._predictor.states.items():
                 if isinstance(state, Unavailable) and "being loaded" in state.reason:
                     self._unavailable(name, problem)
+
+
+def _code(error: RegistryError) -> str:
+    if isinstance(error, EvidenceError):
+        return error.code
+    return "trial" if isinstance(error, TrialError) else "format"
 
 
 def _is_same(version: Version, served: Served) -> bool:

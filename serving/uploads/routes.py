@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import Scope
 
 from catalog.spec import Dataset, ModelSpec
 from registry.storage.settings import StorageSettings
@@ -21,6 +23,11 @@ from serving.uploads.receiver import MAX_BYTES, read_packaging, receive, refuse_
 from serving.uploads.runner import Job, check_and_store
 
 _log = logging.getLogger("greenroom.serving")
+# Uploads that may be under way at once, each of another caller: a slow sender has its two minutes. Each may
+# take 100 MiB on the disk meanwhile. They are checked one by one.
+MAX_UPLOADS = 4
+# Seconds that an upload waits until another has been checked.
+MAX_WAIT = 60.0
 _ERRORS = {
     400: "The form or the gzip file cannot be read, or the connection closed too early.",
     403: "A page of another site sent it.",
@@ -32,7 +39,8 @@ _ERRORS = {
     "that break its contract (`invalid_rows`): the details count the problems by column, and name the first "
     "as ROW.COLUMN, counted as in the file, where the header is row 1.",
     500: "Checking failed; the predictor's log says why.",
-    503: "Another upload is under way (`upload_busy`), or there is no S3 storage (`storage_not_configured`), "
+    503: "Another upload of yours is under way, or too many of others (`upload_busy`), or there is no S3 "
+    "storage (`storage_not_configured`), "
     "or it does not answer (`storage_unavailable`), or no room on the disk (`no_room`).",
 }
 _BINARY = {"type": "string", "format": "binary"}
@@ -65,14 +73,21 @@ class StoredDataset(BaseModel):
 
 
 class Uploads:
-    """Takes uploads for the datasets of models, one at a time."""
+    """Takes uploads for the datasets of models: one of each caller at a time, and checks one at a time."""
 
-    def __init__(self, specs: Iterable[ModelSpec], settings: StorageSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        specs: Iterable[ModelSpec],
+        settings: StorageSettings,
+        caller: Callable[[Scope], str],
+        rejected: Callable[[Literal["caller_upload"]], None],
+    ) -> None:
+        self.settings, self._caller, self._rejected = settings, caller, rejected
         self.specs: dict[str, list[ModelSpec]] = {}
         for spec in specs:
             self.specs.setdefault(spec.dataset.name, []).append(spec)
-        self._turn = asyncio.Lock()
+        self._callers: set[str] = set()
+        self._checking = asyncio.Lock()
 
     async def take(self, request: Request, name: str | None) -> StoredDataset:
         """Receive, check and store one upload for the dataset `name`; raises `UploadError`."""
@@ -87,25 +102,50 @@ class Uploads:
                 "There is nowhere to store a dataset. Set GREENROOM_S3_ACCESS_KEY, GREENROOM_S3_SECRET_KEY "
                 "and, for another server than the local stack's, GREENROOM_S3_ENDPOINT_URL.",
             )
-        if self._turn.locked():
-            message = "Another upload is under way, and there is room for one. Send this again in 5 s."
-            raise UploadError(503, "upload_busy", message, headers={"Retry-After": "5"})
-        async with self._turn:
-            with scratch_files() as (body, output):
-                await receive(request, body, MAX_BYTES)
-                job = Job(
-                    dataset=dataset.name,
-                    body=body.fileno(),
-                    output=output.fileno(),
-                    boundary=boundary,
-                    gzipped=gzipped,
-                    max_rows=MAX_ROWS,
-                )
+        with self._place(request.scope), scratch_files() as (body, output):
+            await receive(request, body, MAX_BYTES)
+            job = Job(
+                dataset=dataset.name,
+                body=body.fileno(),
+                output=output.fileno(),
+                boundary=boundary,
+                gzipped=gzipped,
+                max_rows=MAX_ROWS,
+            )
+            async with self._turn():
                 # After the body the next message can only be that the sender hung up.
                 stored = await check_and_store(job, request.receive)
         models = tuple(spec.name for spec in self.specs[dataset.name])
         command = f"greenroom train --dataset {stored['id']}"
         return StoredDataset(**stored, dataset=dataset.name, models=models, next=command)
+
+    @contextmanager
+    def _place(self, scope: Scope) -> Iterator[None]:
+        """Take the caller's place; raises `UploadError` 503 while the caller has it, or others have all."""
+        caller = self._caller(scope)
+        if caller in self._callers:
+            self._rejected("caller_upload")
+            raise _busy("Another upload of yours is under way, and there is room for one.")
+        if len(self._callers) >= MAX_UPLOADS:
+            raise _busy("Other uploads are under way, and there is no room for this one.")
+        self._callers.add(caller)
+        try:
+            yield
+        finally:
+            self._callers.discard(caller)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until no other upload is checked; raises `UploadError` 503 if that takes long."""
+        try:
+            async with asyncio.timeout(MAX_WAIT):
+                await self._checking.acquire()
+        except TimeoutError:
+            raise _busy(f"Another upload is checked for longer than {MAX_WAIT:g} s.") from None
+        try:
+            yield
+        finally:
+            self._checking.release()
 
     def choose(self, name: str | None) -> Dataset:
         """Return the dataset of that name, or the only one; raises `UploadError` 404."""
@@ -126,13 +166,25 @@ class Uploads:
         return datasets[0]
 
 
+def _busy(message: str) -> UploadError:
+    return UploadError(503, "upload_busy", f"{message} Send this again in 5 s.", headers={"Retry-After": "5"})
+
+
 def _unknown(message: str) -> UploadError:
     return UploadError(404, "unknown_dataset", message)
 
 
-def upload_routes(specs: Mapping[str, ModelSpec], settings: StorageSettings | None = None) -> APIRouter:
-    """Return the route that takes a dataset for the models of `specs`."""
-    uploads = Uploads(specs.values(), settings or StorageSettings())
+def upload_routes(
+    specs: Mapping[str, ModelSpec],
+    settings: StorageSettings | None = None,
+    caller: Callable[[Scope], str] = lambda _: "",
+    rejected: Callable[[Literal["caller_upload"]], None] = lambda _: None,
+) -> APIRouter:
+    """Return the route that takes a dataset for the models of `specs`.
+
+    `caller` names who sends, and `rejected` is called when one sends a second meanwhile.
+    """
+    uploads = Uploads(specs.values(), settings or StorageSettings(), caller, rejected)
     router = APIRouter(tags=["datasets"])
     names = ", ".join(uploads.specs)
 
@@ -165,7 +217,7 @@ def upload_routes(specs: Mapping[str, ModelSpec], settings: StorageSettings | No
         "the contract, or nothing is stored. The answer's id goes to `greenroom train --dataset ID`.\n\n"
         f"Limits: {MAX_BYTES} bytes as sent, {MAX_CSV_BYTES} unpacked, "
         f"{MAX_ROWS} rows, {MAX_ROW_BYTES} bytes a row, {MAX_CELL} characters a cell; "
-        "one upload at a time.",
+        "one upload of a caller at a time.",
         response_model=StoredDataset,
         status_code=201,
         responses={

@@ -1,6 +1,8 @@
 """The predictor without HTTP: what it holds, what it refuses, how it is swapped."""
 
+import asyncio
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -27,8 +29,10 @@ from serving.errors import (
     PredictionFailedError,
     UnknownModelNameError,
 )
+from serving.inference.batching import MicroBatcher
 from serving.inference.contracts import declared
-from serving.inference.predictor import Predictor, Served, Unavailable
+from serving.inference.predictor import ParsedRequest, Predictor, Served, Unavailable
+from serving.inference.response import PredictionResponse
 from serving.middleware.metrics import Metrics
 from serving.models.cache import ModelCache
 from serving.models.loader import loaded as from_file
@@ -223,3 +227,28 @@ def test_a_damaged_file_of_the_cache_is_not_used_and_is_mended(tmp_path: Path) -
     assert cache.last_good("genre") is None
     cache.keep(version, b"model")
     assert cache.last_good("genre") == (version, b"model")
+
+
+def test_requests_of_one_moment_run_in_calls_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one call takes on the event loop was measured with so many rows."""
+    predictor, sizes = Predictor({"genre": GENRE}), list[int]()
+    predictor.swap("genre", Served(1, loaded(classifier(FEATURES)), datetime.now(UTC)))
+    real, row = predictor.answers, GENRE.dataset.features.model_json_schema()["examples"][0]
+    row = {name: value for name, value in row.items() if name in FEATURES}
+
+    def counted(requests: Sequence[ParsedRequest]) -> list[PredictionResponse]:
+        sizes.append(sum(len(request.rows) for request in requests))
+        return real(requests)
+
+    monkeypatch.setattr(predictor, "answers", counted)
+
+    async def ask() -> list[PredictionResponse]:
+        batcher = MicroBatcher(predictor)
+        lists = [predictor.read("genre", json.dumps([row] * rows).encode()) for rows in (1, 16) * 50]
+        return await asyncio.gather(*map(batcher.answer, lists))
+
+    answers = asyncio.run(ask())
+    assert [answer.rows for answer in answers] == [1, 16] * 50
+    assert sum(sizes) == 17 * 50
+    assert max(sizes) <= limits.LOOP_ROWS
+    assert len(sizes) < 20

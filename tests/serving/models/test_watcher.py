@@ -4,7 +4,9 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,18 +16,24 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import httpx
+import onnx
 import pytest
+from onnx import helper
 
 from catalog.spotify_tracks import FEATURES
 from registry.client.registry import Version
 from registry.client.tracking_client import TrackingClient
 from registry.evidence import keys
+from registry.model_format.onnx_model import Description
 from registry.names import Stage
 from registry.settings import KeySettings, RegistrySettings
 from tests.conftest import Stack
 from tests.evidence import Gate, key_settings
+from tests.registry.support.onnx_trees import leads_back_up
 from tests.serving.support.onnx_parts import WEIGHTS, divides_by_zero, register, regression
 from tests.serving.support.predictor_process import Running, Start
+from tests.serving.support.scraped import Scraped
+from tests.serving.support.slow_models import matrices, slow_for_lists
 from tests.waiting import until
 
 READS = tuple(name for name in FEATURES if name != "energy")
@@ -108,6 +116,84 @@ def test_a_version_that_does_not_work_is_refused_and_the_old_one_goes_on(
     until(lambda: serves(running, model, 3), "version 3 is not served")
     assert info(running, model)["refused"] is None
     running.stop()
+
+
+def test_a_file_that_an_older_gate_let_pass_is_refused_before_it_is_loaded(
+    start: Start, model: Model, track_without_energy: dict[str, Any]
+) -> None:
+    """Its tree goes in circles for loud tracks alone: nothing that was asked of it showed that."""
+    model.promote()
+    running = start(model.stack.tracking_url, **model.settings())
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    circles = leads_back_up(len(READS), READS.index("loudness"), above=-1.0)
+    helper.set_model_props(circles, Description(task="regression", features=READS).to_metadata())
+    model.promote(circles)
+    until(lambda: info(running, model)["refused"] is not None, "nothing was refused")
+    assert "leads back up" in info(running, model)["refused"]["reason"]
+    assert "leads back up" in running.get("/readyz").json()["models"][model.name]["refused"]["reason"]
+    metrics = Scraped(running.get("/metrics").text)
+    assert metrics.get("greenroom_model_loads_refused_total", model=model.name, reason="format") == 1
+    loud = {**track_without_energy, "loudness": -0.5}
+    assert running.post(model.name, json=loud).json()["version"] == 1
+    running.stop()
+
+
+def test_a_version_that_hangs_its_first_process_is_refused_and_the_old_one_goes_on(
+    start: Start, model: Model, track_without_energy: dict[str, Any]
+) -> None:
+    model.promote()
+    running = start(model.stack.tracking_url, **model.settings(), limits={"TRIAL_TIMEOUT": 8.0})
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    model.promote(onnx.load_model_from_string(matrices(300, 3000, READS)))
+    until(lambda: info(running, model)["refused"] is not None, "nothing was refused")
+    assert (
+        "takes too long when it is loaded and run for the first time"
+        in info(running, model)["refused"]["reason"]
+    )
+    metrics = Scraped(running.get("/metrics").text)
+    assert metrics.get("greenroom_model_loads_refused_total", model=model.name, reason="trial") == 1
+    assert running.post(model.name, json=track_without_energy).json()["version"] == 1
+    model.promote()
+    until(lambda: serves(running, model, 3), "version 3 is not served")
+    running.stop()
+
+
+def test_a_request_that_a_model_hangs_on_is_given_up_and_hangs_nothing_else(
+    start: Start, model: Model, track_without_energy: dict[str, Any]
+) -> None:
+    """Requests of two rows make it multiply matrices for minutes; health, swap and stop go on."""
+    model.promote(onnx.load_model_from_string(slow_for_lists(5000, READS)))
+    running = start(model.stack.tracking_url, **model.settings(), limits={"RUN_TIMEOUT": 2.0})
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    assert running.post(model.name, json=track_without_energy).status_code == 200
+    two = [track_without_energy] * 2
+    with ThreadPoolExecutor(4) as threads:
+        hanging = [threads.submit(running.post, model.name, json=two) for _ in range(3)]
+        assert running.get("/healthz").is_success
+        version = model.promote().number
+        late = [answer.result() for answer in hanging]
+    assert {answer.status_code for answer in late} <= {503, 504}
+    error = next(answer for answer in late if answer.status_code == 504).json()["error"]
+    assert error["code"] == "prediction_timeout"
+    assert "has not answered within" in error["message"]
+    metrics = Scraped(running.get("/metrics").text)
+    assert metrics.get("greenroom_model_runs_ended_total", model=model.name, reason="late") >= 1
+    until(lambda: serves(running, model, version), "the next version is not served")
+    assert running.post(model.name, json=two).status_code == 200
+    assert running.stop() == 0
+
+
+def test_a_stop_does_not_wait_for_a_model_that_hangs(
+    start: Start, model: Model, track_without_energy: dict[str, Any]
+) -> None:
+    model.promote(onnx.load_model_from_string(slow_for_lists(5000, READS)))
+    running = start(model.stack.tracking_url, **model.settings(), limits={"RUN_TIMEOUT": 2.0})
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(running.post, model.name, json=[track_without_energy] * 2)
+        time.sleep(0.3)
+        assert running.stop() == 0
+        assert hanging.result().status_code == 504
 
 
 def test_exchanged_bytes_are_not_taken_by_a_running_predictor(
@@ -348,6 +434,30 @@ def test_a_cache_is_not_believed(
     assert running.get("/readyz").status_code == 503
     assert "Traceback" not in running.log.read_text()
     running.stop()
+
+
+def test_a_version_that_was_never_in_production_is_not_served_from_the_cache(
+    start: Start, model: Model, tmp_path: Path
+) -> None:
+    """It passed the gate, and its evidence is genuine; but nobody promoted it."""
+    model.promote()
+    cache = tmp_path / "serving-cache"
+    settings = model.settings(GREENROOM_SERVING_CACHE=str(cache))
+    running = start(model.stack.tracking_url, **settings)
+    until(lambda: serves(running, model, 1), "version 1 is not served")
+    until(lambda: registry(running)["status"] == "reachable", "it is not kept")
+    running.stop()
+    staged = model.gate.attest(model.new())
+    content = model.gate.registry.model_bytes(staged)
+    pointer, found = next((cache / "models").glob("*.json")), sha256(content).hexdigest()
+    (cache / "sha256" / found).write_bytes(content)
+    about = {"number": staged.number, "source": staged.source, "tags": staged.tags}
+    pointer.write_text(json.dumps({**json.loads(pointer.read_text()), **about, "digest": f"sha256:{found}"}))
+    again = start(NOBODY, **settings)
+    until(lambda: "does not answer" in str(info(again, model)["reason"]), "it says nothing")
+    assert serves(again, model, None)
+    assert "saw it in Production" in again.log.read_text()
+    again.stop()
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_does_not_stop_anything(
