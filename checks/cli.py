@@ -2,12 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
 from catalog.spec import ModelSpec
 from checks.errors import GateInputError
@@ -24,7 +25,7 @@ from registry.errors import (
 )
 from registry.evidence import keys, rules
 from registry.evidence.attestation import verify
-from registry.evidence.verdict import Verdict, policy_digest
+from registry.evidence.verdict import CheckOutcome, Verdict, policy_digest
 from registry.names import EVIDENCE, Stage
 from registry.settings import KeySettings
 
@@ -43,9 +44,12 @@ class _CouldNotTellError(click.ClickException):
     is_flag=True,
     help="Have the gate judge the version again, against what is in Production now, and sign that.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Print Markdown, for a pull request.")
-def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_markdown: bool) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="Print the checks that passed, too.")
+def gate(
+    model: str, version: int | None, *, rerun: bool, as_json: bool, as_markdown: bool, verbose: bool
+) -> None:
     """Say whether VERSION of MODEL (default: the newest) may leave the green room, and why.
 
     Exit code 0: it passed. 1: it was refused. 2: could not tell (no such model or version, no server,
@@ -71,7 +75,7 @@ def gate(model: str, version: int | None, *, rerun: bool, as_json: bool, as_mark
     elif as_markdown:
         click.echo(markdown(checked, verdict, refusal))
     else:
-        _print_table(checked, verdict, refusal)
+        _print(checked, verdict, refusal, verbose=verbose)
     sys.exit(1 if refusal else 0)
 
 
@@ -133,24 +137,36 @@ def _print_json(version: Version, verdict: Verdict | None, refusal: str | None) 
     click.echo(json.dumps(answer, indent=2))
 
 
-def _print_table(version: Version, verdict: Verdict | None, refusal: str | None) -> None:
+def _print(version: Version, verdict: Verdict | None, refusal: str | None, *, verbose: bool) -> None:
+    """Print the answer first, then what refuses, then what is only reported; the rest with `verbose`."""
     console = Console()
-    if verdict:
-        table = Table(title=f"The gate on {version}, {verdict.created_at:%Y-%m-%d %H:%M} UTC")
-        for heading in ("Check", "Required", "Status", "Value", "Reason"):
-            table.add_column(heading, overflow="fold")
-        for outcome in verdict.outcomes:
-            colour = _COLOURS[outcome.status] if outcome.required or outcome.status == "passed" else "yellow"
-            table.add_row(
-                outcome.check,
-                "yes" if outcome.required else "no",
-                f"[{colour}]{outcome.status}[/{colour}]",
-                "" if outcome.value is None else f"{outcome.value:.4g}",
-                # Data may hold brackets, which are no markup of ours.
-                escape(outcome.reason),
-            )
-        console.print(table)
     if refusal is None:
-        console.print(f"[green]{version} passed: it may leave the green room.[/green]")
+        console.print(f"[green]{version} passed: it may leave the green room.[/green]", soft_wrap=True)
     else:
-        console.print(f"[red]Refused.[/red] {escape(refusal)}", soft_wrap=True)
+        console.print(f"[red]{version} is refused.[/red] {escape(refusal)}", soft_wrap=True)
+    if verdict is None:
+        return
+    console.print(f"The gate judged it on {verdict.created_at:%Y-%m-%d %H:%M} UTC.")
+    passed = [outcome for outcome in verdict.outcomes if outcome.status == "passed"]
+    reported = [o for o in verdict.outcomes if o.status != "passed" and not o.required]
+    _print_outcomes(console, "These checks refuse it:", verdict.refusals)
+    _print_outcomes(console, "These checks are not required, and did not pass:", reported)
+    if verbose:
+        _print_outcomes(console, "These checks passed:", passed)
+    else:
+        console.print(
+            f"\n{len(passed)} of {len(verdict.outcomes)} checks passed; --verbose shows each.", soft_wrap=True
+        )
+
+
+def _print_outcomes(console: Console, title: str, outcomes: Sequence[CheckOutcome]) -> None:
+    if not outcomes:
+        return
+    console.print(f"\n{title}")
+    for outcome in outcomes:
+        value = "" if outcome.value is None else f" ({outcome.value:.4g})"
+        colour = _COLOURS[outcome.status] if outcome.required or outcome.status == "passed" else "yellow"
+        status = f"[{colour}]{outcome.status}[/{colour}]"
+        console.print(f"  {outcome.check} {status}{value}", soft_wrap=True)
+        # Data may hold brackets, which are no markup of ours.
+        console.print(Padding(escape(outcome.reason), (0, 0, 0, 6)))

@@ -116,7 +116,7 @@ def promote(registry: Registry, version: Version) -> Version:
         incumbent=registry.evidence_identity(current) if current else None,
         outcomes=(passed,),
     )
-    registry.attest(version, verdict, KeySettings())
+    registry.attest(version, verdict, KeySettings(), {})
     for stage in (Stage.STAGING, Stage.PRODUCTION):
         version = registry.promote(version, stage)
     return version

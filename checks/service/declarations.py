@@ -26,10 +26,14 @@ _MLFLOW_USER = "mlflow.user"
 
 @dataclass(frozen=True)
 class Declared:
-    """The declaration that a version is judged by, with its rows for a source, and where those come from."""
+    """The declaration that a version is judged by, with its rows for a source, and where those come from.
+
+    `declaration` is the file that was submitted with the model, None for a model of the catalogue.
+    """
 
     spec: ModelSpec
     origin: DataOrigin
+    declaration: bytes | None = None
 
 
 def find_spec(registry: Registry, version: Version) -> ModelSpec:
@@ -39,15 +43,13 @@ def find_spec(registry: Registry, version: Version) -> ModelSpec:
     `NotFoundError` when neither exists, `GateInputError` when the submitted one cannot be read, and what
     the registry raises.
     """
-    try:
-        return get_model(version.model)
-    except UnknownModelError:
-        return _submitted(registry, version)
+    return _find_spec(registry, version)[0]
 
 
 def find_declared(registry: Registry, version: Version) -> Declared:
     """Return the declaration of a version with the rows that its run names; raises like `find_spec`."""
-    run, spec = registry.run(version), find_spec(registry, version)
+    run = registry.run(version)
+    spec, declaration = _find_spec(registry, version)
     if version.model in load_catalog():
         dataset = _parameter(run, _DATASET_PARAMETER)
         if dataset is None or dataset == spec.dataset.source or not is_dataset_id(dataset):
@@ -56,10 +58,17 @@ def find_declared(registry: Registry, version: Version) -> Declared:
     tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
     by = version.tags.get(_SUBMITTER) or tags.get(_SUBMITTER) or tags.get(_MLFLOW_USER)
     origin = DataOrigin(source=spec.dataset.source, declared=False, brought_by=by[:200] if by else None)
-    return Declared(spec, origin)
+    return Declared(spec, origin, declaration)
 
 
-def _submitted(registry: Registry, version: Version) -> ModelSpec:
+def _find_spec(registry: Registry, version: Version) -> tuple[ModelSpec, bytes | None]:
+    try:
+        return get_model(version.model), None
+    except UnknownModelError:
+        return _submitted(registry, version)
+
+
+def _submitted(registry: Registry, version: Version) -> tuple[ModelSpec, bytes]:
     try:
         content = registry.artifact(version, f"gate/{DECLARATION_FILE}")
     except NotFoundError as error:
@@ -75,7 +84,7 @@ def _submitted(registry: Registry, version: Version) -> ModelSpec:
         ) from error
     if spec.name != version.model:
         raise GateInputError(f"The run of {version} declares {spec.name!r}. Submit the model again.")
-    return spec
+    return spec, content
 
 
 def _parameter(run: dict[str, Any], name: str) -> str | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from catalog.spec import ModelSpec
+from catalog.table_declaration import DECLARATION_FILE
 from checks.comparison import find_incumbent
-from checks.data import sources, splits, validation
-from checks.data.cleaning import clean
 from checks.data.fingerprints import git_commit
+from checks.data.rows import load_rows
 from checks.data.splits import SplitRows
 from checks.errors import GateInputError
 from checks.frames import checked_frame, frame_digest
@@ -19,7 +19,7 @@ from checks.job import WarmWorker, use_warm_worker
 from checks.service.declarations import find_declared
 from checks.service.model_file import MAX_BYTES, require_plain_file
 from checks.settings import ChecksSettings
-from registry.client.registry import Registry, Version
+from registry.client.registry import REPORT_SUFFIXES, Registry, Version
 from registry.errors import EvidenceBytesError
 from registry.evidence import keys
 from registry.evidence.attestation import read_unverified
@@ -76,22 +76,15 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
             incumbent=find_incumbent(registry, model, number),
             data=judged.origin,
         )
-        # The verdict goes last, so that an interrupted upload leaves no new verdict beside old reports.
-        for file in sorted(folder.iterdir(), key=lambda file: file.name == VERDICT_FILE):
-            registry.put_artifact(version, f"gate/{file.name}", file.read_bytes())
-    registry.attest(version, verdict, KeySettings())
+        contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+    if judged.declaration is not None:
+        contents[DECLARATION_FILE] = judged.declaration  # the one that was read, whatever is there now
+    # The verdict goes last, so that an interrupted upload leaves no new verdict beside old reports.
+    for name in sorted(contents, key=lambda name: name == VERDICT_FILE):
+        registry.put_artifact(version, f"gate/{name}", contents[name])
+    reports = {name: raw for name, raw in contents.items() if name.endswith(REPORT_SUFFIXES)}
+    registry.attest(version, verdict, KeySettings(), reports)
     return verdict
-
-
-def load_rows(spec: ModelSpec) -> SplitRows:
-    """Return the training and held-out rows of a declaration: read, validated, cleaned and split.
-
-    The same source and declaration always give the same rows. Raises `DataError`.
-    """
-    table = sources.open_table(spec.dataset)
-    valid, _ = validation.validate(table, spec.dataset)
-    kept, _ = clean(valid, spec, read=len(table))
-    return splits.split_rows(kept, spec)
 
 
 def _require_same_bytes(registry: Registry, version: Version) -> None:

@@ -18,7 +18,7 @@ from prefect.events.worker import EventsWorker
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
-from checks.frames import from_parquet
+from checks.frames import frame_digest, from_parquet
 from checks.gate import ROWS_FILES
 from checks.precomputed import ScoredRows, score_rows
 from flows import mlflow_connection
@@ -30,11 +30,12 @@ from flows.orchestration import flow_run_locks
 from flows.orchestration.notifications import HOOKS
 from flows.orchestration.retries import RETRIES
 from flows.tasks.answers import answer_form
-from registry.client.registry import Registry
+from registry.client.registry import Registry, Version
 from registry.client.tracking_client import TrackingClient
 from registry.errors import NotFoundError
+from registry.evidence.attestation import read_unverified
 from registry.model_format.onnx_model import OnnxModel
-from registry.names import MODEL
+from registry.names import EVIDENCE, MODEL
 from registry.notify.people import notify
 
 EXPERIMENT = "monitoring"
@@ -155,10 +156,7 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
     with TrackingClient() as client:
         registry = Registry(client)
         version = registry.version(spec.name, number)
-        stored = {
-            side: from_parquet(registry.artifact(version, f"gate/{name}"))
-            for side, name in ROWS_FILES.items()
-        }
+        stored = _judged_rows(registry, version)
         model = OnnxModel(registry.model_bytes(version), threads=2)
     held_out = None
     if spec.supervised:
@@ -167,6 +165,25 @@ def _reference(spec: ModelSpec, number: int) -> _Reference:
     low, high = (metrics.get(f"test_{spec.metric.removeprefix('neg_')}_{end}") for end in ("low", "high"))
     width = None if low is None or high is None else high - low
     return _Reference(score_rows(spec, model, stored["train"]), held_out, model, width)
+
+
+def _judged_rows(registry: Registry, version: Version) -> dict[str, pd.DataFrame]:
+    """Return the rows that the gate judged a version on, by side.
+
+    A run can be written to by others, the evidence of a version in a stage cannot: the server takes a
+    trusted gate's signature alone. Raises `NotFoundError` for rows that are not those of the evidence.
+    """
+    evidence = read_unverified(version.tags.get(EVIDENCE, ""))
+    digests = evidence.dataset_digests if evidence else {}
+    rows = {}
+    for side, name in ROWS_FILES.items():
+        rows[side] = from_parquet(registry.artifact(version, f"gate/{name}"))
+        if frame_digest(rows[side]) != digests.get(side):
+            raise NotFoundError(
+                f"gate/{name} in the run of {version} is not the rows that its evidence names. "
+                f"`greenroom gate {version.model} {version.number} --rerun` judges it again and stores them."
+            )
+    return rows
 
 
 def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import click
 
-from catalog.loader import get_model, load_catalog
+from catalog.loader import CatalogError, get_model, load_catalog
 from checks.data.uploads import contract_of, trained_on
-from checks.errors import DataError
+from checks.errors import DataError, GateInputError
 from flows.environment import CommandError, prepare_command
+from flows.errors import TrainingError
 from flows.training.outcome import TrainingResult, exit_code
 from flows.training.parallel import print_summary, train_in_parallel
-from registry.errors import StorageUnavailableError
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.errors import RegistryError, StorageUnavailableError
+from registry.names import Stage
 
 
 @click.command()
@@ -47,6 +51,39 @@ def train(
     if outcome is not None:
         results[0].write(outcome)
     sys.exit(exit_code(results))
+
+
+@click.command()
+@click.argument("model")
+@click.argument("version", type=click.IntRange(min=1), required=False)
+def reproduce(model: str, version: int | None) -> None:
+    """Train VERSION of MODEL again and say whether the file is the same to the byte; nothing is registered.
+
+    Without a number: the version in Production. The rows are those that the signed evidence names.
+
+    Exit code 0: the same. 1: another file. 2: nobody can tell, because evidence, table or declaration is not
+    there any more as it was.
+    """
+    from flows.training import reproduce as reproduction  # noqa: PLC0415 - MLflow and scikit-learn take seconds
+
+    try:
+        with TrackingClient() as client:
+            registry = Registry(client)
+            chosen = (
+                registry.version(model, version) if version else registry.in_stage(model, Stage.PRODUCTION)
+            )
+            if chosen is None:
+                raise CommandError(f"{model} has no version in Production: name one by its number.")
+            outcome = reproduction.reproduce(registry, chosen)
+    except (CatalogError, DataError, GateInputError, RegistryError, TrainingError) as error:
+        raise CommandError(str(error)) from error
+    if outcome.same:
+        click.echo(f"{chosen} is the same to the byte: {outcome.signed}")
+        return
+    click.echo(f"{chosen} is another file: signed {outcome.signed}, trained again {outcome.trained}")
+    for note in outcome.notes:
+        click.echo(f"  {note}")
+    sys.exit(1)
 
 
 def _train(name: str, *, promote: bool, dataset: str | None) -> TrainingResult:

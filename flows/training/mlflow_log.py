@@ -32,6 +32,8 @@ from registry.storage.datasets import is_dataset_id
 _CODE = CodeDatasetSource(tags={})
 # A tag of runs and versions to filter by, beside those of registry.names.
 COMMIT = "greenroom.commit"
+# The parameter with the number of trials of the search, without the declared candidates.
+SEARCH_TRIALS = "search_trials"
 # Named, because MLflow would otherwise load each model once more in a new process to find out.
 _SERVING_REQUIREMENTS = ["onnxruntime", "numpy"]
 
@@ -89,6 +91,7 @@ def log_run(model: TrainedModel) -> Any:
             **{f"rows_{key}": value for key, value in model.cleaning.to_dict().items()},
             "rows_train": len(train),
             "rows_test": len(test),
+            SEARCH_TRIALS: sum(trial.state != "declared" for trial in model.trials),
         }
     )
     for candidate in model.scored:
@@ -115,7 +118,7 @@ def log_winner(model: TrainedModel, metrics: dict[str, float], held_out: Any) ->
         # One file, whose digest is the model's.
         save_as_external_data=False,
     )
-    mlflow.log_params({"winner": winner.candidate.name, "winner_estimator": winner.candidate.estimator})
+    mlflow.log_params(_parameters(winner))
     labels = model.agreement.labels
     linked = {
         **metrics,
@@ -128,6 +131,21 @@ def log_winner(model: TrainedModel, metrics: dict[str, float], held_out: Any) ->
     if not isinstance(winner.pipeline[-1], OnnxEstimator):  # which has no other form
         log_sklearn(winner.pipeline, example)
     return str(info.model_id)
+
+
+def _parameters(winner: FittedCandidate) -> dict[str, Any]:
+    """Return the winner's parameters, all of them, for MLflow's comparison and `greenroom diff`.
+
+    Those that nobody set have scikit-learn's defaults, which another release may change.
+    """
+    estimator = winner.pipeline[-1]
+    values = {**estimator.get_params(deep=False), **winner.candidate.params}
+    return {
+        "winner": winner.candidate.name,
+        "winner_estimator": winner.candidate.estimator,
+        # MLflow keeps 6,000 characters.
+        **{f"winner.{name}": str(value)[:6000] for name, value in sorted(values.items())},
+    }
 
 
 def log_sklearn(pipeline: Pipeline, example: pd.DataFrame) -> None:

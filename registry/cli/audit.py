@@ -34,7 +34,7 @@ _LOUD = {
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON, evidence included.")
 def history(model: str, *, as_json: bool) -> None:
-    """Show what happened to the stages of MODEL: who, when, why, and on which evidence."""
+    """Show what happened to the stages of MODEL, one line an event: when, who, why, on which evidence."""
     with TrackingClient() as client:
         rows = audit_log.history(client, model)
         if not rows and model not in Registry(client).models():
@@ -42,13 +42,9 @@ def history(model: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(audit.as_json(rows))
         return
-    table = Table(show_edge=False, pad_edge=False)
-    for heading in ("when (UTC)", "version", "what", "from → to", "who", "why", "evidence"):
-        table.add_column(heading, overflow="fold")
+    console = Console()
     for row in rows:
-        style = _LOUD.get(row.action, "")
-        table.add_row(*(escape(printable(text)) for text in _cells(row)), style=style)
-    Console().print(table)
+        console.print(escape(_line(row)), style=_LOUD.get(row.action, ""), soft_wrap=True, highlight=False)
 
 
 @click.command()
@@ -140,23 +136,22 @@ def diff(model: str, a: int | None, b: int | None, *, as_json: bool, everything:
         console.print(f"{same} lines are the same in both; --all shows them.")
 
 
-def _cells(row: AuditEntry) -> tuple[str, ...]:
+def _line(row: AuditEntry) -> str:
+    """Return one event as one line: when (UTC), version, what, from which stage to which, who, and why."""
     moved = f"{row.from_stage or '-'} → {row.to_stage or '-'}" if row.from_stage or row.to_stage else ""
-    who = (
-        f"{row.actor} ({'proven' if row.proven else 'claimed'})"
-        if row.action != "sql"
-        else f"{row.role} (SQL)"
-    )
-    why = "; ".join(filter(None, (row.reason, row.message, _changed(row))))
-    return (
+    proven = "proven" if row.proven else "claimed"
+    who = f"{row.role} (SQL)" if row.action == "sql" else f"{row.actor} ({proven})"
+    evidence = (row.evidence or "").removeprefix("sha256:")[:12]
+    parts = (
         row.at[:19].replace("T", " "),
-        str(row.version or ""),
-        row.action,
+        f"v{row.version}" if row.version else "-",
+        f"{row.action:<8}",
         moved,
         who,
-        why,
-        (row.evidence or "").removeprefix("sha256:")[:12],
+        f"evidence {evidence}" if evidence else "",
+        "; ".join(filter(None, (row.reason, row.message, _changed(row)))),
     )
+    return "  ".join(printable(part).replace("\n", " ") for part in parts if part)
 
 
 def _changed(row: AuditEntry) -> str:

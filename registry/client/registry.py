@@ -4,7 +4,7 @@ The mechanism (MLflow's stages today, aliases one day) is known to this module a
 move is decided by the server (registry/server); this module asks, signs and tells.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -42,7 +42,7 @@ __all__ = ["MODEL_FILE", "Registry", "Version", "digest_of", "genuine_evidence",
 # Of the run: the signature by OpenSSF's rules, and the public key that it is checked with.
 MODEL_SIGNATURE, MODEL_SIGNATURE_KEY = "gate/model.sig", "gate/model.pub"
 # What the gate found, without the rows that it looked at.
-_REPORTS = (".html", ".json")
+REPORT_SUFFIXES = (".html", ".json")
 
 # Upwards one step at a time; an archived version comes back through Staging.
 _ALLOWED = {
@@ -204,10 +204,19 @@ class Registry:
         """Yield what the gate left in the run that made a version, path and bytes."""
         return self._contents(f"{self._run_artifacts(version)}/gate")
 
-    def report_digest(self, version: Version) -> str:
-        """Return the digest of the gate's reports on a version, as the tracking server holds them now."""
+    def report_paths(self, version: Version) -> list[str]:
+        """Return the names of the files below `gate/` in a run that a person could take for reports."""
         uri = f"{self._run_artifacts(version)}/gate"
-        paths = [path for path in self._client.artifact_paths(uri) if path.endswith(_REPORTS)]
+        return [path for path in self._client.artifact_paths(uri) if path.endswith(REPORT_SUFFIXES)]
+
+    def report_digest(self, version: Version, names: Iterable[str] | None = None) -> str:
+        """Return the digest of the reports of these `names`, as the tracking server holds them now.
+
+        Without names, as in older evidence: of all reports that are there. Raises `NotFoundError` when one
+        is gone.
+        """
+        uri = f"{self._run_artifacts(version)}/gate"
+        paths = self.report_paths(version) if names is None else names
         return tree_digest({path: sha256(self._client.artifact(uri, path)).hexdigest() for path in paths})
 
     def identity(self, version: Version) -> Incumbent:
@@ -223,8 +232,13 @@ class Registry:
 
     # Evidence
 
-    def attest(self, version: Version, verdict: Verdict, settings: KeySettings) -> Evidence:
-        """Sign a verdict on a version, whose reports are in its run already, and put it on the version.
+    def attest(
+        self, version: Version, verdict: Verdict, settings: KeySettings, reports: Mapping[str, bytes]
+    ) -> Evidence:
+        """Sign a verdict on a version, and put it on the version.
+
+        `reports` are the gate's own, by their names below `gate/` in the run, where they are already: what
+        else lies there is somebody else's and is not signed.
 
         Raises `KeyFileError` without the gate's key, `EvidenceBytesError` when the registry holds another
         model file than the one that was checked, or a file that no served version may hold, and
@@ -248,7 +262,8 @@ class Registry:
             version=version.number,
             source=version.source,
             files=files,
-            report_digest=self.report_digest(version),
+            report_digest=tree_digest({name: sha256(raw).hexdigest() for name, raw in reports.items()}),
+            report_files=reports,
             signer=signer,
         )
         self._put_model_signature(version, files, signer, passed=verdict.passed)

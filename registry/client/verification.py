@@ -193,8 +193,19 @@ class _Verification:
         with self._finding(where):
             rules.require_bytes(evidence, version.ref, self._registry.files(version))
         with self._finding(where):
-            if evidence.kind == "gate" and evidence.report_digest != self._registry.report_digest(version):
-                report.problems.append(f"{where}: the gate's reports are not those that were signed")
+            if evidence.kind == "gate":
+                self._check_reports(version, evidence, where)
+
+    def _check_reports(self, version: Version, evidence: Evidence, where: str) -> None:
+        names = evidence.report_files
+        if evidence.report_digest != self._registry.report_digest(version, names):
+            self._report.problems.append(f"{where}: the gate's reports are not those that were signed")
+        foreign = sorted(set(self._registry.report_paths(version)) - set(names)) if names is not None else []
+        if foreign:
+            shown = ", ".join(foreign[:_SHOWN])
+            self._report.notes.append(
+                f"{where}: its run holds {shown} below gate/, which the gate did not write"
+            )
 
     def _check_policy(self, version: Version, evidence: Evidence) -> None:
         if evidence.kind != "gate":

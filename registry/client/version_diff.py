@@ -71,7 +71,7 @@ def _facts(registry: Registry, version: Version) -> dict[str, dict[str, str]]:
     return {
         "version": {
             "stage": version.stage.value,
-            "commit": version.tags.get("greenroom.commit", "")[:12],
+            "commit": _commit(version.tags.get("greenroom.commit", "")),
             "gate": version.tags.get("greenroom.gate", ""),
         },
         "metrics": {k: f"{v:.6g}" for k, v in metrics.items() if not k.startswith("check.")},
@@ -83,6 +83,12 @@ def _facts(registry: Registry, version: Version) -> dict[str, dict[str, str]]:
         "data": {**datasets, **{k: v for k, v in parameters.items() if _of_data(k)}},
         "parameters": {k: v for k, v in parameters.items() if not _of_data(k)},
     }
+
+
+def _commit(tag: str) -> str:
+    """Return a commit in 12 digits, and whether the checkout differed from it."""
+    commit, dirty, _ = tag.partition("-dirty")
+    return commit[:12] + dirty
 
 
 def _of_data(name: str) -> bool:

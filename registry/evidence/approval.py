@@ -15,6 +15,7 @@ from securesystemslib.exceptions import VerificationError
 
 from registry.evidence.keys import TrustedKey
 from registry.evidence.statement import PAYLOAD_TYPE, STATEMENT_TYPE
+from registry.evidence.strict_json import load_json
 
 if TYPE_CHECKING:
     # At run time it is imported where it is used: it brings boto3, half a second for each command.
@@ -87,11 +88,11 @@ def read_approval(text: str, operators: Sequence[TrustedKey]) -> Approval | None
     if len(text) > _MAX_ENVELOPE:
         return None
     try:
-        envelope = Envelope.from_dict(json.loads(text))
+        envelope = Envelope.from_dict(load_json(text))
         if envelope.payload_type != PAYLOAD_TYPE:
             return None
         envelope.verify([key.key for key in operators], 1)
-        predicate = _Statement.model_validate_json(envelope.payload).predicate
+        predicate = _Statement.model_validate_json(json.dumps(load_json(envelope.payload.decode()))).predicate
     except (
         VerificationError,
         ValidationError,

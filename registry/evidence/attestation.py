@@ -30,6 +30,8 @@ from registry.evidence.statement import (
     OVERRIDE,
     PAYLOAD_TYPE,
     POLICY,
+    REPORT,
+    REPORT_FILES,
     STATEMENT_TYPE,
     TABLE,
     TEST_RESULT,
@@ -73,6 +75,7 @@ class Evidence:
     digest: str
     artifact: Artifact | None = None
     outcomes: tuple[Outcome, ...] | None = None
+    report_files: tuple[str, ...] | None = None
 
     @property
     def files_digest(self) -> str:
@@ -87,7 +90,14 @@ class Evidence:
     @property
     def report_digest(self) -> str | None:
         """Digest of the gate's reports."""
-        return self._configured("report", TREE)
+        return self._configured(REPORT, TREE)
+
+    @property
+    def dataset_digests(self) -> Mapping[str, str]:
+        """Digests of the rows that the gate looked at, by side: `train` and `test`."""
+        sides = ("train", "test")
+        digests = {side: self._configured(f"dataset/{side}", TABLE) for side in sides}
+        return {side: digest for side, digest in digests.items() if digest}
 
     def _configured(self, name: str, algorithm: str) -> str | None:
         digests = self.configuration.get(name, {})
@@ -103,19 +113,20 @@ def attest_verdict(
     source: str,
     files: Mapping[str, str],
     report_digest: str,
+    report_files: Iterable[str] = (),
     signer: "CryptoSigner",
     created_at: datetime | None = None,
 ) -> str:
     """Return the gate's verdict on a version as a signed envelope, JSON.
 
     `files` maps the path of each of the version's files to its SHA-256 (64 hexadecimal digits);
-    `report_digest` is the digest of the reports, `sha256:HEX`. Raises `EvidenceUnreadableError` rather than
-    sign what `verify` would not read.
+    `report_digest` is the digest of the reports, `sha256:HEX`, and `report_files` are their names. Raises
+    `EvidenceUnreadableError` rather than sign what `verify` would not read.
     """
     configuration: dict[str, dict[str, str]] = {
         "policy": {POLICY: _hex(verdict.policy_digest)},
         **{f"dataset/{side}": {TABLE: _hex(digest)} for side, digest in verdict.dataset_digests.items()},
-        "report": {TREE: _hex(report_digest)},
+        REPORT: {TREE: _hex(report_digest)},
         **({"code": {"gitCommit": verdict.git_commit}} if verdict.git_commit else {}),
         "model-signing-key": {"sha256": sha256(public_pem(signer)).hexdigest()},
     }
@@ -131,6 +142,7 @@ def attest_verdict(
         about=(verdict.model, version, source),
         files=files,
         configuration=configuration,
+        report_files=report_files,
         incumbent=verdict.incumbent,
         created_at=created_at or verdict.created_at,
         signer=signer,
@@ -172,11 +184,15 @@ def _sign(
     incumbent: Incumbent | None,
     created_at: datetime,
     signer: "CryptoSigner",
+    report_files: Iterable[str] = (),
 ) -> str:
     from securesystemslib.dsse import Envelope  # noqa: PLC0415 - see above
 
     model, version, source = about
     descriptors: list[dict[str, Any]] = [{"name": n, "digest": dict(d)} for n, d in configuration.items()]
+    for descriptor in descriptors:
+        if descriptor["name"] == REPORT and (names := sorted(report_files)):
+            descriptor["annotations"] = {REPORT_FILES: "\n".join(names)}
     if incumbent:
         descriptors.append(
             {
@@ -300,7 +316,16 @@ def _evidence(statement: SignedStatement, *, keyid: str) -> Evidence:
         digest=f"sha256:{sha256(statement.payload).hexdigest()}",
         artifact=about.artifact,
         outcomes=test.outcomes if test else None,
+        report_files=_report_files(about),
     )
+
+
+def _report_files(about: GateResult | Override) -> tuple[str, ...] | None:
+    """Return the names of the reports that were signed, None in evidence from before it named them."""
+    for descriptor in about.configuration:
+        if descriptor.name == REPORT and (names := (descriptor.annotations or {}).get(REPORT_FILES)):
+            return tuple(names.split("\n"))
+    return None
 
 
 def _incumbent(about: GateResult | Override) -> Incumbent | None:

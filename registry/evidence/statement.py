@@ -13,7 +13,7 @@ from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from registry.errors import EvidenceUnreadableError
+from registry.evidence.strict_json import load_json, require_unique
 from registry.evidence.verdict import DataOrigin, Status
 from registry.model_format.mlflow_folder import Artifact
 
@@ -36,7 +37,9 @@ OVERRIDE = "urn:greenroom:attestation:override:v0.1"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 # A custom algorithm is named: `sha256` is that of a file's bytes alone (docs/evidence.md has the formulas).
 TREE, POLICY, TABLE = "greenroomTree1", "greenroomPolicy1", "greenroomTable1"
-INCUMBENT = "incumbent"
+INCUMBENT, REPORT = "incumbent", "report"
+# The annotation of the reports with their names, one a line.
+REPORT_FILES = "files"
 
 Kind = Literal["gate", "override"]
 KINDS: Mapping[str, Kind] = {TEST_RESULT: "gate", OVERRIDE: "override"}
@@ -78,14 +81,6 @@ def _digests(digests: dict[str, str]) -> dict[str, str]:
         if not _HEX.fullmatch(value) or len(value) not in _LENGTHS.get(algorithm, (len(value),)):
             raise ValueError(f"holds a {algorithm} that is not lower-case hexadecimal of its length")
     return digests
-
-
-def _unique(names: Iterable[str], what: str) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"names {what} {name!r} twice")
-        seen.add(name)
 
 
 Text = Annotated[str, AfterValidator(_spoken)]
@@ -136,7 +131,7 @@ class About(_Part):
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        _unique((descriptor.name for descriptor in self.configuration), "the configuration")
+        require_unique((descriptor.name for descriptor in self.configuration), "the configuration")
         for descriptor in self.configuration:
             version = (descriptor.annotations or {}).get("version", "")
             if descriptor.name == INCUMBENT and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
@@ -206,7 +201,7 @@ class _Statement(_Part):
     @model_validator(mode="after")
     def _files_beside_each_other(self) -> Self:
         names = [subject.name for subject in self.subject]
-        _unique(names, "the file")
+        require_unique(names, "the file")
         folders = {str(parent) for name in names for parent in PurePosixPath(name).parents}
         if both := folders.intersection(names):
             raise ValueError(f"names {min(both)!r} as a file and as a folder")
@@ -225,7 +220,7 @@ class _Envelope(_Part):
 
     @model_validator(mode="after")
     def _signed_once_by_each(self) -> Self:
-        _unique((signature.keyid for signature in self.signatures if signature.keyid), "the key")
+        require_unique((signature.keyid for signature in self.signatures if signature.keyid), "the key")
         return self
 
 
@@ -312,7 +307,7 @@ def read_envelope(text: str) -> SignedStatement:
 def _parsed(shape: type[_Shape], text: str, what: str) -> _Shape:
     try:
         # Read once and written anew, so that both readers see the same.
-        content = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number)
+        content = load_json(text)
         return shape.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
@@ -324,16 +319,6 @@ def _parsed(shape: type[_Shape], text: str, what: str) -> _Shape:
         ) from error
     except (ValueError, RecursionError) as error:
         raise EvidenceUnreadableError(f"The evidence is not {what}: {_why(error)}.") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(content := dict(pairs)) < len(pairs):
-        _unique((name for name, _ in pairs), "the key")
-    return content
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON's")
 
 
 def _why(error: Exception) -> str:

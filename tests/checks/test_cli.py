@@ -52,7 +52,7 @@ def add(small: Small, stand_in: StandIn, tmp_path: Path) -> Add:
         made = run_gate(spec, train=train, test=test, model=OnnxModel(content), report_dir=folder)
         files = {f"run/gate/{file.name}": file.read_bytes() for file in folder.iterdir()}
         version = client.add({**files, "model/model.onnx": content, "model/MLmodel": MLMODEL}, stage)
-        Registry(client).attest(version, made, KeySettings())  # type: ignore[arg-type]
+        Registry(client).attest(version, made, KeySettings(), {})  # type: ignore[arg-type]
         return version
 
     return register
@@ -85,8 +85,13 @@ def run(*arguments: str) -> Result:
 def test_stored_verdict_that_passed(client: MemoryClient) -> None:
     result = run()
     assert result.exit_code == 0, result.output
-    assert "a [good] one" in result.output
-    assert "may leave the green room" in result.output
+    lines = result.output.splitlines()
+    assert lines[0] == "energy version 1 passed: it may leave the green room."
+    assert lines[-1] == "2 of 2 checks passed; --verbose shows each."
+    assert "a [good] one" not in result.output
+    every = run("--verbose")
+    assert every.exit_code == 0, every.output
+    assert "      a [good] one" in every.output
 
 
 def test_json(client: MemoryClient) -> None:
@@ -114,6 +119,10 @@ def test_rerun_that_refuses_replaces_the_verdict(client: MemoryClient, stand_in:
     assert result.exit_code == 1
     assert "The gate refused energy version 1: Second failed" in result.output
     assert "drifted" in result.output
+    # What refuses comes before all else about checks; what passed is counted.
+    assert "These checks refuse it:\n  Second failed" in result.output
+    assert "First" not in result.output
+    assert result.output.rstrip().endswith("1 of 2 checks passed; --verbose shows each.")
     assert not Verdict.model_validate_json(client.files["1/run/gate/verdict.json"]).passed
     again = run("--json")
     assert again.exit_code == 1

@@ -18,6 +18,11 @@ from mlflow import MlflowClient
 from catalog.loader import get_model
 from catalog.spotify_tracks import FEATURES as GENRE_FEATURES
 from checks.data import sources
+from checks.frames import from_parquet, to_parquet
+from registry.client.registry import Registry
+from registry.client.tracking_client import TrackingClient
+from registry.names import Stage
+from registry.settings import RegistrySettings
 from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
 from tests.receivers import http_receiver
@@ -163,6 +168,30 @@ def test_traffic_like_the_training_is_no_drift_and_feedback_is_scored(served: Se
     )
     assert 'feature="radius"' in gauges
     assert drift_events(served) == []
+
+
+def test_rows_that_somebody_planted_are_no_reference(served: Served) -> None:
+    """A run can be written to: other rows there would start a retraining, or hide that one is needed."""
+    since = now()
+    served.ask(like_the_training(ROWS))
+    with TrackingClient(RegistrySettings(tracking_uri=served.stack.tracking_url)) as client:
+        registry = Registry(client)
+        version = registry.in_stage("tumour", Stage.PRODUCTION)
+        assert version is not None
+        stored = registry.artifact(version, "gate/train.parquet")
+        planted = to_parquet(from_parquet(stored).assign(radius=50.0))
+        registry.put_artifact(version, "gate/train.parquet", planted)
+        try:
+            done = served.greenroom("monitor", "tumour", "--since", since)
+        finally:
+            registry.put_artifact(version, "gate/train.parquet", stored)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no reference; " in done.stdout
+    assert f"is not the rows that its evidence names. `greenroom gate tumour {version.number}" in " ".join(
+        done.stdout.split()
+    )
+    assert drift_events(served) == []
+    assert served.greenroom("monitor", "tumour", "--since", since).returncode == 0
 
 
 def test_wrong_answers_are_found_by_feedback_alone(served: Served) -> None:

@@ -159,7 +159,7 @@ def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tup
         assert evidence.files == registry.files(version)
         assert digest_of(evidence.files, MODEL_FILE) == verdict.model_digest
         assert {"MLmodel", "input_example.json"} <= set(evidence.files), "all files, not the model alone"
-        assert evidence.report_digest == registry.report_digest(version)
+        assert evidence.report_digest == registry.report_digest(version, evidence.report_files)
         assert evidence.policy_digest == verdict.policy_digest
         assert evidence.incumbent is None, "there was no other version"
         rows = audit_log.history(tracking, "tumour")
@@ -167,6 +167,40 @@ def test_version_carries_signed_evidence_that_names_all_it_rests_on(trained: tup
     moves = [(row.action, row.to_stage) for row in rows if row.version == 1][:2]
     assert moves == [("staged", "Staging"), ("promoted", "Production")]
     assert {row.evidence for row in rows if row.action == "promoted"} == {evidence.digest}
+
+
+def test_a_training_is_done_again_to_the_byte(
+    trained: tuple[Stack, str], folder: Path, tmp_path: Path
+) -> None:
+    stack, mlflow = trained[0], client(trained[0])
+    version = mlflow.get_model_version("tumour", "1")
+    parameters = mlflow.get_run(version.run_id).data.params
+    assert parameters["search_trials"] == "0"
+    assert parameters["winner"] in ("logistic-regression", "random-forest", "naive-bayes")
+    assert len([name for name in parameters if name.startswith("winner.")]) >= 2, (
+        "the parameters that made it"
+    )
+    done = stack.greenroom("reproduce", "tumour", "1", GREENROOM_CATALOG_PATH=str(folder))
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "tumour version 1 is the same to the byte: sha256:" in done.stdout
+    declared = (folder / "tumours.py").read_text()
+    changed = declared.replace('.LogisticRegression")', '.LogisticRegression", params={"C": 0.1})')
+    changed = changed.replace('"min_samples_leaf": 10', '"min_samples_leaf": 9')
+    changed = changed.replace('.GaussianNB")', '.GaussianNB", params={"var_smoothing": 0.1})')
+    assert changed.count("params=") == 3
+    (tmp_path / "tumours.py").write_text(changed)
+    shutil.copy(folder / "tumours.parquet", tmp_path)
+    done = stack.greenroom("reproduce", "tumour", "1", GREENROOM_CATALOG_PATH=str(tmp_path))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "tumour version 1 is another file: signed sha256:" in done.stdout
+    tumours().head(500).to_parquet(tmp_path / "tumours.parquet")
+    done = stack.greenroom("reproduce", "tumour", "1", GREENROOM_CATALOG_PATH=str(tmp_path))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "table or its declaration changed" in " ".join(done.stderr.split())
+    done = stack.greenroom("reproduce", "tumour", "9", GREENROOM_CATALOG_PATH=str(folder))
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "has no version 9" in done.stderr
+    assert len(mlflow.search_model_versions("name = 'tumour'")) == 1
 
 
 def test_artifacts_hold_reports_pictures_and_both_forms_of_the_model(trained: tuple[Stack, str]) -> None:

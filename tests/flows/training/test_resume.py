@@ -74,7 +74,7 @@ def require_one_state(stack: Stack, model: str, versions: int) -> None:
         for version in registry.versions(model):
             evidence = registry.evidence(version, key_settings(stack))
             assert evidence.files == registry.files(version)
-            assert evidence.report_digest == registry.report_digest(version)
+            assert evidence.report_digest == registry.report_digest(version, evidence.report_files)
             assert registry.verdict(version).passed
     experiment = mlflow.get_experiment_by_name(model)
     assert experiment is not None

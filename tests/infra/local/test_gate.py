@@ -44,7 +44,8 @@ def test_a_training_is_judged_and_signed_by_the_gate(own: Stack) -> None:
         version = registry.version("groups", 1)
         assert version.stage.value == "Production"
         evidence = registry.evidence(version, key_settings(own))
-        assert evidence.report_digest == registry.report_digest(version)
+        assert evidence.report_digest == registry.report_digest(version, evidence.report_files)
+        assert {"verdict.json", "checks.json", "model_evaluation.html"} <= set(evidence.report_files or ())
         assert evidence.data
         assert evidence.data.declared
 
@@ -68,11 +69,16 @@ def test_rows_and_verdict_that_somebody_planted_are_no_input(own: Stack) -> None
         }
         for name in before:
             registry.put_artifact(version, f"gate/{name}", b"planted")
-        registry.put_artifact(version, "gate/verdict.json", b"planted")
+        for name in ("verdict.json", "planted.html", "declaration.json", "deeper/report.html"):
+            registry.put_artifact(version, f"gate/{name}", b"planted")
         done = own.greenroom("gate", "groups", "1", "--rerun")
         assert done.returncode == 0, done.stdout + done.stderr
         assert {name: registry.artifact(version, f"gate/{name}") for name in before} == before
         assert registry.verdict(version).passed
+        evidence = registry.evidence(registry.version("groups", 1), key_settings(own))
+        names = set(evidence.report_files or ())
+        assert names >= {"verdict.json", "checks.json"}
+        assert not names & {"planted.html", "declaration.json", "deeper/report.html"}
 
 
 def test_the_key_is_read_by_no_other_process(own: Stack) -> None:

@@ -50,7 +50,10 @@ def test_rollback(greenroom: Any, registrar: Registrar) -> None:
     assert "@" in rows[-1]["actor"]
     assert rows[-1]["proven"] is False
     said(greenroom("rollback", registrar.name, "--reason", "again"), 1, "no earlier version")
-    said(greenroom("history", registrar.name, COLUMNS="200"), 0, "rollback", "claimed", "es brummt")
+    shown = greenroom("history", registrar.name, COLUMNS="80")
+    said(shown, 0, "rollback", "claimed", "es brummt")
+    rows = json.loads(greenroom("history", registrar.name, "--json").stdout)
+    assert len(shown.stdout.splitlines()) == len(rows), "one line an event"
 
 
 def test_rollback_goes_past_a_damaged_version_and_says_so(greenroom: Any, registrar: Registrar) -> None:
@@ -235,7 +238,8 @@ def judged_on_brought_rows(registrar: Registrar, stack: Stack) -> int:
         update={"data": DataOrigin(source=BROUGHT, declared=False, brought_by="mallory")}
     )
     version = registrar.version(made)
-    registrar.registry.attest(version, made, key_settings(stack))
+    reports = {"verdict.json": made.model_dump_json().encode()}
+    registrar.registry.attest(version, made, key_settings(stack), reports)
     return version.number
 
 

@@ -51,7 +51,7 @@ def refuse(registrar: Registrar, version: Version, says: str) -> None:
 def attested(registrar: Registrar, said: Verdict) -> Version:
     """Register a version and sign a verdict on it, as a training does."""
     version = registrar.version(said)
-    registrar.registry.attest(version, said, registrar.gate.settings)
+    registrar.registry.attest(version, said, registrar.gate.settings, {})
     return registrar.registry.version(version.model, version.number)
 
 
@@ -100,7 +100,7 @@ def test_a_verdict_that_only_says_it_passed_is_signed_as_refused(registrar: Regi
     failed = verdict(registrar.name, outcome("Performance", "failed"), outcome("Drift"))
     forged = json.dumps({**json.loads(failed.model_dump_json()), "passed": True}).encode()
     version = registrar.version(forged)
-    registrar.registry.attest(version, registrar.registry.verdict(version), registrar.gate.settings)
+    registrar.registry.attest(version, registrar.registry.verdict(version), registrar.gate.settings, {})
     refuse(registrar, version, "Performance failed")
 
 
@@ -202,12 +202,17 @@ def test_an_override_without_the_operators_key_is_not_tried(registrar: Registrar
 # Evidence
 
 
-def test_attest_signs_the_verdict_on_the_files_and_reports_that_there_are(registrar: Registrar) -> None:
+def test_attest_signs_the_verdict_on_the_files_that_there_are_and_the_reports_of_the_gate(
+    registrar: Registrar,
+) -> None:
     said = verdict(registrar.name)
     version = registrar.version(said)
     registrar.registry.put_artifact(version, "gate/model_evaluation.html", b"<html>")
+    registrar.registry.put_artifact(version, "gate/planted.html", b"<html>")
     registrar.registry.put_artifact(version, "gate/train.parquet", b"rows, which are no report")
-    made = registrar.registry.attest(version, said, registrar.gate.settings)
+    raw = registrar.registry.artifact(version, VERDICT_ARTIFACT)
+    reports = {"model_evaluation.html": b"<html>", "verdict.json": raw}
+    made = registrar.registry.attest(version, said, registrar.gate.settings, reports)
     found = registrar.registry.version(version.model, version.number)
     assert found.tags[GATE] == "passed"
     assert registrar.registry.evidence(found, registrar.gate.settings) == replace(
@@ -218,9 +223,11 @@ def test_attest_signs_the_verdict_on_the_files_and_reports_that_there_are(regist
     assert made.files == FILES == registrar.registry.files(version)
     assert made.policy_digest == said.policy_digest
     assert made.created_at == said.created_at
-    verdict_digest = sha256(registrar.registry.artifact(version, VERDICT_ARTIFACT)).hexdigest()
-    reports = {"model_evaluation.html": sha256(b"<html>").hexdigest(), "verdict.json": verdict_digest}
-    assert made.report_digest == tree_digest(reports) == registrar.registry.report_digest(version)
+    assert made.report_files == ("model_evaluation.html", "verdict.json")
+    digests = {name: sha256(content).hexdigest() for name, content in reports.items()}
+    assert made.report_digest == tree_digest(digests)
+    assert made.report_digest == registrar.registry.report_digest(version, made.report_files)
+    assert made.report_digest != registrar.registry.report_digest(version), "what was planted is not signed"
 
 
 def key_of(registrar: Registrar) -> str:
@@ -244,10 +251,10 @@ def test_a_verdict_about_other_bytes_is_not_signed(registrar: Registrar) -> None
     with pytest.raises(
         EvidenceBytesError, match=f"does not hold the model that was checked.*{digest(CONTENT)}"
     ):
-        registrar.registry.attest(version, other, registrar.gate.settings)
+        registrar.registry.attest(version, other, registrar.gate.settings, {})
     without = registrar.version(other, content=None)
     with pytest.raises(EvidenceBytesError, match="does not hold the model that was checked"):
-        registrar.registry.attest(without, other, registrar.gate.settings)
+        registrar.registry.attest(without, other, registrar.gate.settings, {})
     assert all(EVIDENCE not in found.tags for found in registrar.registry.versions(registrar.name))
 
 
@@ -258,20 +265,20 @@ def test_a_version_with_other_files_than_a_served_one_is_not_signed(registrar: R
     uri = registrar.artifact_uri(version)
     registrar.client.put_artifact(uri, "code/evil.py", b"import os")
     with pytest.raises(EvidenceFilesError, match=r"code/evil\.py may not be there"):
-        registrar.registry.attest(version, about, registrar.gate.settings)
+        registrar.registry.attest(version, about, registrar.gate.settings, {})
     version = registrar.version(about)
     uri = registrar.artifact_uri(version)
     evil = MLMODEL.replace(b"loader_module: mlflow.onnx", b"loader_module: evil")
     registrar.client.put_artifact(uri, "MLmodel", evil)
     with pytest.raises(ModelFormatError, match="loader_module of python_function is 'evil'"):
-        registrar.registry.attest(version, about, registrar.gate.settings)
+        registrar.registry.attest(version, about, registrar.gate.settings, {})
     registrar.client.put_artifact(uri, "MLmodel", MLMODEL)
     registrar.client.put_artifact(uri, "requirements.txt", b"evil")
     with pytest.raises(ModelFormatError, match="it asks for 'evil'"):
-        registrar.registry.attest(version, about, registrar.gate.settings)
+        registrar.registry.attest(version, about, registrar.gate.settings, {})
     assert all(EVIDENCE not in version.tags for version in registrar.registry.versions(registrar.name))
     registrar.client.put_artifact(uri, "requirements.txt", b"onnxruntime\n")
-    made = registrar.registry.attest(version, about, registrar.gate.settings)
+    made = registrar.registry.attest(version, about, registrar.gate.settings, {})
     assert (made.artifact, set(made.files)) == ("onnx", {"MLmodel", MODEL_FILE, "requirements.txt"})
 
 
@@ -289,18 +296,18 @@ def test_a_verdict_about_another_model_is_not_taken(registrar: Registrar) -> Non
     other = verdict("another")
     version = registrar.version(other)
     with pytest.raises(RegistryRefusedError, match=f"on {version} is about another version {version.number}"):
-        registrar.registry.attest(version, other, registrar.gate.settings)
+        registrar.registry.attest(version, other, registrar.gate.settings, {})
     assert EVIDENCE not in registrar.registry.version(version.model, version.number).tags
 
 
 def test_without_the_gates_key_nothing_is_signed(registrar: Registrar, tmp_path: Path) -> None:
     version = registrar.version(verdict(registrar.name))
     with pytest.raises(KeyFileError, match=r"There is no gate key to sign with.*greenroom keys create gate"):
-        registrar.registry.attest(version, verdict(registrar.name), KeySettings())
+        registrar.registry.attest(version, verdict(registrar.name), KeySettings(), {})
     (tmp_path / "broken.pem").write_text("no key")
     with pytest.raises(KeyFileError, match=r"broken\.pem is not an unencrypted private key"):
         registrar.registry.attest(
-            version, verdict(registrar.name), KeySettings(gate_key=str(tmp_path / "broken.pem"))
+            version, verdict(registrar.name), KeySettings(gate_key=str(tmp_path / "broken.pem")), {}
         )
     assert EVIDENCE not in registrar.registry.version(version.model, version.number).tags
 
@@ -309,7 +316,7 @@ def test_a_key_that_the_server_does_not_trust_signs_in_vain(registrar: Registrar
     keys.create("gate", KeySettings())
     version = registrar.version(verdict(registrar.name))
     with pytest.raises(RegistryRefusedError, match=r"key that is not .*trusted.* gate key"):
-        registrar.registry.attest(version, verdict(registrar.name), KeySettings())
+        registrar.registry.attest(version, verdict(registrar.name), KeySettings(), {})
 
 
 def test_evidence_that_does_not_speak_for_a_version_is_not_returned(registrar: Registrar) -> None:

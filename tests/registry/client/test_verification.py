@@ -18,10 +18,11 @@ from registry.client.verification import VerificationReport
 from registry.client.verification_state import RegistryState
 from registry.errors import KeyFileError, RegistryRefusedError
 from registry.evidence import keys
+from registry.evidence.verdict import VERDICT_ARTIFACT
 from registry.names import EVIDENCE, GATE, Stage
 from registry.settings import KeySettings
 from tests.conftest import Stack
-from tests.registry.support.registered import Registrar
+from tests.registry.support.registered import Registrar, verdict
 from tests.registry.support.superuser import superuser
 
 _DECLARED = """
@@ -54,6 +55,24 @@ def asked(registrar: Registrar, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(audit_log, "history_texts", counted)
     return names
+
+
+def test_reports_are_those_that_the_gate_wrote(registrar: Registrar) -> None:
+    """What somebody puts beside them is a note; the gate's own, changed or gone, is a problem."""
+    about = verdict(registrar.name)
+    version = registrar.version(about)
+    raw = registrar.registry.artifact(version, VERDICT_ARTIFACT)
+    registrar.registry.attest(version, about, registrar.gate.settings, {"verdict.json": raw})
+    registrar.registry.promote(version, Stage.STAGING)
+    assert [p for p in run(registrar, registrar.name).problems if "reports" in p] == []
+    registrar.registry.put_artifact(version, "gate/model_evaluation.html", b"all is well")
+    report = run(registrar, registrar.name)
+    assert [p for p in report.problems if "reports" in p] == []
+    where = f"{version} in Staging: its run holds model_evaluation.html below gate/, which the gate did not"
+    assert any(note.startswith(where) for note in report.notes), report.notes
+    registrar.registry.put_artifact(version, VERDICT_ARTIFACT, raw + b" ")
+    changed = f"{version} in Staging: the gate's reports are not those that were signed"
+    assert changed in run(registrar, registrar.name).problems
 
 
 def test_what_cannot_be_read_ends_nothing(registrar: Registrar, stack: Stack) -> None:

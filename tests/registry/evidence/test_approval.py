@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.dsse import Envelope
 
 from registry.evidence import keys
 from registry.evidence.approval import (
@@ -17,6 +18,7 @@ from registry.evidence.approval import (
     read_approval,
     sign_approval,
 )
+from registry.evidence.statement import PAYLOAD_TYPE
 from registry.settings import KeySettings
 
 DATASET = "sha256:" + "1" * 64
@@ -73,6 +75,20 @@ def test_a_changed_approval_counts_for_nothing(settings: KeySettings) -> None:
     other = "sha256:" + "2" * 64
     for forged in (changed(text, dataset=other), changed(text, model="beer"), "{}", "nonsense", "[" * 9000):
         assert approved(settings, forged) == frozenset()
+
+
+def test_an_approval_with_a_key_twice_counts_for_nothing(settings: KeySettings) -> None:
+    """Two readers could take another of the two; a genuine signature does not help."""
+    signer = keys.signer("operator", settings)
+    payload = b64decode(json.loads(sign_approval(APPROVAL, signer))["payload"])
+    for part in (b'"model"', b'"dataset"', b'"predicate"'):
+        twice = payload.replace(part, part + b": null, " + part, 1)
+        envelope = Envelope(twice, PAYLOAD_TYPE, {})
+        envelope.sign(signer)
+        assert approved(settings, json.dumps(envelope.to_dict())) == frozenset(), part
+    text = sign_approval(APPROVAL, signer)
+    assert approved(settings, text.replace('"payload":', '"payload":"", "payload":', 1)) == frozenset()
+    assert approved(settings, text) == {APPROVAL.dataset}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""MLflow's own test suites against the guard: what a client of plain MLflow would notice."""
