@@ -180,10 +180,9 @@ class Stack:
     ) -> "subprocess.CompletedProcess[str]":
         """Run the command line against this stack; `constants` as in tests/constants.py.
 
-        `up` has a Python of its own, and `score`: what they start (services, Dask's processes) is to be what
-        it is in production.
+        `up` has a Python of its own: the services that it starts are to be what they are in production.
         """
-        python = Path(sys.executable) if arguments[:1] in (("up",), ("score",)) else warm_python()
+        python = Path(sys.executable) if arguments[:1] == ("up",) else warm_python()
         command = [str(python.with_name("greenroom"))]
         if constants:
             command = [str(python), "-m", "tests.constants", json.dumps(constants)]

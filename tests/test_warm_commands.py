@@ -47,6 +47,43 @@ def test_what_reads_the_environment_at_its_import_is_not_imported_yet() -> None:
     assert run(warm_python(), "-c", code).stdout == "True False False\n"
 
 
+def test_no_thread_and_no_module_of_ours_or_of_a_server_is_there_yet() -> None:
+    names = ("mlflow.server", "prefect.server", "registry", "polars", "onnxruntime")
+    code = f"import mlflow.sklearn, prefect.main, sys; print(*(name in sys.modules for name in {names}))"
+    # The guard, which MLflow loads, is ours.
+    assert run(warm_python(), "-c", code).stdout == "False False True False False\n"
+
+
+def test_prefect_and_mlflow_read_the_environment_at_their_import() -> None:
+    code = (
+        "import os; os.environ.update(PREFECT_API_URL='http://127.0.0.1:2/api', MLFLOW_LOGGING_LEVEL='ERROR',"
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL='CRITICAL'); import logging, mlflow, prefect.main;"
+        "from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL;"
+        "loggers = [logging.getLogger(name) for name in ('', 'prefect', 'mlflow', 'alembic')];"
+        "levels = [[logger.level, *(one.level for one in logger.handlers)] for logger in loggers];"
+        "print(PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value(), levels)"
+    )
+    before = {"PREFECT_API_URL": "http://127.0.0.1:1/api", "PREFECT_API_AUTH_STRING": "a:b"}
+    ends = [run(program, "-c", code, **before).stdout for program in (sys.executable, warm_python())]
+    assert ends[0] == ends[1]
+    assert ends[0].startswith("http://127.0.0.1:2/api a:b [[30, 50], ")
+
+
+@pytest.mark.parametrize("package", ["mlflow", "prefect"])
+def test_a_package_that_it_has_imported_can_be_run(package: str) -> None:
+    ends = [run(program, "-m", package, "--version") for program in (sys.executable, warm_python())]
+    assert len({(end.returncode, end.stdout) for end in ends}) == 1, ends
+    assert ends[0].returncode == 0
+
+
+def test_mlflow_has_its_guard_where_the_environment_asks_for_it_at_its_import() -> None:
+    code = "import mlflow, sys; print('registry.server.route_guard' in sys.modules, mlflow.__spec__.origin)"
+    for variables in ({}, {"_MLFLOW_SERVER_REGISTRY_STORE": "greenroom://"}):
+        ends = [run(program, "-c", code, **variables).stdout for program in (sys.executable, warm_python())]
+        assert ends[0] == ends[1]
+        assert ends[0].startswith(f"{bool(variables)} /")
+
+
 def test_threads_and_exit_functions_come_to_their_end() -> None:
     code = (
         "import atexit, threading, time; atexit.register(print, 'last');"

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,9 @@ from tests.conftest import ROOT, Stack
 from tests.flows.support.tumour_rows import tumours
 from tests.receivers import http_receiver
 from tests.serving.support.scraped import Scraped
+from tests.stack_predictor import own_predictor
 from tests.waiting import until
+from tests.warm_commands import warm_python
 
 SUPPORT = ROOT / "tests" / "flows" / "support"
 FEATURES = ["radius", "texture", "smoothness", "concavity"]
@@ -38,10 +39,13 @@ ROWS = 400
 
 @dataclass
 class Served:
-    """A stack that serves the toy model, and a way to ask it."""
+    """A stack with a predictor that serves the toy model, and a way to ask it."""
 
     stack: Stack
     folder: Path
+    # The predictor's.
+    home: Path
+    url: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,7 +66,7 @@ class Served:
 
     def written(self) -> float:
         """How many predictions and outcomes are on the disk, or were sent from there."""
-        metrics = Scraped(httpx.get(f"{self.stack.serving_url}/metrics", timeout=60).text)
+        metrics = Scraped(httpx.get(f"{self.url}/metrics", timeout=60).text)
         return metrics.get("greenroom_prediction_log_rows_total")
 
     def ask(
@@ -74,15 +78,15 @@ class Served:
         features: Sequence[str] = FEATURES,
     ) -> None:
         """Ask for predictions, and wait until the log has them."""
-        url, before = self.stack.serving_url, self.written()
+        before = self.written()
         asked = rows[list(features)].to_dict("records")
-        answer = httpx.post(f"{url}/api/predict/{model}", json=asked, timeout=60)
+        answer = httpx.post(f"{self.url}/api/predict/{model}", json=asked, timeout=60)
         assert answer.status_code == 200, answer.text
         wanted = before + len(rows) + len(outcomes or ())
         if outcomes is not None:
             said = [{"id": answer.json()["id"], "row": n, "outcome": o} for n, o in enumerate(outcomes)]
-            assert httpx.post(f"{url}/api/feedback", json=said, timeout=60).is_success
-        spool = self.stack.home / "serving-spool"
+            assert httpx.post(f"{self.url}/api/feedback", json=said, timeout=60).is_success
+        spool = self.home / "serving-spool"
         until(lambda: self.written() >= wanted, "the log was not written")
         until(lambda: not list(spool.rglob("*.parquet")), "the log was not sent")
 
@@ -99,13 +103,11 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     tumours().to_parquet(folder / "tumours.parquet")
     shutil.copy(SUPPORT / "sounds.py", folder)
     tracks().to_parquet(folder / "tracks.parquet")
-    found = Served(stack, folder)
+    found = Served(stack, folder, tmp_path_factory.mktemp("predictor") / "home")
     done = found.greenroom("train", "tumour", "sounds", "--promote")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = found.greenroom("up", "--no-train")
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield found
-    stack.greenroom("up", "--no-train")
+    with own_predictor(stack, found.home, ("tumour", "sounds"), **found.environment) as found.url:
+        yield found
 
 
 def tracks() -> pd.DataFrame:
@@ -246,7 +248,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             f"os.replace({str(then)!r}, {str(table)!r}); retrain('sounds')"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [str(warm_python()), "-c", code],
             env={**served.stack.environment, **served.environment, **variables},
             capture_output=True,
             text=True,
@@ -279,7 +281,7 @@ def test_story_of_drift_and_a_new_version(served: Served) -> None:
             "Greenroom: sounds version 3 is in Staging",
             "Greenroom: sounds version 3 is in Production",
         ]
-    url = f"{served.stack.serving_url}/api/predict/sounds"
+    url = f"{served.url}/api/predict/sounds"
     track = good[list(GENRE_FEATURES)].iloc[0].to_dict()
     until(lambda: httpx.post(url, json=track, timeout=60).json()["version"] == 3)
     history = json.loads(served.greenroom("history", "sounds", "--json").stdout)

@@ -50,7 +50,8 @@ def working(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     done = stack.greenroom("up", "--no-train", **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     yield variables
-    stack.greenroom("up", "--no-train")
+    if "worker" in processes_of(stack):
+        stack.greenroom("up", "--no-train")
 
 
 def ask(stack: Stack, what: str, body: dict[str, Any]) -> list[Any]:

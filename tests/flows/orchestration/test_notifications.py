@@ -13,6 +13,7 @@ from flows.training.outcome import TrainingOutcome, notify_outcome
 from registry.notify.people import notify, redact
 from tests.conftest import Stack, free_port
 from tests.receivers import http_receiver, mail_receiver, silent_receiver
+from tests.warm_commands import warm_python
 
 TOKEN = "T0pS3cretT0ken"
 
@@ -188,7 +189,7 @@ except ValueError:
             "PREFECT_HOME": str(stack.home / "prefect"),
         }
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [str(warm_python()), "-c", code],
             env={**stack.environment, **variables},
             capture_output=True,
             text=True,

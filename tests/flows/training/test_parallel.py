@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from flows.training.outcome import TrainingOutcome, TrainingResult, exit_code
 from flows.training.parallel import train_in_parallel
 from tests.conftest import Stack
+from tests.stack_predictor import own_predictor, served
 from tests.waiting import until
 
 SOUNDS, KIN, REFUSED, BROKEN = "zz-clusters", "zz-similar", "zz-refused", "zz-broken"
@@ -54,16 +55,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(stack: Stack, folder: Path) -> Iterator[tuple[Stack, str]]:
+def trained(stack: Stack, folder: Path) -> tuple[Stack, str]:
     """All four trained by one command, and what it printed."""
     names = (SOUNDS, BROKEN, REFUSED, KIN)
     done = stack.greenroom("train", *names, "--promote", GREENROOM_CATALOG_PATH=str(folder), COLUMNS="160")
     assert done.returncode == 2, done.stdout + done.stderr
-    up = stack.greenroom("up", "--no-train", GREENROOM_CATALOG_PATH=str(folder))
-    assert up.returncode == 0, up.stdout + up.stderr
-    yield stack, done.stdout
-    # Back to the catalogue as it comes, for the tests of other rooms.
-    stack.greenroom("up", "--no-train")
+    return stack, done.stdout
+
+
+@pytest.fixture(scope="module")
+def serving(
+    trained: tuple[Stack, str], folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a predictor with their catalogue."""
+    home = tmp_path_factory.mktemp("predictor") / "home"
+    with own_predictor(trained[0], home, (SOUNDS, KIN), GREENROOM_CATALOG_PATH=str(folder)) as url:
+        yield url
 
 
 def client(stack: Stack) -> MlflowClient:
@@ -135,20 +142,19 @@ def test_runs_hold_candidates_metrics_reports_and_pictures(trained: tuple[Stack,
 
 
 @pytest.mark.slow
-def test_the_predictor_answers_with_them(trained: tuple[Stack, str]) -> None:
-    stack, _ = trained
+def test_the_predictor_answers_with_them(serving: str) -> None:
     sound = {
         **{"acousticness": 0.95, "danceability": 0.3, "energy": 0.05, "instrumentalness": 0.0},
         **{"loudness": -20.0, "speechiness": 0.03, "valence": 0.3},
     }
-    answer = httpx.post(f"{stack.serving_url}/api/cluster?model={SOUNDS}", json=sound).json()
+    answer = httpx.post(f"{serving}/api/cluster?model={SOUNDS}", json=sound).json()
     assert (answer["model"], answer["version"]) == (SOUNDS, 1)
     assert "acoustic" in answer["label"]
     track = {"track_id": "5sICkBXVmaCQk5aISGR3x1", "k": 3}
-    found = httpx.post(f"{stack.serving_url}/api/similar?model={KIN}", json=track).json()
+    found = httpx.post(f"{serving}/api/similar?model={KIN}", json=track).json()
     assert (found["model"], found["version"]) == (KIN, 1)
     assert len(found["neighbours"]) == 3
-    unknown = httpx.post(f"{stack.serving_url}/api/similar?model={KIN}", json={"track_id": "nobody's"})
+    unknown = httpx.post(f"{serving}/api/similar?model={KIN}", json={"track_id": "nobody's"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "unknown_id")
 
 
@@ -170,15 +176,9 @@ def test_the_other_commands_know_them(trained: tuple[Stack, str], folder: Path) 
     assert "Production" in history.stdout
 
 
-def served(stack: Stack) -> dict[str, int | None]:
-    """Which version of each model the predictor has; it is told of a promotion, and loads a moment later."""
-    models = httpx.get(f"{stack.serving_url}/api/models", timeout=60).json()["models"]
-    return {model["name"]: model["version"] for model in models}
-
-
 @pytest.mark.slow
 def test_a_second_version_is_compared_with_the_first_and_takes_its_place(
-    trained: tuple[Stack, str], folder: Path
+    trained: tuple[Stack, str], serving: str, folder: Path
 ) -> None:
     stack, _ = trained
     catalogue = {"GREENROOM_CATALOG_PATH": str(folder)}
@@ -188,12 +188,12 @@ def test_a_second_version_is_compared_with_the_first_and_takes_its_place(
     outcomes = {one["check"]: one for one in json.loads(gate.stdout)["verdict"]["outcomes"]}
     assert outcomes["IncumbentComparison"]["status"] == "passed"
     assert outcomes["IncumbentComparison"]["value"] == 0.0  # the same rows and seed: the same model
-    until(lambda: served(stack)[SOUNDS] == 2, "version 2 is not served")
+    until(lambda: served(serving)[SOUNDS] == 2, "version 2 is not served")
     diff = stack.greenroom("diff", SOUNDS, "1", "2", **catalogue)
     assert diff.returncode == 0, diff.stdout + diff.stderr
     back = stack.greenroom("rollback", SOUNDS, "--reason", "a test", **catalogue)
     assert back.returncode == 0, back.stdout + back.stderr
-    until(lambda: served(stack)[SOUNDS] == 1, "version 1 is not served again")
+    until(lambda: served(serving)[SOUNDS] == 1, "version 1 is not served again")
 
 
 def outcome(stage: str = "Production", refusals: tuple[str, ...] = ()) -> TrainingOutcome:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from registry.settings import RegistrySettings
 from tests.conftest import ROOT, Stack
 from tests.evidence import key_settings
 from tests.flows.support.tumour_rows import tumours
+from tests.warm_commands import warm_python
 
 SUPPORT = ROOT / "tests" / "flows" / "support"
 # In the order in which a training comes by them; each is a training that goes on where the one before died.
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killing(stack: Stack, folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """Run tests/flows/support/kill_points.py, and return what it says of each training."""
     done = subprocess.run(
-        [sys.executable, str(SUPPORT / "kill_points.py"), *arguments],
+        [str(warm_python()), str(SUPPORT / "kill_points.py"), *arguments],
         env={**stack.environment, "GREENROOM_CATALOG_PATH": str(folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -29,6 +29,7 @@ from infra.k8s import lint, policy
 from infra.k8s.manifests import ROOT, flow_run_job, pods, resources
 from tests.conftest import free_port
 from tests.waiting import answers, until
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def registered(server: Server, auth: str = AUTH) -> "subprocess.CompletedProcess
     script = script.replace(mount, str(BASE))
     given = {
         **server.environment(auth),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{warm_python().parent}:{os.environ['PATH']}",
         "FLOW_RUN_IMAGE": IMAGE,
         "FLOW_RUN_NAMESPACE": "greenroom-test",
     }

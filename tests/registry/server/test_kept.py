@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ from registry.errors import RegistryRefusedError
 from registry.names import EVIDENCE, GATE, Stage
 from tests.conftest import Stack
 from tests.registry.support.registered import Registrar, verdict
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +141,16 @@ def test_mlflow_gc_takes_neither_row_nor_bytes(registrar: Registrar, sql: Any, s
     )
     sql.execute("ALTER TABLE runs ENABLE TRIGGER greenroom_keep")
     done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", database, "--run-ids", version.run_id],
+        [
+            str(warm_python()),
+            "-m",
+            "mlflow",
+            "gc",
+            "--backend-store-uri",
+            database,
+            "--run-ids",
+            version.run_id,
+        ],
         env={**os.environ, "MLFLOW_TRACKING_URI": stack.tracking_url, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
         capture_output=True,
         text=True,

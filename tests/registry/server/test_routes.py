@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ from registry.server import routes
 from tests.conftest import ROOT, Stack
 from tests.registry.support.sites import Site
 from tests.registry.support.tracking_server import refused_start, tracking_server
+from tests.warm_commands import warm_python
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ print("ROUTES" + json.dumps(listed))
 @pytest.fixture(scope="module")
 def installed() -> set[tuple[str, str]]:
     done = subprocess.run(
-        [sys.executable, "-c", LIST_ROUTES], capture_output=True, text=True, timeout=120, check=False
+        [str(warm_python()), "-c", LIST_ROUTES], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     listed = json.loads(done.stdout.partition("ROUTES")[2])
