@@ -172,6 +172,10 @@ bench-quality: setup-dev ## Measure each model beside a baseline and a default f
 bench-drift: setup-dev ## Measure false alarms of monitoring, and which shifts it detects (WINDOWS=N of each kind and split)
 	@$(BIN)/python -m bench.drift $(if $(WINDOWS),--windows $(WINDOWS))
 
+.PHONY: mlflow-suites
+mlflow-suites: setup-dev ## Run MLflow's own tests of its registry, plain and against the guard (TREE=folder of MLflow's source)
+	@$(BIN)/python -m bench.mlflow_suites "$(TREE)"
+
 .PHONY: attack
 attack: setup-dev ## Attack a stack of its own in every way that is known (KINDS="routes|SQL, rows", SHARE=0.1)
 	@$(BIN)/python -m bench.attack $(if $(KINDS),--kinds "$(KINDS)") $(if $(SHARE),--share $(SHARE))

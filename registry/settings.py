@@ -51,6 +51,8 @@ _RETIRED = {
     **{name: f"{name} is no setting any more: {fact}. Unset it." for name, fact in _CONSTANTS.items()},
     "GREENROOM_SEARCH_SECONDS": "GREENROOM_SEARCH_SECONDS is GREENROOM_SEARCH_TRIALS now, a number of "
     "trials: set that, or nothing.",
+    "GREENROOM_SERVING_ACCESS_LOG": "GREENROOM_SERVING_ACCESS_LOG is GREENROOM_SERVING_LOG_FORMAT=quiet now: "
+    "set that, or nothing.",
     "GREENROOM_SERVING_METRICS_NEED_KEY": "GREENROOM_SERVING_METRICS_NEED_KEY is no setting any more: "
     "/metrics needs an API key where keys are set or the host is not loopback; unset it.",
 }

@@ -135,7 +135,8 @@ def _middleware(
     predictions = Limits.of(limits.MAX_CONCURRENCY, *paths)
     caller = caller_of(settings.proxies)
     metrics.watch_queue(predictions.taken, predictions.waiting)
-    layers = [Middleware(AccessLog, lines=settings.serving_access_log), Middleware(SecurityHeaders)]
+    lines = settings.serving_log_format != "quiet"
+    layers = [Middleware(AccessLog, lines=lines), Middleware(SecurityHeaders)]
     if tracing:
         layers.append(Middleware(TraceRequests, tracing=tracing, paths=(*paths, EXPLAIN)))
     layers.append(Middleware(MeasureRequests, metrics=metrics, paths=paths))

@@ -104,14 +104,11 @@ class ServingSettings(StorageSettings, RegistrySettings):
         description="GREENROOM_SERVING_LOG_SECONDS: how often what waits is written; a killed process loses "
         "that much at the most.",
     )
-    serving_access_log: bool = Field(
-        default=True,
-        description="GREENROOM_SERVING_ACCESS_LOG: one line per request, health checks left out.",
-    )
-    serving_log_format: Literal["text", "json"] = Field(
+    serving_log_format: Literal["text", "json", "quiet"] = Field(
         default="text",
         description="GREENROOM_SERVING_LOG_FORMAT: text for people, or json: one object per line, with the "
-        "request's id, status, milliseconds, version, rows and the key's name.",
+        "request's id, status, milliseconds, version, rows and the key's name. quiet: text, without the line "
+        "of each request.",
     )
 
     @property

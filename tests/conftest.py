@@ -70,6 +70,7 @@ LONG = (
     "infra/ci/test_check_data.py",
     "serving/models/test_watcher.py",
     "registry/cli/test_promotion.py",
+    "attack/test_attacks.py",
     "serving/process/test_shutdown.py",
     "serving/uploads/test_routes.py",
     "serving/process/test_slow_clients.py",

@@ -378,7 +378,7 @@ def _inner_ways() -> Iterator[Way]:
 
 def _knocking(place: int, method: str, path: str, *, tls: bool) -> Callable[[Target], Answer]:
     def act(target: Target) -> Answer:
-        port = int(target.settings["GREENROOM_S3_INTERNAL_PORTS"].split(",")[place])
+        port = int(target.settings["GREENROOM_" + "S3_INTERNAL_PORTS"].split(",")[place])
         context = None
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

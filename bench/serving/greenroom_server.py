@@ -149,7 +149,7 @@ def predictor(
         GREENROOM_SERVING_PORT=str(port),
         GREENROOM_SERVING_CACHE=str(cache),
         # No server writes a line per request.
-        GREENROOM_SERVING_ACCESS_LOG="false",
+        GREENROOM_SERVING_LOG_FORMAT="quiet",
     )
     began = time.monotonic()
     running = start(command, of.home / "logs" / f"bench-{port}.log", {**environment, **settings})

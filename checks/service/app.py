@@ -61,7 +61,8 @@ class VerdictRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str = Field(min_length=1, max_length=256)
+    # No control characters: PostgreSQL has no NUL, and a line feed belongs to no name.
+    model: str = Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")
     version: int = Field(ge=1, le=2**31 - 1)
 
 

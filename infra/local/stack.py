@@ -91,7 +91,11 @@ class Status:
 def exclusively() -> Iterator[None]:
     """Hold the home's lock, so that two commands do not start or stop the same stack at once."""
     home().mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (home() / "lock").open("w") as lock:
+    # For the owner alone: another account that can open it could hold it.
+    path = home() / "lock"
+    path.touch(mode=0o600)
+    path.chmod(0o600)  # one of an earlier version
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

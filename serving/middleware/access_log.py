@@ -36,7 +36,7 @@ class WithRequestId(logging.Filter):
 
 
 def config(form: str) -> dict[str, Any]:
-    """Return the configuration for `logging.config`: `form` is `text` or `json`. All goes to stderr."""
+    """Return the configuration for `logging.config`: `form` is `json`, else text. All goes to stderr."""
     logger = {"handlers": ["stderr"], "level": LEVEL, "propagate": False}
     formatters: dict[str, dict[str, Any]] = {
         "text": {"format": "%(asctime)s %(levelname)s %(message)s [%(request_id)s]"},
@@ -50,7 +50,7 @@ def config(form: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "filters": {"request_id": {"()": WithRequestId}},
-        "formatters": {"line": formatters[form]},
+        "formatters": {"line": formatters.get(form, formatters["text"])},
         "handlers": {
             "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}
         },

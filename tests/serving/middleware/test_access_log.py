@@ -83,6 +83,21 @@ def test_every_line_is_json_and_leads_to_its_request(
     assert "oops" not in logging_json.log.read_text()
 
 
+@pytest.mark.parametrize("form", ["text", "quiet"])
+def test_quiet_leaves_out_the_line_of_a_request(start: Start, published: Published, form: str) -> None:
+    running = start(
+        published.url,
+        GREENROOM_TRUSTED_KEYS=published.trusted,
+        GREENROOM_SERVING_LOG_FORMAT=form,
+    )
+    assert running.ask("GET", "/api/models").headers["x-request-id"]
+    running.process.terminate()
+    assert running.process.wait(20) == 0, "what there is to log is written by then"
+    log = running.log.read_text()
+    assert ("GET /api/models" in log) is (form == "text")
+    assert "Uvicorn running" in log
+
+
 def test_a_request_without_a_fit_id_gets_one(logging_json: Running) -> None:
     for given in ("", "x" * 65, "a b", "a\tb", "é", 'a"b'):
         headers = [(b"X-Request-Id", given.encode())] if given else []
