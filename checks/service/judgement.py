@@ -18,6 +18,7 @@ from checks.gate import VERDICT_FILE, run_gate
 from checks.job import WarmWorker, use_warm_worker
 from checks.service.declarations import find_declared
 from checks.service.model_file import MAX_BYTES, require_plain_file
+from checks.service.trial import require_runs
 from checks.settings import ChecksSettings
 from registry.client.registry import REPORT_SUFFIXES, Registry, Version
 from registry.errors import EvidenceBytesError
@@ -61,9 +62,10 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
     _require_same_bytes(registry, version)
     content = registry.model_bytes(version, max_bytes=MAX_BYTES)
     require_plain_file(content)
-    onnx = OnnxModel(content, threads=2)
     rows = load_rows(judged.spec)
     _require_trained_on(judged.spec, rows, version)
+    require_runs(content, judged.spec, rows)
+    onnx = OnnxModel(content, threads=2)
     with TemporaryDirectory(prefix="greenroom-gate-") as scratch:
         folder = Path(scratch)
         verdict = run_gate(
