@@ -42,9 +42,7 @@ def test_a_run_without_end_is_ended(
     spec: ModelSpec, rows: SplitRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trial, "SECONDS", 4)
-    with pytest.raises(
-        GateInputError, match=r"'energy' did not predict the 100 rows of its table within 4 s"
-    ):
+    with pytest.raises(GateInputError, match=r"did not predict the 100 rows of its table within 4 s"):
         trial.require_runs(matrices(500, 3000, spec.features), spec, rows)
     assert not [p for p in psutil.Process().children() if "checks.service.trial" in p.cmdline()]
 
