@@ -17,7 +17,7 @@ from checks.gate import run_gate
 from checks.service import judgement
 from checks.service.declarations import Declared
 from checks.service.judgement import judge_version
-from registry.client.registry import Registry, Version
+from registry.client.registry import REPORT_SUFFIXES, Registry, Version
 from registry.errors import KeyFileError, RegistryUnavailableError
 from registry.evidence import keys
 from registry.evidence.attestation import read_unverified
@@ -52,7 +52,10 @@ def add(small: Small, stand_in: StandIn, tmp_path: Path) -> Add:
         made = run_gate(spec, train=train, test=test, model=OnnxModel(content), report_dir=folder)
         files = {f"run/gate/{file.name}": file.read_bytes() for file in folder.iterdir()}
         version = client.add({**files, "model/model.onnx": content, "model/MLmodel": MLMODEL}, stage)
-        Registry(client).attest(version, made, KeySettings(), {})  # type: ignore[arg-type]
+        reports = {
+            path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in REPORT_SUFFIXES
+        }
+        Registry(client).attest(version, made, KeySettings(), reports)  # type: ignore[arg-type]
         return version
 
     return register

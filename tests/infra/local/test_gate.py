@@ -45,7 +45,7 @@ def test_a_training_is_judged_and_signed_by_the_gate(own: Stack) -> None:
         assert version.stage.value == "Production"
         evidence = registry.evidence(version, key_settings(own))
         assert evidence.report_digest == registry.report_digest(version, evidence.report_files)
-        assert {"verdict.json", "checks.json", "model_evaluation.html"} <= set(evidence.report_files or ())
+        assert {"verdict.json", "checks.json"} <= set(evidence.report_files or ())
         assert evidence.data
         assert evidence.data.declared
 

@@ -280,5 +280,5 @@ def test_a_dataset_that_no_csv_can_hold_is_not_taken() -> None:
         ([], "no dataset ''"),
     ):
         with pytest.raises(UploadError, match=words) as caught:
-            Uploads(specs, StorageSettings()).choose(None)
+            Uploads(specs, StorageSettings(), lambda _: "", lambda _: None).choose(None)
         assert (caught.value.status, caught.value.code) == (404, "unknown_dataset")
