@@ -43,8 +43,8 @@ send_variables()
 ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
-# The files that take longest (15 seconds and more), so that no worker begins one when the others are done. The
-# first verifies all that the stack holds, many times: it comes while there is little.
+# The files that take longest (15 seconds and more), so that no worker begins one when the others are done.
+# The first verifies all that the stack holds, many times: it comes while there is little.
 LONG = (
     "registry/client/test_verification.py",
     "flows/training/test_flow.py",
