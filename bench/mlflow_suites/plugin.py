@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest's 
     """Put the guarded store where MLflow's tests look for MLflow's."""
     from mlflow.server import handlers  # noqa: PLC0415 - a plugin is loaded before MLflow may be
     from mlflow.store.model_registry import sqlalchemy_store  # noqa: PLC0415
+    from mlflow.tracking._model_registry import utils  # noqa: PLC0415
 
     from registry.server.guarded_store import GuardedStore  # noqa: PLC0415
 
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest's 
     def guarded(backend: Any = None, registry: Any = None, *_: Any, **options: Any) -> None:  # noqa: ARG001
         options.pop("registry_store_uri", None)
         initialize(backend, registry_store_uri="greenroom://", **options)
+        # The server's store, which these tests run in their own process, is not the clients'.
+        utils.set_registry_uri("")
 
     handlers.initialize_backend_stores = guarded
     for module in list(sys.modules.values()):
@@ -53,9 +56,16 @@ def pytest_configure(config: pytest.Config) -> None:  # noqa: ARG001 - pytest's 
 
 @pytest.fixture(autouse=True)
 def _empty_registry() -> None:
-    with _admin() as connection, connection.cursor() as cursor:
-        cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
-        cursor.execute("UPDATE greenroom.head SET id = 0, hash = ''")
+    for attempt in range(5):
+        try:
+            with _admin() as connection, connection.cursor() as cursor:
+                cursor.execute(f"TRUNCATE {', '.join(_TABLES)} CASCADE")
+                cursor.execute("UPDATE greenroom.head SET id = 0, hash = ''")
+        except psycopg2.errors.DeadlockDetected:  # a request of the test before may still be at work
+            if attempt == 4:
+                raise
+        else:
+            return
 
 
 def _admin() -> Any:
