@@ -44,9 +44,7 @@ ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 # The files that take longest (15 seconds and more), so that no worker begins one when the others are done.
-# The first verifies all that the stack holds, many times: it comes while there is little.
 LONG = (
-    "registry/client/test_verification.py",
     "flows/training/test_flow.py",
     "flows/training/test_same_model.py",
     "registry/server/test_migration.py",
