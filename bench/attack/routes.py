@@ -170,7 +170,7 @@ _FALSE_LOGINS = {
 
 
 def _user(_: Target) -> dict[str, Any]:
-    return {"username": "emil", "password": "a-new-password-1", "is_admin": True}
+    return {"username": "emil", "password": "a-new-password-1", "is_admin": True}  # pragma: allowlist secret
 
 
 def _grant(target: Target) -> dict[str, Any]:
@@ -186,7 +186,11 @@ _RIGHTS: tuple[tuple[str, str, Body | None], ...] = (
         "PATCH",
         lambda _: {"username": "admin", "password": "a-new-password-1"},
     ),
-    ("/api/2.0/mlflow/users/create", "POST", lambda _: {"username": "eve", "password": "short"}),
+    (
+        "/api/2.0/mlflow/users/create",
+        "POST",
+        lambda _: {"username": "eve", "password": "short"},
+    ),  # pragma: allowlist secret
     ("/api/2.0/mlflow/users/delete", "DELETE", lambda _: {"username": "admin"}),
     (
         "/api/2.0/mlflow/users/create-ui",
