@@ -11,6 +11,8 @@ from bench.attack.target import LOCAL, LOGINS, NOBODY, WEB_PAGE, Answer, Target
 from bench.attack.ways import Attempt, Body, Kind, Way, http
 from registry.names import ACTION_HEADER, ACTOR_HEADER, EVIDENCE, GATE, REASON_HEADER
 
+# A made-up account; its password is too short for MLflow.
+_WEAK = {"username": "eve", "password": "short"}  # pragma: allowlist secret
 PREFIXES = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 ROLLBACK = {ACTION_HEADER: "rollback", REASON_HEADER: "I say so"}
 
@@ -189,8 +191,8 @@ _RIGHTS: tuple[tuple[str, str, Body | None], ...] = (
     (
         "/api/2.0/mlflow/users/create",
         "POST",
-        lambda _: {"username": "eve", "password": "short"},
-    ),  # pragma: allowlist secret
+        lambda _: _WEAK,
+    ),
     ("/api/2.0/mlflow/users/delete", "DELETE", lambda _: {"username": "admin"}),
     (
         "/api/2.0/mlflow/users/create-ui",
