@@ -11,8 +11,9 @@ from bench.attack.target import LOCAL, LOGINS, NOBODY, WEB_PAGE, Answer, Target
 from bench.attack.ways import Attempt, Body, Kind, Way, http
 from registry.names import ACTION_HEADER, ACTOR_HEADER, EVIDENCE, GATE, REASON_HEADER
 
-# A made-up account; its password is too short for MLflow.
+# Made-up accounts and passwords.
 _WEAK = {"username": "eve", "password": "short"}  # pragma: allowlist secret
+_STRONG = {"username": "eve", "password": "a-new-password-1"}  # pragma: allowlist secret
 PREFIXES = ("/api/2.0/mlflow", "/ajax-api/2.0/mlflow")
 ROLLBACK = {ACTION_HEADER: "rollback", REASON_HEADER: "I say so"}
 
@@ -172,7 +173,7 @@ _FALSE_LOGINS = {
 
 
 def _user(_: Target) -> dict[str, Any]:
-    return {"username": "emil", "password": "a-new-password-1", "is_admin": True}  # pragma: allowlist secret
+    return {**_STRONG, "username": "emil", "is_admin": True}
 
 
 def _grant(target: Target) -> dict[str, Any]:
@@ -186,7 +187,7 @@ _RIGHTS: tuple[tuple[str, str, Body | None], ...] = (
     (
         "/api/2.0/mlflow/users/update-password",
         "PATCH",
-        lambda _: {"username": "admin", "password": "a-new-password-1"},
+        lambda _: {**_STRONG, "username": "admin"},
     ),
     (
         "/api/2.0/mlflow/users/create",
@@ -197,7 +198,7 @@ _RIGHTS: tuple[tuple[str, str, Body | None], ...] = (
     (
         "/api/2.0/mlflow/users/create-ui",
         "POST",
-        lambda _: {"username": "eve", "password": "a-new-password-1"},
+        lambda _: _STRONG,
     ),
     ("/api/3.0/mlflow/users/permissions/grant", "POST", _grant),
     ("/api/3.0/mlflow/roles/create", "POST", lambda _: {"name": "kings", "workspace": "default"}),
