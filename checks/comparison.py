@@ -28,11 +28,17 @@ class IncumbentModel:
     load: Callable[[], OnnxModel]
 
 
-def find_incumbent(registry: Registry, model: str, challenger: int | None = None) -> IncumbentModel | None:
+def find_incumbent(
+    registry: Registry,
+    model: str,
+    challenger: int | None = None,
+    require: Callable[[bytes], None] = lambda _: None,
+) -> IncumbentModel | None:
     """Return the version in Production, which a challenger must not be worse than; None if there is no other.
 
     It is named by the digest of its own evidence, as the server names it. One that does not hold those bytes
-    any more, or cannot be loaded, is nothing to be better than: the comparison fails.
+    any more, or cannot be loaded, is nothing to be better than: the comparison fails. `require` looks at its
+    file first: an operator's override, or an older gate, may have brought there what nobody tried.
     """
     try:
         current = registry.in_stage(model, Stage.PRODUCTION)
@@ -51,7 +57,9 @@ def find_incumbent(registry: Registry, model: str, challenger: int | None = None
             raise ModelFormatError(
                 f"{current} does not hold the bytes that were checked; `greenroom rollback {model}` first"
             )
-        return OnnxModel(registry.model_bytes(current), threads=2)
+        content = registry.model_bytes(current)
+        require(content)
+        return OnnxModel(content, threads=2)
 
     return IncumbentModel(identity, load)
 

@@ -81,13 +81,12 @@ def _grant(store: Any) -> None:
 
     def with_evidence(self: Any, name: str, version: Any, stage: str, archive_existing_versions: bool) -> Any:
         with _admin() as connection, connection.cursor() as cursor:
-            values = (name, version, EVIDENCE, f"granted {uuid4().hex}")
             cursor.execute(
                 "INSERT INTO model_version_tags (workspace, name, version, key, value) "
                 "SELECT 'default', %s, v.version, %s, %s FROM model_versions v "
                 "WHERE v.name = %s AND v.version::text = %s "
                 "ON CONFLICT (workspace, name, version, key) DO UPDATE SET value = excluded.value",
-                (values[0], values[2], values[3], values[0], str(values[1])),
+                (name, EVIDENCE, f"granted {uuid4().hex}", name, str(version)),
             )
         return move(self, name, version, stage, archive_existing_versions)
 

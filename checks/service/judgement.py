@@ -64,7 +64,12 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
     require_plain_file(content)
     rows = load_rows(judged.spec)
     _require_trained_on(judged.spec, rows, version)
-    require_runs(content, judged.spec, rows)
+
+    def require_usable(file: bytes) -> None:
+        require_plain_file(file)
+        require_runs(file, judged.spec, rows)
+
+    require_usable(content)
     onnx = OnnxModel(content, threads=2)
     with TemporaryDirectory(prefix="greenroom-gate-") as scratch:
         folder = Path(scratch)
@@ -75,7 +80,7 @@ def judge_version(registry: Registry, model: str, number: int) -> Verdict:
             model=onnx,
             report_dir=folder,
             git_commit=git_commit(),
-            incumbent=find_incumbent(registry, model, number),
+            incumbent=find_incumbent(registry, model, number, require_usable),
             data=judged.origin,
         )
         contents = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}

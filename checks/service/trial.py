@@ -26,7 +26,7 @@ SECONDS = 120
 # Bytes of address space: ONNX Runtime maps one or two GB for the largest file that the gate takes.
 MEMORY = 8 << 30
 _MODEL, _ROWS = "model.onnx", "rows.npz"
-_KEPT = ("PATH", "PYTHONPATH", "TMPDIR", "LANG", "SYSTEMROOT")
+_KEPT = ("PATH", "PYTHONPATH", "TMPDIR", "LANG")
 
 
 def require_runs(content: bytes, spec: ModelSpec, rows: SplitRows) -> None:

@@ -18,6 +18,7 @@ from prefect.events.worker import EventsWorker
 from catalog.loader import get_model
 from catalog.spec import ModelSpec
 from checks.drift import Drift, Limits, Performance, find_drift, measure_performance
+from checks.errors import GateInputError
 from checks.frames import frame_digest, from_parquet
 from checks.gate import ROWS_FILES
 from checks.precomputed import ScoredRows, score_rows
@@ -177,13 +178,22 @@ def _judged_rows(registry: Registry, version: Version) -> dict[str, pd.DataFrame
     digests = evidence.dataset_digests if evidence else {}
     rows = {}
     for side, name in ROWS_FILES.items():
-        rows[side] = from_parquet(registry.artifact(version, f"gate/{name}"))
-        if frame_digest(rows[side]) != digests.get(side):
+        content = registry.artifact(version, f"gate/{name}")
+        if _rows_digest(content) != digests.get(side):
             raise NotFoundError(
                 f"gate/{name} in the run of {version} is not the rows that its evidence names. "
                 f"`greenroom gate {version.model} {version.number} --rerun` judges it again and stores them."
             )
+        rows[side] = from_parquet(content)
     return rows
+
+
+def _rows_digest(content: bytes) -> str | None:
+    """Return the digest of the rows in a file, or None if it is no Parquet file."""
+    try:
+        return frame_digest(from_parquet(content))
+    except GateInputError:
+        return None
 
 
 def _logged(spec: ModelSpec, model: OnnxModel, rows: pd.DataFrame) -> ScoredRows:

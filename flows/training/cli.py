@@ -69,9 +69,10 @@ def reproduce(model: str, version: int | None) -> None:
     try:
         with TrackingClient() as client:
             registry = Registry(client)
-            chosen = (
-                registry.version(model, version) if version else registry.in_stage(model, Stage.PRODUCTION)
-            )
+            if version is None:
+                chosen = registry.in_stage(model, Stage.PRODUCTION)
+            else:
+                chosen = registry.version(model, version)
             if chosen is None:
                 raise CommandError(f"{model} has no version in Production: name one by its number.")
             outcome = reproduction.reproduce(registry, chosen)

@@ -21,6 +21,9 @@ from registry.model_format.mlflow_folder import MODEL_FILE
 from registry.settings import KeySettings
 from registry.storage.datasets import is_dataset_id
 
+# Far more than a search of a model has; hours of work.
+_MOST_TRIALS = 1_000
+
 
 @dataclass(frozen=True)
 class Reproduction:
@@ -65,7 +68,7 @@ def reproduce(registry: Registry, version: Version) -> Reproduction:
             f"{spec.dataset.source} gives {held[:19]}… now: the table or its declaration changed, so nobody "
             "can tell whether the training is the same."
         )
-    trials = int(parameters.get(SEARCH_TRIALS, spec.search_trials))
+    trials = _trials(parameters.get(SEARCH_TRIALS, str(spec.search_trials)), version)
     return Reproduction(signed, digest(train_file(spec, rows, trials)), _notes(evidence, parameters))
 
 
@@ -80,6 +83,16 @@ def train_file(spec: ModelSpec, rows: SplitRows, trials: int) -> bytes:
     winner = candidates.calibrate(spec, candidates.best(fitted), rows.train)
     pipeline, things = task_of(spec).served(winner.pipeline, rows.train, rows.test)
     return onnx_export.export(spec, pipeline, rows.train.features, things)
+
+
+def _trials(text: str, version: Version) -> int:
+    """Return the number of trials that a run names: whoever made the run could write anything there."""
+    if not text.isascii() or not text.isdigit() or int(text[:6]) > _MOST_TRIALS:
+        raise TrainingError(
+            f"The run of {version} says that its search had {text[:20]!r} trials, which is no number of at "
+            f"most {_MOST_TRIALS:,}, so nobody can tell whether the training is the same."
+        )
+    return int(text)
 
 
 def _notes(evidence: Evidence, parameters: dict[str, Any]) -> tuple[str, ...]:

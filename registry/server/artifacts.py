@@ -27,12 +27,12 @@ def digests(location: str) -> dict[str, str]:
         with TemporaryDirectory(prefix="greenroom-digests-") as folder:
             # One by one under a name of our own: in a store a name can be a file and a folder at once.
             local = Path(folder) / "file"
-            found = {}
+            files = {}
             for path in _file_paths(repository, root):
                 repository._download_file(path, str(local))
-                found[posixpath.relpath(path, root or ".")] = _sha256(local)
+                files[posixpath.relpath(path, root or ".")] = _sha256(local)
                 local.unlink()
-            return found
+            return files
     except Exception as error:  # each kind of store raises its own
         raise MlflowException(
             f"The files of the version cannot be read ({type(error).__name__}), so nothing was changed. Try "

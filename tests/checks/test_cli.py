@@ -12,7 +12,7 @@ from catalog.spec import ModelSpec
 from checks import cli
 from checks.data.splits import Rows as SplitSide
 from checks.data.splits import SplitRows
-from checks.errors import GateUnavailableError
+from checks.errors import GateInputError, GateUnavailableError
 from checks.gate import run_gate
 from checks.service import judgement
 from checks.service.declarations import Declared
@@ -283,6 +283,25 @@ def test_incumbent_that_cannot_be_loaded_is_a_comparison_that_failed(
         o for o in json.loads(result.stdout)["verdict"]["outcomes"] if o["check"] == "IncumbentComparison"
     ]
     assert compared["status"] == "error"
+
+
+def test_incumbent_of_a_form_that_the_gate_does_not_judge_is_not_loaded(
+    client: MemoryClient, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An override may have brought to Production what would hang or end the gate."""
+    add(client, "Production", trees=2)
+    incumbent = client.files["2/model/model.onnx"]
+
+    def refuse(content: bytes) -> None:
+        if content == incumbent:
+            raise GateInputError("The ONNX file holds a loop")
+
+    monkeypatch.setattr(judgement, "require_plain_file", refuse)
+    result = run("1", "--rerun")
+    assert result.exit_code == 1, result.output
+    assert "could not be compared with version 2 in Production: GateInputError" in " ".join(
+        result.output.split()
+    )
 
 
 def test_incumbent_whose_bytes_were_exchanged_is_nothing_to_be_better_than(

@@ -179,17 +179,17 @@ def test_rows_that_somebody_planted_are_no_reference(served: Served) -> None:
         version = registry.in_stage("tumour", Stage.PRODUCTION)
         assert version is not None
         stored = registry.artifact(version, "gate/train.parquet")
-        planted = to_parquet(from_parquet(stored).assign(radius=50.0))
-        registry.put_artifact(version, "gate/train.parquet", planted)
-        try:
-            done = served.greenroom("monitor", "tumour", "--since", since)
-        finally:
-            registry.put_artifact(version, "gate/train.parquet", stored)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "no reference; " in done.stdout
-    assert f"is not the rows that its evidence names. `greenroom gate tumour {version.number}" in " ".join(
-        done.stdout.split()
-    )
+        other = to_parquet(from_parquet(stored).assign(radius=50.0))
+        for planted in (other, b"no table"):
+            registry.put_artifact(version, "gate/train.parquet", planted)
+            try:
+                done = served.greenroom("monitor", "tumour", "--since", since)
+            finally:
+                registry.put_artifact(version, "gate/train.parquet", stored)
+            assert done.returncode == 2, done.stdout + done.stderr
+            assert "no reference; " in done.stdout
+            sentence = f"is not the rows that its evidence names. `greenroom gate tumour {version.number}"
+            assert sentence in " ".join(done.stdout.split())
     assert drift_events(served) == []
     assert served.greenroom("monitor", "tumour", "--since", since).returncode == 0
 

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from infra.local.services import all_services, worker
 from infra.local.settings import LocalSettings, is_set_up, load_or_create
+from infra.local.stack import exclusively
+from infra.local.supervisor import StackError
 
 SECRETS = (
     "s3_access_key",
@@ -36,6 +38,17 @@ def test_first_call_writes_a_file_for_its_owner_alone(home: Path) -> None:
     assert stat.S_IMODE((home / "stack.env").stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert not (home / "stack.new").exists()
+
+
+def test_the_lock_is_for_its_owner_alone(home: Path) -> None:
+    """Another account that could open it could hold it; one of an earlier version was open to all."""
+    for before in (None, 0o644):
+        if before is not None:
+            (home / "lock").chmod(before)
+        with exclusively():
+            assert stat.S_IMODE((home / "lock").stat().st_mode) == 0o600
+            with pytest.raises(StackError, match="Another greenroom up or down is at work"), exclusively():
+                pass
 
 
 def test_rewritten_file_is_still_for_its_owner_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
