@@ -130,8 +130,7 @@ def test_what_was_walked_and_has_not_changed_is_not_walked_again(
     assert asked == []
     assert (second.walked, second.rows, second.head) == (0, first.rows, first.head)
     assert any("--full" in unknown for unknown in second.unknown)
-    # Of these two: what other tests left, such as a file that is a folder, too, is not read alike
-    # each time.
+    # Of these two alone: other tests leave broken versions in the store, and use it meanwhile.
     names = (registrar.name, other.name)
     for before, after in ((first.problems, second.problems), (first.notes, second.notes)):
         both = [[line for line in lines if any(name in line for name in names)] for lines in (before, after)]
